@@ -1,0 +1,142 @@
+//! Jobs: what the queue holds and the studio shows.
+
+use crate::{config::RunConfig, plan::Plan, problem::Problem};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What stands in `RUN_DIR/spec.json`: everything a worker needs to know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    pub id: String,
+    pub kind: JobKind,
+    pub config: RunConfig,
+    /// Seconds since 1970.
+    pub created_at: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// A worker trains; `config` as `lathe train` takes it.
+    Train,
+    /// A worker writes a merged model; `config` as `lathe export` takes it.
+    Export,
+    /// The server downloads a model; `config.model_name_or_path` is its hub id.
+    Pull,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    Queued,
+    Running,
+    /// Asked to stop, saving.
+    Stopping,
+    Succeeded,
+    Stopped,
+    Failed,
+    /// The worker is gone without a last word: killed, out of memory, machine off. Resumable.
+    Interrupted,
+}
+
+impl JobState {
+    /// True while the job waits or runs.
+    pub fn is_active(self) -> bool {
+        matches!(self, Self::Queued | Self::Running | Self::Stopping)
+    }
+}
+
+/// A job as the studio sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Also the name of its folder in `runs/`: `^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`.
+    pub id: String,
+    pub kind: JobKind,
+    pub state: JobState,
+    pub config: RunConfig,
+    /// Seconds since 1970.
+    pub created_at: f64,
+    pub started_at: Option<f64>,
+    pub finished_at: Option<f64>,
+    pub progress: Progress,
+    /// Why it failed or was interrupted, and what to do.
+    pub problem: Option<Problem>,
+    /// What it will do, once the worker knows.
+    pub plan: Option<Plan>,
+    pub summary: BTreeMap<String, f64>,
+    /// Result of an export: where it stands.
+    pub artifact: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps (training), files or bytes (export, pull) done and in all; 0 of 0 while unknown.
+    pub done: u64,
+    pub total: u64,
+    /// What it does at present, when it is not making steps.
+    pub status: Option<crate::catalog::Text>,
+    pub epoch: f64,
+    /// Latest value of each metric.
+    pub latest: BTreeMap<String, f64>,
+    pub seconds_left: Option<f64>,
+}
+
+/// One point of a curve.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metric {
+    pub step: u64,
+    pub epoch: f64,
+    /// Seconds since 1970.
+    pub time: f64,
+    pub values: BTreeMap<String, f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// `checkpoint-25`, or `final` for what stands in the run folder itself.
+    pub name: String,
+    pub step: u64,
+    pub bytes: u64,
+    /// Absolute path, as `adapter_name_or_path` (or `model_name_or_path` after full tuning) takes it.
+    pub path: String,
+}
+
+/// Body of `POST /api/jobs`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NewJob {
+    pub kind: JobKind,
+    /// Wished name; the id is made from it. Empty: made from the model and the stage.
+    #[serde(default)]
+    pub name: String,
+    pub config: RunConfig,
+}
+
+/// One message of `GET /api/events`; the SSE `id` counts up without gaps, the SSE `event` is `feed`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Feed {
+    /// A job came or changed.
+    Job {
+        job: Box<Job>,
+    },
+    Metric {
+        job: String,
+        metric: Metric,
+    },
+    Checkpoint {
+        job: String,
+        checkpoint: Checkpoint,
+    },
+    Note {
+        job: String,
+        problem: Problem,
+    },
+    /// A job and its folder were deleted.
+    Gone {
+        job: String,
+    },
+    /// The datasets or the models changed: ask again.
+    Changed {
+        what: String,
+    },
+}

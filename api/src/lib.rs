@@ -1,0 +1,23 @@
+//! The vocabulary of Lathe: what a run is asked to do ([`config`], [`params`]), what will happen ([`plan`]),
+//! what happened ([`event`], [`job`]), what went wrong ([`problem`]), what there is to choose from ([`catalog`]),
+//! and the routes that carry all of it ([`routes`]). No IO, no async, no tensors.
+
+pub mod catalog;
+pub mod chat;
+pub mod config;
+pub mod data;
+pub mod event;
+pub mod job;
+pub mod model;
+pub mod params;
+pub mod plan;
+pub mod problem;
+pub mod question;
+pub mod routes;
+
+pub use catalog::{Card, Catalog, Text};
+pub use config::RunConfig;
+pub use event::{Event, Line, Outcome};
+pub use job::{Job, JobKind, JobState};
+pub use plan::Plan;
+pub use problem::{Problem, Problems};

@@ -1,0 +1,303 @@
+//! Parameters that every run has, grouped as the form shows them. What a stage or a tuning type adds stands with it in
+//! the engine. Names and defaults are those of transformers' `TrainingArguments` and LLaMA-Factory's arguments.
+
+use crate::catalog::{main_ui, placed_ui, ui};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ModelParams {
+    /// The model to start from: `starter`, a folder, a .gguf file, or a hub id that was pulled.
+    #[schemars(extend("ui" = placed_ui(["Model", "模型"], "起点模型：starter、文件夹、.gguf 文件，或已下载的 Hub 名称。")))]
+    pub model_name_or_path: String,
+    /// An adapter trained before, to go on from.
+    #[schemars(extend("ui" = placed_ui(["Continue from", "继续自"], "以前训练的适配器，从它继续。")))]
+    pub adapter_name_or_path: Option<String>,
+    /// How messages become tokens. Empty: the model's own chat template.
+    #[schemars(extend("ui" = ui(["Chat template", "对话模板"], "消息如何变成词元。留空则用模型自带的模板。", ["Change it only if the model has none of its own", "仅当模型没有自带模板时才需更改"])))]
+    pub template: Option<String>,
+    /// Start from random weights of this model's shape instead of its weights.
+    #[schemars(extend("ui" = ui(["Train from scratch", "从零训练"], "不用模型权重，按其结构随机初始化。", ["Needs far more data and time", "需要多得多的数据和时间"])))]
+    pub train_from_scratch: bool,
+    /// Stretches the positions of the model to longer texts.
+    #[schemars(extend("ui" = ui(["RoPE scaling", "RoPE 缩放"], "把位置编码拉长，以容纳更长的文本。", ["Only for texts longer than the model's context", "仅用于超出模型上下文的文本"])))]
+    pub rope_scaling: RopeScaling,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum RopeScaling {
+    /// As the model's config.json says.
+    #[default]
+    Model,
+    Linear,
+    Dynamic,
+    Yarn,
+    Llama3,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct DataParams {
+    /// Datasets of dataset_info.json, one or more.
+    #[schemars(extend("ui" = placed_ui(["Datasets", "数据集"], "dataset_info.json 中的一个或多个数据集。")))]
+    pub dataset: Vec<String>,
+    /// Datasets to measure the loss on, besides or instead of a share of the training rows.
+    #[schemars(extend("ui" = ui(["Validation datasets", "验证数据集"], "用来测量验证损失的数据集。", ["", ""])))]
+    pub eval_dataset: Vec<String>,
+    /// Folder with dataset_info.json. Empty: the data folder of Lathe.
+    #[schemars(extend("ui" = ui(["Dataset folder", "数据集文件夹"], "包含 dataset_info.json 的文件夹。留空则用 Lathe 的数据文件夹。", ["", ""])))]
+    pub dataset_dir: Option<String>,
+    /// Longer rows are cut at this many tokens.
+    #[schemars(range(min = 4, max = 131072), extend("ui" = main_ui(["Cutoff length", "截断长度"], "更长的样本在此处截断。", ["Higher: keeps long rows whole and needs more memory", "调高：保留长样本，占用更多内存"]), "unit" = "tokens"))]
+    pub cutoff_len: usize,
+    /// At most this many rows of each dataset.
+    #[schemars(range(min = 1), extend("ui" = ui(["Maximum rows", "最大样本数"], "每个数据集最多取多少行。", ["Lower: a quick look; higher: all of it", "调低：快速试一试；调高：用全部数据"])))]
+    pub max_samples: Option<usize>,
+    /// Share (under 1) or number of rows that are held back to measure the loss on.
+    #[schemars(range(min = 0.0), extend("ui" = main_ui(["Validation share", "验证集比例"], "留出多少行（小于 1 为比例）来测量验证损失，不参与训练。", ["Higher: a surer measure, fewer rows to learn from; usual 0 to 0.1", "调高：测得更准，可学的行更少；常用 0 到 0.1"])))]
+    pub val_size: f64,
+    /// Learn the questions too, not only the answers.
+    #[schemars(extend("ui" = ui(["Train on prompts", "训练提示部分"], "除回答外，也学习问题。", ["Usually off", "通常关闭"])))]
+    pub train_on_prompt: bool,
+    /// Learn only the last answer of each conversation.
+    #[schemars(extend("ui" = ui(["Last answer only", "仅最后回答"], "每段对话只学最后一个回答。", ["Usually off", "通常关闭"])))]
+    pub mask_history: bool,
+    /// Join short texts into rows of the cutoff length. Empty: on for plain text, off otherwise.
+    #[schemars(extend("ui" = ui(["Packing", "打包"], "把短文本拼成截断长度的整行。留空：纯文本时开启，其他关闭。", ["On: faster on many short texts", "开启：短文本多时更快"])))]
+    pub packing: Option<bool>,
+}
+
+impl Default for DataParams {
+    fn default() -> Self {
+        Self {
+            dataset: Vec::new(),
+            eval_dataset: Vec::new(),
+            dataset_dir: None,
+            cutoff_len: 2048,
+            max_samples: None,
+            val_size: 0.0,
+            train_on_prompt: false,
+            mask_history: false,
+            packing: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct TrainParams {
+    /// What is learned: instructions (sft), plain text (pt).
+    #[schemars(extend("ui" = placed_ui(["Goal", "目标"], "学什么：指令（sft）、纯文本（pt）。")))]
+    pub stage: String,
+    /// What is trained: a small adapter (lora) or all weights (full).
+    #[schemars(extend("ui" = placed_ui(["What is trained", "训练内容"], "训练什么：小适配器（lora）或全部权重（full）。")))]
+    pub finetuning_type: String,
+    /// Size of each correction.
+    #[schemars(range(min = 0.0, max = 10.0), extend("ui" = main_ui(["Learning rate", "学习率"], "每次修正的幅度。", ["Higher: learns faster; over 1e-3 the loss may jump. Usual 5e-5 to 5e-4 for LoRA", "调高：学得更快；超过 1e-3 时损失可能突升。LoRA 常用 5e-5 到 5e-4"])))]
+    pub learning_rate: f64,
+    /// Times through all rows.
+    #[schemars(range(min = 0.0, max = 100000.0), extend("ui" = main_ui(["Epochs", "轮数"], "把全部样本学几遍。", ["Higher: remembers the rows better, and may repeat them word for word. Usual 1 to 5", "调高：记得更牢，也可能逐字背诵。常用 1 到 5"])))]
+    pub num_train_epochs: f64,
+    /// Stop after this many steps, whatever the epochs; -1 means by epochs.
+    #[schemars(range(min = -1), extend("ui" = ui(["Maximum steps", "最大步数"], "到此步数即停，不论轮数；-1 表示按轮数。", ["", ""])))]
+    pub max_steps: i64,
+    /// Rows in memory at once.
+    #[schemars(range(min = 1, max = 4096), extend("ui" = main_ui(["Batch size", "批大小"], "同时放入内存的样本数。", ["Higher: steadier steps, more memory", "调高：每步更稳，占用更多内存"])))]
+    pub per_device_train_batch_size: usize,
+    /// Batches for each step.
+    #[schemars(range(min = 1, max = 65536), extend("ui" = main_ui(["Gradient accumulation", "梯度累积"], "每步累积多少批。", ["Higher: a bigger batch without more memory, fewer steps", "调高：相当于更大的批，不多占内存，步数更少"])))]
+    pub gradient_accumulation_steps: usize,
+    /// How the learning rate changes over the run.
+    #[schemars(extend("ui" = main_ui(["Schedule", "学习率曲线"], "学习率在训练中如何变化。", ["cosine falls slowly at first; constant never falls", "cosine 先慢后快地下降；constant 不下降"])))]
+    pub lr_scheduler_type: Schedule,
+    /// Steps over which the learning rate rises from 0.
+    #[schemars(range(min = 0.0), extend("ui" = ui(["Warm-up steps", "预热步数"], "学习率从 0 升起所用的步数。", ["Higher: a gentler start", "调高：起步更平缓"])))]
+    pub warmup_steps: f64,
+    /// Share of the steps over which the learning rate rises from 0.
+    #[schemars(range(min = 0.0, max = 1.0), extend("ui" = ui(["Warm-up share", "预热比例"], "学习率从 0 升起所用步数的比例。", ["Usual 0 to 0.1; warm-up steps go first", "常用 0 到 0.1；优先采用预热步数"])))]
+    pub warmup_ratio: f64,
+    /// Longest step allowed: gradients with a larger norm are scaled down to it. 0 switches it off.
+    #[schemars(range(min = 0.0), extend("ui" = ui(["Gradient clipping", "梯度裁剪"], "梯度范数超过此值则按比例缩小；0 为关闭。", ["Lower: calmer steps; usual 1", "调低：每步更平稳；常用 1"])))]
+    pub max_grad_norm: f64,
+    /// Pulls weights towards 0.
+    #[schemars(range(min = 0.0, max = 1.0), extend("ui" = ui(["Weight decay", "权重衰减"], "把权重拉向 0。", ["Usual 0 to 0.1", "常用 0 到 0.1"])))]
+    pub weight_decay: f64,
+    /// How fast AdamW forgets the direction of earlier steps.
+    #[schemars(range(min = 0.0, max = 0.9999), extend("ui" = ui(["Adam beta 1", "Adam beta 1"], "AdamW 遗忘以往方向的速度。", ["Usual 0.9", "常用 0.9"])))]
+    pub adam_beta1: f64,
+    /// How fast AdamW forgets the size of earlier gradients.
+    #[schemars(range(min = 0.0, max = 0.999999), extend("ui" = ui(["Adam beta 2", "Adam beta 2"], "AdamW 遗忘以往梯度大小的速度。", ["Usual 0.95 to 0.999", "常用 0.95 到 0.999"])))]
+    pub adam_beta2: f64,
+    /// Keeps AdamW from dividing by 0.
+    #[schemars(range(min = 0.0, max = 1.0), extend("ui" = ui(["Adam epsilon", "Adam epsilon"], "防止 AdamW 除以 0。", ["Usual 1e-8", "常用 1e-8"])))]
+    pub adam_epsilon: f64,
+    /// The optimizer.
+    #[schemars(extend("ui" = ui(["Optimizer", "优化器"], "使用的优化器。", ["", ""])))]
+    pub optim: Optimizer,
+    /// Recompute activations in the backward pass: less memory, about a third more time.
+    #[schemars(extend("ui" = ui(["Recompute activations", "重算激活"], "反向时重算激活：省内存，约多花三分之一时间。", ["On: long rows fit", "开启：可容纳更长的样本"])))]
+    pub gradient_checkpointing: bool,
+    /// Start of all random numbers: the same seed gives the same run.
+    #[schemars(range(min = 0), extend("ui" = ui(["Seed", "随机种子"], "所有随机数的起点：种子相同，结果相同。", ["", ""])))]
+    pub seed: u64,
+}
+
+impl Default for TrainParams {
+    fn default() -> Self {
+        Self {
+            stage: "sft".into(),
+            finetuning_type: "lora".into(),
+            learning_rate: 5e-5,
+            num_train_epochs: 3.0,
+            max_steps: -1,
+            per_device_train_batch_size: 8,
+            gradient_accumulation_steps: 1,
+            lr_scheduler_type: Schedule::Linear,
+            warmup_steps: 0.0,
+            warmup_ratio: 0.0,
+            max_grad_norm: 1.0,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            optim: Optimizer::AdamwTorch,
+            gradient_checkpointing: false,
+            seed: 42,
+        }
+    }
+}
+
+/// Learning-rate schedules as transformers names and computes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Schedule {
+    #[default]
+    Linear,
+    Cosine,
+    Constant,
+    ConstantWithWarmup,
+    CosineWithRestarts,
+    Polynomial,
+    InverseSqrt,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Optimizer {
+    #[default]
+    AdamwTorch,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct OutputParams {
+    /// Name of the run. Empty: made from the model and the goal.
+    #[schemars(extend("ui" = ui(["Run name", "运行名称"], "运行的名称。留空则由模型和目标生成。", ["", ""])))]
+    pub run_name: Option<String>,
+    /// Folder for the results. Empty: a folder of its own in the data folder of Lathe.
+    #[schemars(extend("ui" = ui(["Output folder", "输出文件夹"], "结果放在哪里。留空则在 Lathe 的数据文件夹中新建。", ["", ""])))]
+    pub output_dir: Option<String>,
+    /// Write into an output folder that already holds a run.
+    #[schemars(extend("ui" = ui(["Overwrite the output folder", "覆盖输出文件夹"], "允许写入已有结果的输出文件夹。", ["", ""])))]
+    pub overwrite_output_dir: bool,
+    /// Steps between two lines of trainer_log.jsonl; the curve always has every step.
+    #[schemars(range(min = 1), extend("ui" = ui(["Log every", "日志间隔"], "trainer_log.jsonl 每隔多少步写一行；曲线总有每一步。", ["", ""])))]
+    pub logging_steps: u64,
+    /// Steps between two checkpoints; 0 saves only at the end.
+    #[schemars(range(min = 0), extend("ui" = ui(["Save every", "保存间隔"], "每隔多少步保存一个检查点；0 表示只在结束时保存。", ["Lower: less is lost if the computer stops", "调低：电脑意外停止时损失更少"])))]
+    pub save_steps: u64,
+    /// Checkpoints kept; older ones are deleted. Empty: all.
+    #[schemars(range(min = 1), extend("ui" = ui(["Checkpoints kept", "保留检查点数"], "最多保留几个检查点，旧的会删除。留空则全部保留。", ["", ""])))]
+    pub save_total_limit: Option<usize>,
+    /// Steps between two measurements of the validation loss; 0 measures once an epoch.
+    #[schemars(range(min = 0), extend("ui" = ui(["Validate every", "验证间隔"], "每隔多少步测一次验证损失；0 表示每轮一次。", ["", ""])))]
+    pub eval_steps: u64,
+    /// Go on from a checkpoint: its path, or true for the newest one of the output folder.
+    #[schemars(extend("ui" = ui(["Resume from", "恢复自"], "从检查点继续：路径，或 true 表示输出文件夹中最新的一个。", ["", ""]), "type" = ["string", "boolean", "null"]))]
+    pub resume_from_checkpoint: Option<serde_json::Value>,
+}
+
+impl Default for OutputParams {
+    fn default() -> Self {
+        Self {
+            run_name: None,
+            output_dir: None,
+            overwrite_output_dir: false,
+            logging_steps: 1,
+            save_steps: 500,
+            save_total_limit: None,
+            eval_steps: 0,
+            resume_from_checkpoint: None,
+        }
+    }
+}
+
+/// Parameters of generation, in chat and in `lathe chat`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct GenerateParams {
+    /// Longest answer.
+    #[schemars(range(min = 1, max = 131072), extend("ui" = main_ui(["Longest answer", "最长回答"], "回答最多多少词元。", ["", ""]), "unit" = "tokens"))]
+    pub max_new_tokens: usize,
+    /// Choose among likely words at random. Off: always the likeliest, the same answer each time.
+    #[schemars(extend("ui" = main_ui(["Sample", "随机采样"], "在可能的词中随机选择。关闭：总取最可能的词，每次回答相同。", ["", ""])))]
+    pub do_sample: bool,
+    /// How daring the choice of words is.
+    #[schemars(range(min = 0.0, max = 5.0), extend("ui" = main_ui(["Temperature", "温度"], "选词的大胆程度。", ["Higher: more varied; 0: the likeliest word", "调高：更多样；0：总取最可能的词"])))]
+    pub temperature: f64,
+    /// Choose only among the likeliest words whose shares add up to this.
+    #[schemars(range(min = 0.0, max = 1.0), extend("ui" = main_ui(["Top p", "Top p"], "只在累计概率达到此值的词中选择。", ["Lower: safer words", "调低：用词更稳妥"])))]
+    pub top_p: f64,
+    /// Choose only among this many likeliest words; 0 means all.
+    #[schemars(range(min = 0), extend("ui" = main_ui(["Top k", "Top k"], "只在最可能的若干词中选择；0 为不限。", ["Lower: safer words", "调低：用词更稳妥"])))]
+    pub top_k: usize,
+    /// Makes words that were already said less likely; 1 switches it off.
+    #[schemars(range(min = 0.01, max = 10.0), extend("ui" = ui(["Repetition penalty", "重复惩罚"], "降低已说过的词的概率；1 为关闭。", ["Higher: repeats less; usual 1 to 1.2", "调高：重复更少；常用 1 到 1.2"])))]
+    pub repetition_penalty: f64,
+    /// Start of the random numbers. Empty: another one each time.
+    #[schemars(extend("ui" = ui(["Seed", "随机种子"], "随机数的起点。留空则每次不同。", ["", ""])))]
+    pub seed: Option<u64>,
+}
+
+impl Default for GenerateParams {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 1024,
+            do_sample: true,
+            temperature: 0.95,
+            top_p: 0.7,
+            top_k: 50,
+            repetition_penalty: 1.0,
+            seed: None,
+        }
+    }
+}
+
+/// Parameters of an export besides those of the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ExportParams {
+    /// Folder for the merged model. Empty: a folder of its own in the data folder of Lathe.
+    #[schemars(extend("ui" = main_ui(["Folder", "文件夹"], "合并后的模型放在哪里。留空则在 Lathe 的数据文件夹中新建。", ["", ""])))]
+    pub export_dir: Option<String>,
+    /// Largest file; bigger models are split.
+    #[schemars(range(min = 0.000001, max = 1000.0), extend("ui" = main_ui(["Largest file", "单文件上限"], "单个文件的上限，更大的模型会分片。", ["", ""]), "unit" = "GB"))]
+    pub export_size: f64,
+    /// Storage type of the weights. Empty: as the base model has it.
+    #[schemars(extend("ui" = main_ui(["Precision", "精度"], "权重的存储类型。留空则与基础模型相同。", ["float32 is exact and twice as large", "float32 精确，体积翻倍"]), "enum" = ["float32", "bfloat16", "float16", null]))]
+    pub export_dtype: Option<String>,
+    /// Write PyTorch .bin files. Lathe writes safetensors only.
+    #[schemars(extend("ui" = ui(["Legacy format", "旧格式"], "写 PyTorch .bin 文件。Lathe 只写 safetensors。", ["", ""])))]
+    pub export_legacy_format: bool,
+}
+
+impl Default for ExportParams {
+    fn default() -> Self {
+        Self { export_dir: None, export_size: 5.0, export_dtype: None, export_legacy_format: false }
+    }
+}

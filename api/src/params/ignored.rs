@@ -1,0 +1,98 @@
+//! LLaMA-Factory arguments that Lathe accepts and has no need of, each with the reason.
+
+use crate::catalog::{Ignored, Text};
+
+/// Every accepted argument without effect.
+pub fn ignored() -> Vec<Ignored> {
+    let table: &[(&[&str], [&str; 2])] = &[
+        (
+            &["do_train", "do_eval", "do_predict", "predict_with_generate"],
+            ["The command says what is done.", "由命令决定做什么。"],
+        ),
+        (
+            &[
+                "preprocessing_num_workers",
+                "dataloader_num_workers",
+                "overwrite_cache",
+                "preprocessing_batch_size",
+                "tokenized_path",
+                "streaming",
+                "buffer_size",
+            ],
+            [
+                "Lathe reads data as fast as it is needed, without a cache to manage.",
+                "Lathe 按需读取数据，无需管理缓存。",
+            ],
+        ),
+        (&["trust_remote_code"], ["Lathe never runs code from a model folder.", "Lathe 从不运行模型文件夹中的代码。"]),
+        (
+            &["bf16", "fp16", "pure_bf16", "tf32", "infer_dtype", "upcast_layernorm", "upcast_lmhead_output"],
+            [
+                "This version computes in float32, which is at least as exact.",
+                "此版本以 float32 计算，精度不低于所求。",
+            ],
+        ),
+        (
+            &[
+                "flash_attn",
+                "use_unsloth",
+                "enable_liger_kernel",
+                "low_cpu_mem_usage",
+                "infer_backend",
+                "use_fast_tokenizer",
+                "split_special_tokens",
+            ],
+            ["Lathe has its own kernels.", "Lathe 使用自己的算子。"],
+        ),
+        (
+            &["ddp_timeout", "ddp_find_unused_parameters", "local_rank", "deepspeed", "fsdp", "cutoff_strategy"],
+            ["This version runs on one device.", "此版本在单个设备上运行。"],
+        ),
+        (
+            &[
+                "plot_loss",
+                "report_to",
+                "include_num_input_tokens_seen",
+                "log_level",
+                "disable_tqdm",
+                "logging_first_step",
+                "logging_dir",
+            ],
+            ["The studio draws the curves.", "曲线由工作室绘制。"],
+        ),
+        (
+            &["export_device", "export_hub_model_id", "hub_model_id", "push_to_hub", "hf_hub_token"],
+            ["Lathe exports on the CPU to a folder.", "Lathe 在 CPU 上导出到文件夹。"],
+        ),
+        (
+            &[
+                "save_strategy",
+                "eval_strategy",
+                "evaluation_strategy",
+                "eval_on_start",
+                "per_device_eval_batch_size",
+                "save_only_model",
+                "save_safetensors",
+                "load_best_model_at_end",
+            ],
+            ["save_steps and eval_steps say when.", "由 save_steps 和 eval_steps 决定时机。"],
+        ),
+        (
+            &["disable_gradient_checkpointing", "use_reentrant_gc"],
+            ["gradient_checkpointing says it.", "由 gradient_checkpointing 决定。"],
+        ),
+        (
+            &[
+                "ignore_pad_token_for_loss",
+                "dataset_shards",
+                "mix_strategy",
+                "neat_packing",
+                "remove_unused_columns",
+                "group_by_length",
+            ],
+            ["Lathe has no padding.", "Lathe 不做填充。"],
+        ),
+    ];
+    let entry = |name: &&str, why: [&str; 2]| Ignored { name: (*name).into(), why: Text::new(why[0], why[1]) };
+    table.iter().flat_map(|(names, why)| names.iter().map(move |name| entry(name, *why))).collect()
+}

@@ -1,0 +1,61 @@
+//! Paths that the server serves and the browser asks for, once.
+
+pub const CATALOG: &str = "/api/catalog";
+pub const SYSTEM: &str = "/api/system";
+/// `POST` a [`RunConfig`](crate::RunConfig), answers [`CheckReply`](crate::question::CheckReply).
+pub const CHECK: &str = "/api/check";
+/// `POST` YAML or JSON text, answers a [`RunConfig`](crate::RunConfig).
+pub const CONFIG: &str = "/api/config";
+/// `GET` lists [`Job`](crate::Job)s, newest first; `POST` a [`NewJob`](crate::job::NewJob), answers the `Job`.
+pub const JOBS: &str = "/api/jobs";
+/// `GET`, `DELETE` one job.
+pub const JOB: &str = "/api/jobs/{id}";
+pub const JOB_STOP: &str = "/api/jobs/{id}/stop";
+/// `POST`: an interrupted, stopped or failed training job goes on from its last whole checkpoint.
+pub const JOB_RESUME: &str = "/api/jobs/{id}/resume";
+/// `GET ?after=STEP`, answers [`Metric`](crate::job::Metric)s.
+pub const JOB_METRICS: &str = "/api/jobs/{id}/metrics";
+/// `GET ?lines=N`, answers the tail of `worker.log` as text.
+pub const JOB_LOG: &str = "/api/jobs/{id}/log";
+pub const JOB_CHECKPOINTS: &str = "/api/jobs/{id}/checkpoints";
+/// `GET`: one SSE stream of [`Feed`](crate::job::Feed) for a page; replays from `Last-Event-ID`.
+pub const EVENTS: &str = "/api/events";
+pub const MODELS: &str = "/api/models";
+pub const MODELS_PULL: &str = "/api/models/pull";
+/// `GET` lists [`DatasetInfo`](crate::data::DatasetInfo)s; `POST` multipart (`name`, `file`), answers the new one.
+pub const DATASETS: &str = "/api/datasets";
+pub const DATASET: &str = "/api/datasets/{name}";
+/// `GET ?offset=&limit=`, answers a [`Preview`](crate::data::Preview).
+pub const DATASET_ROWS: &str = "/api/datasets/{name}/rows";
+/// `GET` lists [`ChatModel`](crate::chat::ChatModel)s; `POST` a [`LoadChat`](crate::chat::LoadChat) starts one.
+pub const CHAT: &str = "/api/chat";
+/// `GET`, `DELETE` (unload).
+pub const CHAT_MODEL: &str = "/api/chat/{id}";
+/// `POST` a [`Generate`](crate::chat::Generate), answers an event stream of [`Reply`](crate::chat::Reply). Closing it stops.
+pub const CHAT_GENERATE: &str = "/api/chat/{id}/generate";
+
+/// Puts a name in the place of `{id}` or `{name}`.
+pub fn fill(route: &str, name: &str) -> String {
+    let encoded: String = name
+        .bytes()
+        .map(|b| match b {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' => (b as char).to_string(),
+            _ => format!("%{b:02X}"),
+        })
+        .collect();
+    route.replace("{id}", &encoded).replace("{name}", &encoded)
+}
+
+/// Answer of `GET /api/system`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct System {
+    pub version: String,
+    pub home: String,
+    pub cores: u64,
+    /// Bytes.
+    pub memory_total: u64,
+    pub memory_used: u64,
+    pub disk_free: u64,
+    /// For example `AVX-512`.
+    pub processor: String,
+}

@@ -1,0 +1,1 @@
+//! Datasets in: what stands in `dataset_info.json`, rows as examples, examples as tokens.

@@ -1,0 +1,34 @@
+//! Where things stand on this machine; handed in by `cli`, which alone reads the environment.
+
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The data folder of Lathe: `datasets/`, `models/`, `runs/`, `exports/`.
+    pub home: PathBuf,
+    /// The hub cache in Hugging Face's layout, `$HF_HOME/hub`.
+    pub hub_cache: PathBuf,
+}
+
+impl Places {
+    pub fn datasets(&self) -> PathBuf {
+        self.home.join("datasets")
+    }
+
+    pub fn models(&self) -> PathBuf {
+        self.home.join("models")
+    }
+
+    pub fn runs(&self) -> PathBuf {
+        self.home.join("runs")
+    }
+
+    pub fn exports(&self) -> PathBuf {
+        self.home.join("exports")
+    }
+
+    /// A path as the person wrote it, relative to where they stand.
+    pub fn given(&self, path: &str) -> PathBuf {
+        Path::new(path).to_path_buf()
+    }
+}
