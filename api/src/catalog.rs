@@ -1,10 +1,11 @@
 //! What there is to choose from. The form, the command line's help, the checks and the reference page all come from here.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// A text in both languages of the studio.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Text {
     pub en: String,
     pub zh: String,
@@ -22,7 +23,7 @@ impl Text {
 }
 
 /// One entry of a registry: a stage, a tuning type, a model family, a dataset format, an export format.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Card {
     /// The word in the configuration, for example `sft`.
     pub name: String,
@@ -33,7 +34,7 @@ pub struct Card {
 }
 
 /// Parameters that belong together and apply whatever the stage and tuning type.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Group {
     pub name: String,
     pub title: Text,
@@ -41,7 +42,7 @@ pub struct Group {
 }
 
 /// A named set of values that fills the form.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Preset {
     pub name: String,
     pub title: Text,
@@ -50,13 +51,13 @@ pub struct Preset {
 }
 
 /// A LLaMA-Factory argument that is accepted and has no effect here.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Ignored {
     pub name: String,
     pub why: Text,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Catalog {
     pub version: String,
     /// Groups of a training run, in the order of the form.

@@ -1,11 +1,12 @@
 //! Chat: one worker process holds one model; command lines go to its stdin, event lines come from its stdout.
 
 use crate::{data::Message, problem::Problem};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// A line on a chat worker's stdin.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Command {
     Generate {
@@ -22,7 +23,7 @@ pub enum Command {
 }
 
 /// A line on a chat worker's stdout, and a `data:` line of the stream that the browser reads.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Reply {
     /// The model is loaded. Sent once, first.
@@ -48,7 +49,7 @@ pub enum Reply {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// The model ended its answer.
@@ -59,7 +60,7 @@ pub enum FinishReason {
     Cancelled,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     pub prompt_tokens: u64,
     pub completion_tokens: u64,
@@ -67,7 +68,7 @@ pub struct Usage {
 }
 
 /// What `lathe chat --prompt … --json` prints.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Answer {
     pub text: String,
     pub ids: Vec<u32>,
@@ -77,7 +78,7 @@ pub struct Answer {
 }
 
 /// Body of `POST /api/chat`: which model to load.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LoadChat {
     pub model_name_or_path: String,
     #[serde(default)]
@@ -87,7 +88,7 @@ pub struct LoadChat {
 }
 
 /// A loaded (or loading) chat model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatModel {
     pub id: String,
     pub load: LoadChat,
@@ -96,7 +97,7 @@ pub struct ChatModel {
     pub problem: Option<Problem>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ChatState {
     Loading,
@@ -105,7 +106,7 @@ pub enum ChatState {
 }
 
 /// Body of `POST /api/chat/{id}/generate`; the answer is an event stream of [`Reply`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Generate {
     pub messages: Vec<Message>,
     #[serde(default)]

@@ -1,9 +1,10 @@
 //! [`RunConfig`]: exactly what was asked, one flat map with LLaMA-Factory's argument names, in the order given.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct RunConfig(pub Map<String, Value>);
 

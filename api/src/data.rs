@@ -1,11 +1,12 @@
 //! Datasets as the studio lists and previews them.
 
 use crate::problem::Problem;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// One entry of `dataset_info.json`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DatasetInfo {
     pub name: String,
     /// File or folder, relative to the dataset folder.
@@ -20,7 +21,7 @@ pub struct DatasetInfo {
 }
 
 /// One row as it stands in the file and as the trainer reads it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PreviewRow {
     /// From 0.
     pub index: u64,
@@ -30,7 +31,7 @@ pub struct PreviewRow {
     pub problem: Option<Problem>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Preview {
     pub dataset: DatasetInfo,
     pub offset: u64,
@@ -38,7 +39,7 @@ pub struct Preview {
 }
 
 /// One message of a conversation; `role` is `system`, `user`, `assistant` or `tool`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Message {
     pub role: String,
     pub content: String,

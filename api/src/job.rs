@@ -1,11 +1,12 @@
 //! Jobs: what the queue holds and the studio shows.
 
 use crate::{config::RunConfig, plan::Plan, problem::Problem};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What stands in `RUN_DIR/spec.json`: everything a worker needs to know.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Spec {
     pub id: String,
     pub kind: JobKind,
@@ -14,7 +15,7 @@ pub struct Spec {
     pub created_at: f64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobKind {
     /// A worker trains; `config` as `lathe train` takes it.
@@ -25,7 +26,7 @@ pub enum JobKind {
     Pull,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
     Queued,
@@ -47,7 +48,7 @@ impl JobState {
 }
 
 /// A job as the studio sees it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Job {
     /// Also the name of its folder in `runs/`: `^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`.
     pub id: String,
@@ -68,7 +69,7 @@ pub struct Job {
     pub artifact: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Progress {
     /// Steps (training), files or bytes (export, pull) done and in all; 0 of 0 while unknown.
     pub done: u64,
@@ -82,7 +83,7 @@ pub struct Progress {
 }
 
 /// One point of a curve.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Metric {
     pub step: u64,
     pub epoch: f64,
@@ -91,7 +92,7 @@ pub struct Metric {
     pub values: BTreeMap<String, f64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Checkpoint {
     /// `checkpoint-25`, or `final` for what stands in the run folder itself.
     pub name: String,
@@ -102,7 +103,7 @@ pub struct Checkpoint {
 }
 
 /// Body of `POST /api/jobs`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NewJob {
     pub kind: JobKind,
     /// Wished name; the id is made from it. Empty: made from the model and the stage.
@@ -112,7 +113,7 @@ pub struct NewJob {
 }
 
 /// One message of `GET /api/events`; the SSE `id` counts up without gaps, the SSE `event` is `feed`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Feed {
     /// A job came or changed.
@@ -135,7 +136,8 @@ pub enum Feed {
     Gone {
         job: String,
     },
-    /// The datasets or the models changed: ask again.
+    /// `datasets`, `models`, `chat` or `jobs` (also the points of an open run) changed: ask again. `all`: what was told
+    /// since the last message seen is no longer known.
     Changed {
         what: String,
     },

@@ -1,10 +1,11 @@
 //! Models that can be trained, chatted with or exported.
 
 use crate::problem::Problem;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One model on this computer.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelInfo {
     /// What `model_name_or_path` takes: `starter`, a hub id, a folder, a `.gguf` file.
     pub name: String,
@@ -24,7 +25,7 @@ pub struct ModelInfo {
 }
 
 /// Body of `POST /api/models/pull`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PullModel {
     pub id: String,
     #[serde(default)]

@@ -1,9 +1,10 @@
 //! [`Plan`]: everything resolved before the first step, or all problems at once.
 
 use crate::{catalog::Text, problem::Problem};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Plan {
     pub model: String,
     /// Model family, for example `llama`.
@@ -47,14 +48,14 @@ pub struct Plan {
     pub ignored: Vec<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PlannedDataset {
     pub name: String,
     pub samples: u64,
     pub tokens: u64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Part {
     pub name: Text,
     pub bytes: u64,

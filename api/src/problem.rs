@@ -1,10 +1,11 @@
 //! What reaches a person when something is wrong: the thing, its value, the bound, and the next step.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// One problem. `message` names the thing and gives the number; `hint` is the next action.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// Stable word for programs, for example `dataset_not_json`.
     pub code: String,
@@ -22,7 +23,7 @@ pub struct Problem {
 }
 
 /// The Chinese wording of a [`Problem`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Chinese {
     pub message: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -79,7 +80,7 @@ impl fmt::Display for Problem {
 impl std::error::Error for Problem {}
 
 /// All problems of a request at once.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
@@ -118,7 +119,7 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 /// The body of every failed `/api` answer (RFC 9457): the first problem as title and detail, all of them beside it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ProblemBody {
     #[serde(rename = "type")]
     pub kind: String,

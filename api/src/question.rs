@@ -8,9 +8,10 @@ use crate::{
     plan::Plan,
     problem::Problem,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Question {
     /// The plan of a training run, or all problems.
@@ -38,7 +39,7 @@ pub enum Question {
     Models,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Answer {
     Checked { reply: CheckReply },
@@ -51,7 +52,7 @@ pub enum Answer {
 }
 
 /// Answer of `POST /api/check`: a plan, or every problem with the argument that it belongs to.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CheckReply {
     pub plan: Option<Plan>,
     pub problems: Vec<Problem>,

@@ -1,5 +1,8 @@
 //! Paths that the server serves and the browser asks for, once.
 
+/// `GET` answers `{"status":"ok"}`.
+pub const HEALTH: &str = "/health";
+pub const OPENAPI: &str = "/openapi.json";
 pub const CATALOG: &str = "/api/catalog";
 pub const SYSTEM: &str = "/api/system";
 /// `POST` a [`RunConfig`](crate::RunConfig), answers [`CheckReply`](crate::question::CheckReply).
@@ -18,7 +21,7 @@ pub const JOB_METRICS: &str = "/api/jobs/{id}/metrics";
 /// `GET ?lines=N`, answers the tail of `worker.log` as text.
 pub const JOB_LOG: &str = "/api/jobs/{id}/log";
 pub const JOB_CHECKPOINTS: &str = "/api/jobs/{id}/checkpoints";
-/// `GET`: one SSE stream of [`Feed`](crate::job::Feed) for a page; replays from `Last-Event-ID`.
+/// `GET`: one SSE stream of [`Feed`](crate::job::Feed) for a page; replays from `Last-Event-ID` (or `?after=`).
 pub const EVENTS: &str = "/api/events";
 pub const MODELS: &str = "/api/models";
 pub const MODELS_PULL: &str = "/api/models/pull";
@@ -47,7 +50,7 @@ pub fn fill(route: &str, name: &str) -> String {
 }
 
 /// Answer of `GET /api/system`.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub struct System {
     pub version: String,
     pub home: String,
