@@ -1,1 +1,3 @@
+//! HTTP, the queue, the workers and all SQL.
 
+pub mod hub;
