@@ -1,0 +1,138 @@
+//! Files and folders that appear whole or not at all: written beside their place, flushed to the disk, then renamed.
+
+use crate::{Error, Result};
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// Writes `bytes` as the file `path`; a reader sees the old content or the new one, never a part.
+pub fn write_atomically(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<()> {
+    let path = path.as_ref();
+    let beside = beside(path);
+    let written = write_synced(&beside, bytes.as_ref())
+        .and_then(|()| fs::rename(&beside, path))
+        .and_then(|()| sync_folder(parent(path)));
+    written.map_err(|error| {
+        // The first error is the one to tell; a leftover is only litter.
+        let _ = fs::remove_file(&beside);
+        Error::io(path)(error)
+    })
+}
+
+/// Puts the complete folder `from` in the place of `to` (which may exist). Both stand in the same parent folder.
+///
+/// Every file of `from` is flushed first. An old `to` is renamed away before and deleted after, so that a crash
+/// between the two leaves the old folder under a name that begins with a dot, and nothing half-written under `to`.
+pub fn replace_dir(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+    let (from, to) = (from.as_ref(), to.as_ref());
+    sync_tree(from).map_err(Error::io(from))?;
+    let old = beside(to);
+    let had_old = match fs::rename(to, &old) {
+        Ok(()) => true,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        Err(error) => return Err(Error::io(to)(error)),
+    };
+    if let Err(error) = fs::rename(from, to) {
+        if had_old {
+            // Back to how it was; the error below tells what happened.
+            let _ = fs::rename(&old, to);
+        }
+        return Err(Error::io(to)(error));
+    }
+    sync_folder(parent(to)).map_err(Error::io(to))?;
+    if had_old {
+        // A file where a folder shall stand is replaced as well.
+        let _ = fs::remove_dir_all(&old).or_else(|_| fs::remove_file(&old));
+    }
+    Ok(())
+}
+
+/// A new, empty folder beside `path`, for [`replace_dir`]; its name begins with a dot and ends in `.tmp`.
+pub fn folder_beside(path: impl AsRef<Path>) -> Result<PathBuf> {
+    let path = path.as_ref();
+    fs::create_dir_all(parent(path)).map_err(Error::io(parent(path)))?;
+    let folder = beside(path);
+    fs::create_dir(&folder).map_err(Error::io(&folder))?;
+    Ok(folder)
+}
+
+fn beside(path: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    parent(path).join(format!(".{name}.{}.{count}.tmp", std::process::id()))
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn sync_tree(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        match entry.file_type()? {
+            kind if kind.is_dir() => sync_tree(&entry.path())?,
+            kind if kind.is_file() => File::open(entry.path())?.sync_all()?,
+            _ => {}
+        }
+    }
+    sync_folder(folder)
+}
+
+/// Makes renames in a folder last through a power cut.
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    File::open(folder)?.sync_all()?;
+    #[cfg(not(unix))]
+    let _ = folder;
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_and_nothing_is_left_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        write_atomically(&path, "old").unwrap();
+        write_atomically(&path, "new").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(write_atomically(dir.path().join("no/such/folder"), "x").is_err());
+        // A folder stands in the way: refused, and the folder is as it was.
+        fs::create_dir(dir.path().join("b")).unwrap();
+        assert!(write_atomically(dir.path().join("b"), "x").is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_folder_is_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("model");
+        for round in ["one", "two"] {
+            let from = folder_beside(&to).unwrap();
+            fs::write(from.join(round), "x").unwrap();
+            replace_dir(&from, &to).unwrap();
+            assert!(to.join(round).exists());
+        }
+        assert!(!to.join("one").exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(replace_dir(dir.path().join("missing"), &to).is_err());
+        assert!(to.join("two").exists());
+    }
+}
