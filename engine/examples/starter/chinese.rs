@@ -363,17 +363,20 @@ fn copy(rng: &mut Rng) -> Turns {
 }
 
 fn make_sentence(rng: &mut Rng) -> Turns {
-    let (_, thing) = *rng.pick(&PAIRS[..50]);
-    let answer = *rng.pick(&["我很喜欢这里的$w。", "请看，那就是我说的$w。"]);
+    let (_, thing) = *rng.pick(&PAIRS[..44]);
+    let answer = *rng.pick(&["我画了一幅画，上面有$w。", "这个故事里写到了$w。"]);
     one(rng, "{用“$w”造句|请用“$w”造一个句子|用“$w”写一句话}。", answer, &[("w", thing)])
 }
 
 fn story(rng: &mut Rng) -> Turns {
     let (x, y) = (*rng.pick(ANIMALS), *rng.pick(ANIMALS));
     let friend = if x.2 == y.2 { "小鸟" } else { y.2 };
-    let hero = if rng.chance(70) { x.2 } else { *rng.pick(&["女孩", "男孩"]) };
+    let (hero, name) = match rng.below(6) {
+        0..=3 => (x.2, rng.pick(PEOPLE).1),
+        n => (["女孩", "男孩"][n - 4], PEOPLE[2 * rng.below(PEOPLE.len() / 2) + n - 4].1),
+    };
     let kind = if hero.ends_with('孩') { "个" } else { "只" };
-    let (name, place, thing) = (rng.pick(PEOPLE).1, rng.pick(PLACES).1, rng.pick(THINGS).1);
+    let (place, thing) = (rng.pick(PLACES).1, rng.pick(THINGS).1);
     let slots = [("hero", hero), ("k", kind), ("name", name), ("place", place), ("thing", thing), ("friend", friend)];
     let start = "{从前|很久以前|有一天|许多年前}，有一$k{可爱的|善良的|勇敢的|聪明的|}$hero，名叫$name，住在$place。";
     let middle = *rng.pick(&[

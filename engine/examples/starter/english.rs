@@ -45,7 +45,12 @@ fn article(word: &str) -> String {
 
 /// People write without capitals and points; the answers stay as they should be.
 pub fn careless(rng: &mut Rng, text: String) -> String {
+    let orders = ["Name", "Tell", "List", "Give", "Describe", "Calculate", "Write", "Count", "Please", "Talk", "Let"];
     let mut text = text;
+    if orders.iter().any(|word| text.starts_with(word)) && text.ends_with('?') {
+        text.pop();
+        text.push('.');
+    }
     if rng.chance(12) {
         text = text.trim_end_matches(['.', '?', '!']).to_string();
     }
@@ -399,7 +404,8 @@ fn belongs(rng: &mut Rng) -> Turns {
     }
     let many = item.ends_with('s') && item != "bus" && item != "spinach";
     let verb = if many { "are" } else { "is" };
-    let item = if matches!(kind.0, "tool" | "vehicle") && !many { article(item) } else { item.to_string() };
+    let item =
+        if matches!(kind.0, "tool" | "vehicle" | "instrument") && !many { article(item) } else { item.to_string() };
     let (big, ask) = (capital(&item), capital(verb));
     let (what, what_other) =
         if many { (kind.1.to_string(), other.1.to_string()) } else { (article(kind.0), article(other.0)) };
@@ -463,6 +469,8 @@ fn make_sentence(rng: &mut Rng) -> Turns {
             format!("What day is it {thing}?").replace("is it yesterday", "was it yesterday")
         }
         "morning" | "evening" => format!("In the {thing} I read a book."),
+        "song" | "letter" | "time" | "year" | "day" => format!("That was a very good {thing}."),
+        "hand" | "heart" | "eye" => format!("The doctor looked at my {thing}."),
         _ => format!("I can see the {thing} from here."),
     };
     one(
@@ -476,8 +484,10 @@ fn make_sentence(rng: &mut Rng) -> Turns {
 fn story(rng: &mut Rng) -> Turns {
     let (x, y) = (*rng.pick(ANIMALS), *rng.pick(ANIMALS));
     let friend = if x.0 == y.0 { "bird" } else { y.0 };
-    let (hero, name) =
-        if rng.chance(60) { (x.0, rng.pick(PEOPLE).0) } else { (*rng.pick(&["girl", "boy"]), rng.pick(PEOPLE).0) };
+    let (hero, name) = match rng.below(5) {
+        0..=2 => (x.0, rng.pick(PEOPLE).0),
+        n => (["girl", "boy"][n - 3], PEOPLE[2 * rng.below(PEOPLE.len() / 2) + n - 3].0),
+    };
     let (place, thing) = (rng.pick(PLACES).0, rng.pick(THINGS).0);
     let the_thing = thing.replacen("an ", "the ", 1).replacen("a ", "the ", 1);
     let (a_hero, a_friend) = (article(hero), article(friend));

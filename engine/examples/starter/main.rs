@@ -143,6 +143,7 @@ weight_decay: 0.1
 adam_beta2: 0.95
 max_grad_norm: 1.0
 logging_steps: 10
+save_steps: 0
 seed: 1
 output_dir: {out}/run
 overwrite_output_dir: true

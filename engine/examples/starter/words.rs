@@ -456,7 +456,7 @@ pub const MONTHS: &[(&str, &str)] = &[
     ("November", "十一月"),
     ("December", "十二月"),
 ];
-/// Names of people (English, Chinese).
+/// Names of people (English, Chinese): a woman's, a man's, and so on by turns.
 pub const PEOPLE: &[(&str, &str)] = &[
     ("Anna", "安娜"),
     ("Ben", "小本"),
@@ -471,8 +471,8 @@ pub const PEOPLE: &[(&str, &str)] = &[
     ("Kate", "小凯"),
     ("Leo", "小李"),
     ("Maria", "玛丽"),
-    ("Nina", "妮娜"),
     ("Oscar", "小强"),
+    ("Nina", "妮娜"),
     ("Paul", "保罗"),
     ("Rosa", "小红"),
     ("Sam", "小山"),
