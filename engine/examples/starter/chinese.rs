@@ -6,9 +6,9 @@ use super::seeds::CHINESE;
 use super::words::*;
 
 pub const TOPICS: &[Topic] = &[
-    (9, greeting),
+    (12, greeting),
     (3, mood),
-    (9, identity),
+    (18, identity),
     (7, own_name),
     (3, thanks),
     (3, goodbye),

@@ -9,9 +9,9 @@ pub type Turns = Vec<(String, String)>;
 pub type Topic = (usize, fn(&mut Rng) -> Turns);
 
 pub const TOPICS: &[Topic] = &[
-    (9, greeting),
+    (12, greeting),
     (3, mood),
-    (9, identity),
+    (18, identity),
     (7, own_name),
     (3, thanks),
     (3, goodbye),

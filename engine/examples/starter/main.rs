@@ -95,7 +95,7 @@ fn main() -> Result<(), Failure> {
 
 /// One conversation: a topic or several, at times after a system prompt that does not matter to it.
 fn chat(rng: &mut Rng) -> Chat {
-    if rng.chance(20) {
+    if rng.chance(16) {
         return persona::chat(rng);
     }
     let zh = rng.chance(50);
