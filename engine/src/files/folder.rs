@@ -16,6 +16,18 @@ use std::{
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// The configuration of a folder, whose weights, if there are any, stay unread.
+pub fn open_untrained(path: &Path) -> Result<ModelFiles> {
+    let config_path = path.join("config.json");
+    if !config_path.exists() {
+        return Err(no_config(path));
+    }
+    let config = read_json(&config_path)?;
+    let dtype = config["dtype"].as_str().or(config["torch_dtype"].as_str()).unwrap_or("bfloat16");
+    let dtype = dtype.replace("bfloat", "bf").replace("float", "f");
+    Ok(ModelFiles { path: path.to_path_buf(), config, sources: Vec::new(), tensors: BTreeMap::new(), dtype, gguf: None })
+}
+
 /// Opens the folder and checks the headers of all its weight files; reads no weights.
 pub fn open(path: &Path) -> Result<ModelFiles> {
     let config_path = path.join("config.json");

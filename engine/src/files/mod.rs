@@ -64,6 +64,11 @@ impl ModelFiles {
         if metadata.is_dir() { folder::open(path) } else { open_gguf(path) }
     }
 
+    /// Opens a folder for its shape and tokenizer alone, to train random weights: needs `config.json`, no weights.
+    pub fn open_untrained(path: impl AsRef<Path>) -> Result<Self> {
+        folder::open_untrained(path.as_ref())
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -1,0 +1,70 @@
+//! All weights are trained; the result is a whole model.
+
+use super::{Adapter, Base, Tuning};
+use crate::{
+    Error, Result,
+    entry::Entry,
+    files::export,
+    model::{Attach, DecoderConfig, Model, Store},
+};
+use api::{Card, Problem, Problems, RunConfig, Text};
+use serde_json::json;
+use std::path::Path;
+
+pub struct Full;
+
+impl Entry for Full {
+    fn card(&self) -> Card {
+        Card {
+            name: "full".into(),
+            title: Text::new("Full", "全参数"),
+            help: Text::new(
+                "All weights are trained: learns most, needs about ten times the memory, and the result is a whole model.",
+                "训练全部权重：学得最多，约需十倍内存，结果是完整的模型。",
+            ),
+            schema: json!({"type": "object", "properties": {}}),
+        }
+    }
+}
+
+impl Adapter for Full {
+    fn start(&self, _: &RunConfig, previous: Option<&Path>) -> Result<Box<dyn Tuning>, Problems> {
+        if let Some(dir) = previous {
+            let dir = dir.display();
+            return Err(Problem::new(
+                "adapter_with_full",
+                format!("adapter_name_or_path is {dir}, but full tuning has no adapter."),
+                format!("adapter_name_or_path 为 {dir}，但全参数训练没有适配器。"),
+            )
+            .hint("Export the adapter first and train the merged model, or choose lora.", "请先导出适配器再训练合并后的模型，或选择 lora。")
+            .field("adapter_name_or_path")
+            .into());
+        }
+        Ok(Box::new(AllWeights))
+    }
+}
+
+struct AllWeights;
+
+impl Attach for AllWeights {
+    fn trains(&self, _: &str) -> bool {
+        true
+    }
+}
+
+impl Tuning for AllWeights {
+    fn count(&self, config: &DecoderConfig) -> Result<(u64, Vec<String>)> {
+        Ok((config.parameters(), vec!["all".into()]))
+    }
+
+    /// A Hugging Face folder, in the base model's storage type.
+    fn save(&self, dir: &Path, _: &Model, store: &Store, base: &Base) -> Result<()> {
+        let dtype = export::storage_type(base.files);
+        let tensor = |name: &str| {
+            let parameter = store.get(name).ok_or_else(|| Error::Internal(format!("{name} is not trained")))?;
+            Ok(parameter.get())
+        };
+        export::write_weights(dir, base.files, dtype, store.trainable().map(|p| p.name.as_str()), tensor)
+    }
+}
+

@@ -1,0 +1,333 @@
+//! LoRA (Hu et al., 2021): `y += scale · B A dropout(x)` beside frozen linears, with PEFT's names, files and rules.
+
+use super::{Adapter, Base, Tuning, linears};
+use crate::{
+    Error, Result,
+    entry::Entry,
+    files::adapter::{AdapterConfig, read_adapter, write_adapter},
+    kernels::{dropout::dropout, dropout::mix, matmul},
+    model::{
+        Attach, DecoderConfig, Grads, Keep, Model, Parameter, Pass, Store,
+        blocks::{Linear, Patch},
+    },
+    random::Random,
+};
+use api::{
+    Card, Problem, Problems, RunConfig, Text,
+    catalog::ui,
+    params::{self, TrainParams},
+};
+use candle_core::{Device, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+pub struct Lora;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct LoraParams {
+    /// Width of the adapter.
+    #[schemars(range(min = 1, max = 1024), extend("ui" = ui(["Rank", "秩"], "适配器的宽度。", ["Higher: can learn more, larger file; usual 8 to 64", "调高：能学得更多，文件更大；常用 8 到 64"])))]
+    pub lora_rank: usize,
+    /// How strongly the adapter acts, divided by the rank. Empty: twice the rank.
+    #[schemars(range(min = 0.0), extend("ui" = ui(["Alpha", "Alpha"], "适配器作用的强度，会除以秩。留空为秩的两倍。", ["Higher: acts like a higher learning rate", "调高：相当于提高学习率"])))]
+    pub lora_alpha: Option<f64>,
+    /// Share of the adapter's inputs that are switched off at random while training.
+    #[schemars(range(min = 0.0, max = 0.95), extend("ui" = ui(["Dropout", "Dropout"], "训练时随机关闭适配器输入的比例。", ["Higher: less word-for-word memory; usual 0 to 0.1", "调高：减少逐字背诵；常用 0 到 0.1"])))]
+    pub lora_dropout: f32,
+    /// Linears that get an adapter: all, names such as q_proj,v_proj, or a regular expression over whole names.
+    #[schemars(extend("ui" = ui(["Targets", "目标层"], "给哪些线性层加适配器：all、q_proj,v_proj 这样的名称，或匹配全名的正则表达式。", ["Fewer: smaller and faster, learns less", "更少：更小更快，学得也少"])))]
+    pub lora_target: String,
+    /// Scale by the square root of the rank instead of the rank.
+    #[schemars(extend("ui" = ui(["rsLoRA", "rsLoRA"], "按秩的平方根缩放，而不是按秩。", ["Steadier at high ranks", "秩高时更稳"])))]
+    pub use_rslora: bool,
+}
+
+impl Default for LoraParams {
+    fn default() -> Self {
+        Self { lora_rank: 8, lora_alpha: None, lora_dropout: 0.0, lora_target: "all".into(), use_rslora: false }
+    }
+}
+
+impl Entry for Lora {
+    fn card(&self) -> Card {
+        Card {
+            name: "lora".into(),
+            title: Text::new("LoRA", "LoRA"),
+            help: Text::new(
+                "A small adapter beside the frozen model: little memory, a file of a few megabytes.",
+                "在冻结的模型旁训练小适配器：占内存少，文件只有几兆。",
+            ),
+            schema: params::schema::<LoraParams>(),
+        }
+    }
+}
+
+impl Adapter for Lora {
+    fn start(&self, config: &RunConfig, previous: Option<&Path>) -> Result<Box<dyn Tuning>, Problems> {
+        let lora: LoraParams = params::read(config)?;
+        let seed = params::read::<TrainParams>(config).map(|p| p.seed).unwrap_or(42);
+        let tuning = match previous {
+            None => LoraTuning::new(&lora, seed),
+            Some(dir) => LoraTuning::read(dir).map(|t| LoraTuning { dropout: lora.lora_dropout, ..t }),
+        };
+        tuning.map(|t| Box::new(t) as _).map_err(|e| Problems(e.into_problems()))
+    }
+}
+
+/// LoRA on the linears of one model, new or read from a PEFT folder.
+pub struct LoraTuning {
+    pub rank: usize,
+    pub alpha: f64,
+    pub dropout: f32,
+    pub rslora: bool,
+    target: Target,
+    seed: u64,
+    /// Values to begin with, by parameter name; empty for a new adapter.
+    values: BTreeMap<String, Tensor>,
+    /// Where they came from, for messages.
+    origin: String,
+}
+
+/// Which linears carry an adapter, by PEFT's rules: a list matches whole names or their ends, a pattern whole names.
+enum Target {
+    All,
+    Names(Vec<String>),
+    Pattern(regex::Regex),
+}
+
+impl LoraTuning {
+    fn new(params: &LoraParams, seed: u64) -> Result<Self> {
+        Ok(Self {
+            rank: params.lora_rank,
+            alpha: params.lora_alpha.unwrap_or(2.0 * params.lora_rank as f64),
+            dropout: params.lora_dropout,
+            rslora: params.use_rslora,
+            target: Target::parse(&params.lora_target)?,
+            seed,
+            values: BTreeMap::new(),
+            origin: String::new(),
+        })
+    }
+
+    /// The adapter of a PEFT folder.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let (config, values) = read_adapter(dir, &Device::Cpu)?;
+        if config.use_dora {
+            return Err(Problem::new(
+                "adapter_kind",
+                format!("{}: DoRA adapters are not read yet.", dir.display()),
+                format!("{}：暂不支持读取 DoRA 适配器。", dir.display()),
+            )
+            .hint("Use a plain LoRA adapter.", "请使用普通 LoRA 适配器。")
+            .field("adapter_name_or_path")
+            .into());
+        }
+        let suffix = ".lora_A.weight";
+        let names = values.keys().filter_map(|k| k.strip_suffix(suffix)).map(str::to_owned).collect();
+        Ok(Self {
+            rank: config.r,
+            alpha: config.lora_alpha,
+            dropout: 0.0,
+            rslora: config.use_rslora,
+            target: Target::Names(names),
+            seed: 0,
+            values,
+            origin: dir.display().to_string(),
+        })
+    }
+
+    fn scale(&self) -> f32 {
+        let rank = self.rank as f64;
+        (self.alpha / if self.rslora { rank.sqrt() } else { rank }) as f32
+    }
+
+    /// The value to begin with: as read, or by PEFT's rule (A uniform by Kaiming with a = √5, B zero).
+    fn value(&self, name: &str, shape: (usize, usize), device: &Device) -> Result<Tensor> {
+        if let Some(value) = self.values.get(name) {
+            if value.dims() != [shape.0, shape.1] {
+                return Err(self.other_model(name, &format!("{:?}", value.dims()), &format!("{:?}", [shape.0, shape.1])));
+            }
+            return Ok(value.to_dtype(candle_core::DType::F32)?.to_device(device)?);
+        }
+        if name.ends_with("lora_B.weight") {
+            return Ok(Tensor::zeros(shape, candle_core::DType::F32, device)?);
+        }
+        let mut random = Random::new(self.seed, name.bytes().fold(1, |k, b| mix(k ^ u64::from(b))));
+        let bound = 1.0 / (shape.1 as f64).sqrt();
+        let values: Vec<f32> =
+            (0..shape.0 * shape.1).map(|_| ((random.uniform() * 2.0 - 1.0) * bound) as f32).collect();
+        Ok(Tensor::from_vec(values, shape, device)?)
+    }
+
+    fn other_model(&self, name: &str, found: &str, wanted: &str) -> Error {
+        let origin = &self.origin;
+        Problem::new(
+            "adapter_for_another_model",
+            format!("{origin} was trained for another model: {name} has the shape {found}, this model needs {wanted}."),
+            format!("{origin} 是为另一个模型训练的：{name} 的形状为 {found}，此模型需要 {wanted}。"),
+        )
+        .hint("Choose the model that the adapter was trained on.", "请选择训练该适配器时所用的模型。")
+        .field("adapter_name_or_path")
+        .into()
+    }
+}
+
+impl Attach for LoraTuning {
+    fn linear(&self, name: &str, linear: Linear, store: &mut Store) -> Result<Linear> {
+        if !self.target.matches(name) {
+            return Ok(linear);
+        }
+        let ((inp, out), device) = (linear.dims()?, linear.weight.get().device().clone());
+        let (a, b) = (format!("{name}.lora_A.weight"), format!("{name}.lora_B.weight"));
+        let patch = LoraPatch {
+            site: name.into(),
+            a: store.add(&a, self.value(&a, (self.rank, inp), &device)?),
+            b: store.add(&b, self.value(&b, (out, self.rank), &device)?),
+            scale: self.scale(),
+            dropout: self.dropout,
+        };
+        Ok(Linear { patch: Some(Box::new(patch)), ..linear })
+    }
+}
+
+impl Tuning for LoraTuning {
+    fn count(&self, config: &DecoderConfig) -> Result<(u64, Vec<String>)> {
+        let all = linears(config);
+        for name in self.values.keys().filter(|k| k.ends_with(".lora_A.weight")) {
+            if !all.iter().any(|(linear, ..)| name.starts_with(&format!("{linear}."))) {
+                return Err(self.other_model(name, "—", "—"));
+            }
+        }
+        let chosen: Vec<_> = all.iter().filter(|(name, ..)| self.target.matches(name)).collect();
+        if chosen.is_empty() {
+            let mut known: Vec<&str> = all.iter().filter_map(|(name, ..)| name.rsplit('.').next()).collect();
+            known.dedup();
+            known.truncate(7);
+            let known = known.join(", ");
+            return Err(Problem::new(
+                "no_target",
+                "lora_target matches no linear of this model.".to_string(),
+                "lora_target 不匹配此模型的任何线性层。".to_string(),
+            )
+            .hint(format!("Use all, or some of {known}."), format!("可用 all，或其中一些：{known}。"))
+            .field("lora_target")
+            .into());
+        }
+        let mut targets: Vec<String> =
+            chosen.iter().filter_map(|(name, ..)| name.rsplit('.').next()).map(str::to_owned).collect();
+        let mut seen = std::collections::BTreeSet::new();
+        targets.retain(|t| seen.insert(t.clone()));
+        Ok((chosen.iter().map(|(_, inp, out)| (self.rank * (inp + out)) as u64).sum(), targets))
+    }
+
+    /// A PEFT folder.
+    fn save(&self, dir: &Path, model: &Model, store: &Store, base: &Base) -> Result<()> {
+        let (_, targets) = self.count(&model.config)?;
+        let config = AdapterConfig {
+            base_model_name_or_path: Some(base.name.into()),
+            r: self.rank,
+            lora_alpha: self.alpha,
+            lora_dropout: f64::from(self.dropout),
+            use_rslora: self.rslora,
+            target_modules: self.target.peft(targets),
+            ..AdapterConfig::default()
+        };
+        let tensors = store.trainable().map(|p| (p.name.clone(), p.get())).collect();
+        write_adapter(dir, &config, &tensors)
+    }
+}
+
+impl Target {
+    fn parse(text: &str) -> Result<Self> {
+        let names: Vec<String> = text.split(',').map(|s| s.trim().to_owned()).filter(|s| !s.is_empty()).collect();
+        if names.iter().any(|n| n == "all" || n == "all-linear") {
+            return Ok(Self::All);
+        }
+        let plain = |n: &String| n.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        if !names.is_empty() && names.iter().all(plain) {
+            return Ok(Self::Names(names));
+        }
+        let pattern = regex::Regex::new(&format!("^(?:{text})$")).map_err(|e| {
+            let reason = e.to_string().replace('\n', " ");
+            Problem::new(
+                "bad_target",
+                format!("lora_target {text:?} is no regular expression: {reason}."),
+                format!("lora_target {text:?} 不是有效的正则表达式：{reason}。"),
+            )
+            .hint("Use all, or names such as q_proj,v_proj.", "可用 all，或 q_proj,v_proj 这样的名称。")
+            .field("lora_target")
+        })?;
+        Ok(Self::Pattern(pattern))
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Names(names) => names.iter().any(|n| name == n || name.ends_with(&format!(".{n}"))),
+            Self::Pattern(pattern) => pattern.is_match(name),
+        }
+    }
+
+    /// `target_modules` as PEFT reads it: a list, or a pattern.
+    fn peft(&self, last_parts: Vec<String>) -> serde_json::Value {
+        match self {
+            Self::All => last_parts.into(),
+            Self::Names(names) => names.clone().into(),
+            Self::Pattern(p) => {
+                let inner = p.as_str().trim_start_matches("^(?:").trim_end_matches(")$");
+                inner.into()
+            }
+        }
+    }
+}
+
+struct LoraPatch {
+    site: String,
+    /// (rank, in)
+    a: Arc<Parameter>,
+    /// (out, rank)
+    b: Arc<Parameter>,
+    scale: f32,
+    dropout: f32,
+}
+
+impl LoraPatch {
+    /// x with dropout while training.
+    fn input(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        match pass.random_at(&self.site) {
+            Some(key) if self.dropout > 0.0 => dropout(x, self.dropout, key),
+            _ => Ok(x.clone()),
+        }
+    }
+}
+
+impl Patch for LoraPatch {
+    fn forward(&self, x: &Tensor, y: Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
+        let low = matmul::linear(&self.input(x, pass)?, &self.a.get())?;
+        keep.push(&low);
+        matmul::linear_add(y, &low, &self.b.get(), self.scale)
+    }
+
+    fn backward(
+        &self, x: &Tensor, dy: &Tensor, dx: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads,
+    ) -> Result<Tensor> {
+        let low = keep.pop()?;
+        let dlow = matmul::linear_input(dy, &self.b.get())?;
+        grads.add(&self.b, matmul::linear_weight(dy, &low, self.scale)?)?;
+        grads.add(&self.a, matmul::linear_weight(&dlow, &self.input(x, pass)?, self.scale)?)?;
+        match pass.random_at(&self.site) {
+            Some(key) if self.dropout > 0.0 => {
+                let part = matmul::linear_input(&dlow, &self.a.get())?;
+                let part = (dropout(&part, self.dropout, key)? * f64::from(self.scale))?;
+                crate::kernels::add(dx, &part)
+            }
+            _ => matmul::linear_input_add(dx, &dlow, &self.a.get(), self.scale),
+        }
+    }
+
+    fn merge(&self, weight: &Tensor) -> Result<Tensor> {
+        Ok((weight + (self.b.get().matmul(&self.a.get())? * f64::from(self.scale))?)?)
+    }
+}

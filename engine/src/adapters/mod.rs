@@ -1,0 +1,58 @@
+//! Tuning types, `finetuning_type`: what is trained, and how that is saved. One file for each; one line here.
+
+mod full;
+pub mod lora;
+
+use crate::{
+    Result,
+    entry::{Entry, find},
+    files::ModelFiles,
+    model::{Attach, DecoderConfig, Model, Store},
+};
+use api::{Problems, RunConfig};
+use std::path::Path;
+
+/// A tuning type.
+pub trait Adapter: Entry {
+    /// The tuning of one run. `previous` is an adapter of this type to go on from.
+    fn start(&self, config: &RunConfig, previous: Option<&Path>) -> Result<Box<dyn Tuning>, Problems>;
+}
+
+/// One run's tuning: attaches itself to the model while that is built, and saves what was trained.
+pub trait Tuning: Attach {
+    /// Parameters that would be trained, and the linears that carry them, without building anything.
+    fn count(&self, config: &DecoderConfig) -> Result<(u64, Vec<String>)>;
+
+    /// Writes what was trained, in the format that the field reads, into an existing folder.
+    fn save(&self, dir: &Path, model: &Model, store: &Store, base: &Base) -> Result<()>;
+}
+
+/// The model that a run started from.
+pub struct Base<'a> {
+    pub files: &'a ModelFiles,
+    /// As `model_name_or_path` named it.
+    pub name: &'a str,
+}
+
+pub static ADAPTERS: &[&dyn Adapter] = &[&lora::Lora, &full::Full];
+
+/// The tuning type of this name.
+pub fn adapter(name: &str) -> Result<&'static dyn Adapter> {
+    find(ADAPTERS, ["tuning type", "训练方式"], "finetuning_type", name)
+}
+
+/// Names of all linears of a decoder with their (in, out).
+pub fn linears(c: &DecoderConfig) -> Vec<(String, usize, usize)> {
+    let (h, q, kv, f) = (c.hidden_size, c.heads * c.head_dim, c.kv_heads * c.head_dim, c.intermediate_size);
+    let of_a_layer = [
+        ("self_attn.q_proj", h, q),
+        ("self_attn.k_proj", h, kv),
+        ("self_attn.v_proj", h, kv),
+        ("self_attn.o_proj", q, h),
+        ("mlp.gate_proj", h, f),
+        ("mlp.up_proj", h, f),
+        ("mlp.down_proj", f, h),
+    ];
+    let name = |i: usize, part: &str| format!("model.layers.{i}.{part}");
+    (0..c.layers).flat_map(|i| of_a_layer.map(|(part, inp, out)| (name(i, part), inp, out))).collect()
+}

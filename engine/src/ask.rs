@@ -1,0 +1,31 @@
+//! Answers to the server's questions between runs.
+
+use crate::{Places, Result, data::preview, files::locate, prepare::prepare};
+use api::question::{Answer, CheckReply, Question};
+
+/// Answers one question; problems are an answer too.
+pub fn answer(question: Question, places: &Places) -> Answer {
+    try_answer(question, places).unwrap_or_else(|error| Answer::Failed { problems: error.into_problems() })
+}
+
+fn try_answer(question: Question, places: &Places) -> Result<Answer> {
+    let dir = places.datasets();
+    Ok(match question {
+        Question::Check { config } => Answer::Checked {
+            reply: match prepare(&config, places) {
+                Ok(prepared) => CheckReply { plan: Some(prepared.plan), problems: Vec::new() },
+                Err(error) => CheckReply { plan: None, problems: error.into_problems() },
+            },
+        },
+        Question::Datasets => Answer::Datasets { datasets: preview::list(&dir)? },
+        Question::Rows { dataset, offset, limit } => {
+            Answer::Rows { preview: preview::rows(&dir, &dataset, offset, limit)? }
+        }
+        Question::Register { name, file } => Answer::Registered { dataset: preview::register(&dir, &name, &file)? },
+        Question::Forget { dataset } => {
+            preview::forget(&dir, &dataset)?;
+            Answer::Forgotten
+        }
+        Question::Models => Answer::Models { models: locate::list(places) },
+    })
+}

@@ -1,0 +1,131 @@
+//! Text out: one token after another, with a key/value cache.
+
+mod sample;
+
+use crate::{
+    Result,
+    model::{Cache, Model},
+    random::Random,
+};
+use api::{Problem, chat::FinishReason, params::GenerateParams};
+use sample::choose;
+use std::sync::Arc;
+use tokenizers::Tokenizer;
+
+/// Stream of the random numbers that choose tokens.
+const STREAM: u64 = 0x6E0;
+
+/// One answer in the making.
+pub struct Generation {
+    tokenizer: Arc<Tokenizer>,
+    params: GenerateParams,
+    /// Tokens that end the answer.
+    eos: Vec<u32>,
+    context: usize,
+    cache: Cache,
+    random: Random,
+    /// Not yet given to the model.
+    pending: Vec<u32>,
+    prompt: Vec<u32>,
+    /// Generated so far, without the token that ended it.
+    pub ids: Vec<u32>,
+    /// Where the text that was last decoded begins, and up to where it was handed out.
+    window: (usize, usize),
+    pub finished: Option<FinishReason>,
+}
+
+impl Generation {
+    /// `prompt` must not be empty and must leave room in the model's context.
+    pub fn new(
+        model: &Model, tokenizer: Arc<Tokenizer>, eos: &[u32], prompt: Vec<u32>, params: GenerateParams,
+    ) -> Result<Self> {
+        let context = model.config.context;
+        if prompt.is_empty() || prompt.len() >= context {
+            let n = prompt.len();
+            return Err(Problem::new(
+                "prompt_length",
+                format!("The conversation has {n} tokens, the model takes 1 to {}.", context - 1),
+                format!("对话有 {n} 个词元，此模型可接受 1 到 {} 个。", context - 1),
+            )
+            .hint("Shorten it or begin a new one.", "请缩短内容或开始新的对话。")
+            .into());
+        }
+        let seed = params.seed.unwrap_or_else(clock);
+        Ok(Self {
+            tokenizer,
+            eos: eos.to_vec(),
+            context,
+            cache: Cache::new(model.config.layers),
+            random: Random::new(seed, STREAM),
+            pending: prompt.clone(),
+            prompt,
+            ids: Vec::new(),
+            window: (0, 0),
+            finished: None,
+            params,
+        })
+    }
+
+    /// Makes one token; the text that became certain by it, which may be empty in the middle of a character.
+    pub fn advance(&mut self, model: &Model) -> Result<String> {
+        if self.finished.is_some() {
+            return Ok(String::new());
+        }
+        let mut logits = model.step(&self.pending, &mut self.cache)?;
+        let seen = self.prompt.iter().chain(&self.ids).copied();
+        let next = choose(&mut logits, &self.params, seen, &mut self.random);
+        if self.eos.contains(&next) {
+            self.finished = Some(FinishReason::Stop);
+            return self.rest();
+        }
+        self.ids.push(next);
+        self.pending = vec![next];
+        if self.ids.len() >= self.params.max_new_tokens || self.prompt.len() + self.ids.len() >= self.context {
+            self.finished = Some(FinishReason::Length);
+            return self.rest();
+        }
+        self.text()
+    }
+
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt.len()
+    }
+
+    /// All of the answer.
+    pub fn answer(&self) -> Result<String> {
+        self.decode(&self.ids)
+    }
+
+    /// New text since the last call, if the last token doesn't end in the middle of a character. Decodes a short
+    /// window, since how a token reads can depend on the one before it.
+    fn text(&mut self) -> Result<String> {
+        let (start, read) = self.window;
+        let before = self.decode(&self.ids[start..read])?;
+        let now = self.decode(&self.ids[start..])?;
+        match now.strip_prefix(&before) {
+            Some(new) if !new.is_empty() && !new.ends_with('\u{FFFD}') => {
+                self.window = (read, self.ids.len());
+                Ok(new.to_string())
+            }
+            _ => Ok(String::new()),
+        }
+    }
+
+    /// What is left at the end, even if a character stayed incomplete.
+    fn rest(&mut self) -> Result<String> {
+        let (start, read) = self.window;
+        let before = self.decode(&self.ids[start..read])?;
+        let now = self.decode(&self.ids[start..])?;
+        self.window = (self.ids.len(), self.ids.len());
+        Ok(now.strip_prefix(&before).unwrap_or_default().to_string())
+    }
+
+    fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.tokenizer.decode(ids, true).map_err(|e| crate::Error::Internal(format!("tokens could not be decoded: {e}")))
+    }
+}
+
+fn clock() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |d| d.as_nanos() as u64)
+}

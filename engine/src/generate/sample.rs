@@ -1,0 +1,102 @@
+//! The choice of the next token, in transformers' order: repetition penalty, temperature, top k, top p.
+
+use crate::random::Random;
+use api::params::GenerateParams;
+
+/// The next token for logits (vocab); `seen` are the tokens so far.
+pub fn choose(
+    logits: &mut [f32], params: &GenerateParams, seen: impl Iterator<Item = u32>, random: &mut Random,
+) -> u32 {
+    if params.repetition_penalty != 1.0 {
+        penalise(logits, params.repetition_penalty as f32, seen);
+    }
+    if !params.do_sample || params.temperature <= 0.0 || params.top_k == 1 {
+        return likeliest(logits);
+    }
+    let temperature = params.temperature as f32;
+    let mut candidates: Vec<(u32, f32)> =
+        logits.iter().enumerate().map(|(i, l)| (i as u32, l / temperature)).filter(|(_, l)| l.is_finite()).collect();
+    candidates.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    if params.top_k > 0 {
+        candidates.truncate(params.top_k);
+    }
+    let Some(&(first, max)) = candidates.first() else { return 0 };
+    let mut shares: Vec<f64> = candidates.iter().map(|(_, l)| f64::from(l - max).exp()).collect();
+    let all: f64 = shares.iter().sum();
+    let mut kept = 0.0;
+    let n = shares.iter().take_while(|s| {
+        let wanted = kept < params.top_p * all || kept == 0.0;
+        kept += **s;
+        wanted
+    });
+    let n = n.count().max(1);
+    shares.truncate(n);
+    let mut point = random.uniform() * shares.iter().sum::<f64>();
+    for (share, (id, _)) in shares.iter().zip(&candidates) {
+        point -= share;
+        if point < 0.0 {
+            return *id;
+        }
+    }
+    candidates.get(n - 1).map_or(first, |c| c.0)
+}
+
+fn likeliest(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+/// Keskar et al., 2019: positive logits of seen tokens are divided by the penalty, negative ones multiplied.
+fn penalise(logits: &mut [f32], penalty: f32, seen: impl Iterator<Item = u32>) {
+    let mut seen: Vec<u32> = seen.collect();
+    seen.sort_unstable();
+    seen.dedup();
+    for id in seen {
+        if let Some(logit) = logits.get_mut(id as usize) {
+            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(params: &GenerateParams) -> Vec<usize> {
+        let mut random = Random::new(5, 0);
+        let mut counts = vec![0; 4];
+        for _ in 0..10_000 {
+            let mut logits = [0.5f32.ln(), 0.3f32.ln(), 0.15f32.ln(), 0.05f32.ln()];
+            counts[choose(&mut logits, params, std::iter::empty(), &mut random) as usize] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn shares_follow_the_settings() {
+        let plain = GenerateParams { temperature: 1.0, top_p: 1.0, top_k: 0, ..GenerateParams::default() };
+        let close = |counts: &[usize], shares: [f64; 4]| {
+            for (c, s) in counts.iter().zip(shares) {
+                assert!((*c as f64 / 1e4 - s).abs() < 0.02, "{counts:?}");
+            }
+        };
+        close(&counts(&plain), [0.5, 0.3, 0.15, 0.05]);
+        close(&counts(&GenerateParams { top_k: 2, ..plain.clone() }), [0.625, 0.375, 0.0, 0.0]);
+        close(&counts(&GenerateParams { top_p: 0.6, ..plain.clone() }), [0.625, 0.375, 0.0, 0.0]);
+        close(&counts(&GenerateParams { top_p: 0.0, ..plain.clone() }), [1.0, 0.0, 0.0, 0.0]);
+        close(&counts(&GenerateParams { do_sample: false, ..plain.clone() }), [1.0, 0.0, 0.0, 0.0]);
+        close(&counts(&GenerateParams { temperature: 0.0, ..plain }), [1.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn seen_tokens_become_less_likely() {
+        let params = GenerateParams { do_sample: false, repetition_penalty: 2.0, ..GenerateParams::default() };
+        let mut random = Random::new(0, 0);
+        assert_eq!(choose(&mut [1.0, 0.9, -1.0], &params, [0].into_iter(), &mut random), 1);
+    }
+}

@@ -1,0 +1,31 @@
+//! The pieces that a decoder is composed of. Each knows its own backward and is checked against candle's autograd.
+//! Shapes: x (tokens, dim), with the sequences packed one after another and their places in [`Pass`].
+
+mod attention;
+mod layer;
+mod linear;
+mod mlp;
+mod norm;
+
+pub use attention::Attention;
+pub use layer::{Layer, Recompute};
+pub use linear::{Linear, Patch};
+pub use mlp::GatedMlp;
+pub use norm::RmsNorm;
+
+use super::{Grads, Keep, Pass};
+use crate::Result;
+use candle_core::Tensor;
+
+/// One piece of a model that knows its own backward.
+pub trait Block: Send + Sync {
+    /// Output for x (tokens, dim); what backward needs goes to `keep`.
+    fn forward(&self, x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor>;
+
+    /// Gradient of x given that of the output. Takes from `keep` what forward put there, in the opposite order, and
+    /// adds the gradients of trainable parameters to `grads`.
+    fn backward(&self, dy: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor>;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! The decoder: embedding, layers, norm, head. Sequences are packed one after another without padding.
+
+use super::{
+    blocks::{Block, Layer, Linear, Recompute, RmsNorm},
+    config::DecoderConfig,
+    parameter::{Grads, Parameter},
+    pass::{Cache, Keep, Pass},
+    rope::RopeTable,
+};
+use crate::{
+    Result,
+    kernels::{
+        attention::Span,
+        floats,
+        head::{Gradients, cross_entropy},
+        matmul,
+    },
+};
+use candle_core::{Device, Tensor};
+use std::sync::Arc;
+
+pub struct Model {
+    pub config: DecoderConfig,
+    pub device: Device,
+    /// (vocab, hidden)
+    pub embedding: Arc<Parameter>,
+    pub layers: Vec<Layer>,
+    pub norm: RmsNorm,
+    /// (vocab, hidden); the embedding itself where they are tied.
+    pub head: Arc<Parameter>,
+    /// Keep only the layers' inputs in training and compute the rest again.
+    pub recompute: bool,
+}
+
+/// Some sequences, packed, and what is to be predicted in them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    pub ids: Vec<u32>,
+    pub lengths: Vec<usize>,
+    /// Rows whose next token is trained, and that token.
+    pub rows: Vec<u32>,
+    pub targets: Vec<u32>,
+}
+
+impl Batch {
+    /// From (ids, trained) of each sequence; a token is predicted at the row before it, so the first never is.
+    pub fn new<'a>(sequences: impl IntoIterator<Item = (&'a [u32], &'a [bool])>) -> Self {
+        let mut batch = Self::default();
+        for (ids, trained) in sequences {
+            let start = batch.ids.len();
+            for i in (1..ids.len()).filter(|i| trained[*i]) {
+                batch.rows.push((start + i - 1) as u32);
+                batch.targets.push(ids[i]);
+            }
+            batch.ids.extend(ids);
+            batch.lengths.push(ids.len());
+        }
+        batch
+    }
+
+    fn sequences(&self) -> Vec<(usize, usize)> {
+        self.lengths.iter().map(|n| (0, *n)).collect()
+    }
+}
+
+impl Model {
+    /// Logits (tokens, vocab) of packed sequences.
+    pub fn logits(&self, ids: &[u32], lengths: &[usize]) -> Result<Tensor> {
+        let batch = Batch { ids: ids.to_vec(), lengths: lengths.to_vec(), ..Batch::default() };
+        let pass = self.pass(&batch.sequences(), None, None)?;
+        let x = self.hidden(&batch.ids, &pass, &mut Keep::nothing())?;
+        let x = self.norm.forward(&x, &pass, &mut Keep::nothing())?;
+        matmul::linear(&x, &self.head.get())
+    }
+
+    /// Sum of `-log p` over the targets of a batch, without gradients.
+    pub fn loss(&self, batch: &Batch) -> Result<f64> {
+        let (pass, mut keep) = (self.pass(&batch.sequences(), None, None)?, Keep::nothing());
+        let x = self.hidden(&batch.ids, &pass, &mut keep)?;
+        let x = self.norm.forward(&self.predicting(&x, batch)?, &pass, &mut keep)?;
+        Ok(cross_entropy(&x, &self.head.get(), &batch.targets, 1.0, Gradients::None)?.sum)
+    }
+
+    /// Sum of `-log p` over the targets; adds the gradients of `scale` times that sum to `grads`. `random` is the key
+    /// of this micro-batch's random numbers.
+    pub fn learn(&self, batch: &Batch, scale: f32, random: u64, grads: &mut Grads) -> Result<f64> {
+        if batch.targets.is_empty() {
+            return Ok(0.0);
+        }
+        let pass = self.pass(&batch.sequences(), None, Some(random))?;
+        let mut keep = Keep::default();
+        let x = self.hidden(&batch.ids, &pass, &mut keep)?;
+        let picked = self.norm.forward(&self.predicting(&x, batch)?, &pass, &mut keep)?;
+        let want = if self.head.trainable { Gradients::HiddenAndWeight } else { Gradients::Hidden };
+        let found = cross_entropy(&picked, &self.head.get(), &batch.targets, scale, want)?;
+        if let Some(dw) = found.weight {
+            grads.add(&self.head, dw)?;
+        }
+        if let Some(dh) = found.hidden {
+            let dh = self.norm.backward(dh, &pass, &mut keep, grads)?;
+            let dx = x.zeros_like()?.index_add(&Tensor::new(batch.rows.as_slice(), &self.device)?, &dh, 0)?;
+            self.hidden_backward(&batch.ids, dx, &pass, &mut keep, grads)?;
+        }
+        Ok(found.sum)
+    }
+
+    /// Logits (vocab) after one more piece of a single sequence, whose keys and values join the cache.
+    pub fn step(&self, ids: &[u32], cache: &mut Cache) -> Result<Vec<f32>> {
+        let (start, end) = (cache.length, cache.length + ids.len());
+        let mut pass = self.pass(&[(start, end)], Some(cache), None)?;
+        pass.spans = vec![Span { queries: 0..ids.len(), keys: 0..end }];
+        let mut keep = Keep::nothing();
+        let x = self.hidden(ids, &pass, &mut keep)?.narrow(0, ids.len() - 1, 1)?.contiguous()?;
+        let x = self.norm.forward(&x, &pass, &mut keep)?;
+        let logits = matmul::linear(&x, &self.head.get())?.flatten_all()?.to_vec1()?;
+        cache.length = end;
+        Ok(logits)
+    }
+
+    /// Every linear with its name, for example `model.layers.0.self_attn.q_proj`.
+    pub fn linears(&self) -> impl Iterator<Item = (String, &Linear)> {
+        self.layers.iter().enumerate().flat_map(|(i, layer)| {
+            let (a, m) = (&layer.attention, &layer.mlp);
+            [
+                ("self_attn.q_proj", &a.q),
+                ("self_attn.k_proj", &a.k),
+                ("self_attn.v_proj", &a.v),
+                ("self_attn.o_proj", &a.out),
+                ("mlp.gate_proj", &m.gate),
+                ("mlp.up_proj", &m.up),
+                ("mlp.down_proj", &m.down),
+            ]
+            .map(|(name, linear)| (format!("model.layers.{i}.{name}"), linear))
+        })
+    }
+
+    fn pass<'a>(
+        &self, sequences: &[(usize, usize)], cache: Option<&'a Cache>, random: Option<u64>,
+    ) -> Result<Pass<'a>> {
+        let mut start = 0;
+        let spans = sequences.iter().map(|(from, to)| {
+            let span = start..start + (to - from);
+            start = span.end;
+            Span { queries: span.clone(), keys: span }
+        });
+        let spans = spans.collect();
+        let rope = RopeTable::new(&self.config.rope, self.config.head_dim, sequences, &self.device)?;
+        Ok(Pass { spans, rope, cache, random })
+    }
+
+    /// Output (tokens, hidden) of the last layer, before the norm.
+    fn hidden(&self, ids: &[u32], pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
+        let mut x = self.embedding.get().index_select(&Tensor::new(ids, &self.device)?, 0)?;
+        for layer in &self.layers {
+            x = match self.recompute && pass.random.is_some() {
+                true => Recompute(layer).forward(&x, pass, keep)?,
+                false => layer.forward(&x, pass, keep)?,
+            };
+        }
+        Ok(x)
+    }
+
+    fn hidden_backward(
+        &self, ids: &[u32], mut dx: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads,
+    ) -> Result<()> {
+        for layer in self.layers.iter().rev() {
+            dx = match self.recompute {
+                true => Recompute(layer).backward(dx, pass, keep, grads)?,
+                false => layer.backward(dx, pass, keep, grads)?,
+            };
+        }
+        if self.embedding.trainable {
+            let (dim, values) = (self.config.hidden_size, floats(&dx)?);
+            let mut table = vec![0.0; self.config.vocab_size * dim];
+            for (id, row) in ids.iter().zip(values.chunks(dim)) {
+                table[*id as usize * dim..][..dim].iter_mut().zip(row).for_each(|(t, d)| *t += d);
+            }
+            grads.add(&self.embedding, Tensor::from_vec(table, (self.config.vocab_size, dim), &self.device)?)?;
+        }
+        Ok(())
+    }
+
+    /// The rows of x that predict a trained token.
+    fn predicting(&self, x: &Tensor, batch: &Batch) -> Result<Tensor> {
+        Ok(x.index_select(&Tensor::new(batch.rows.as_slice(), &self.device)?, 0)?)
+    }
+}

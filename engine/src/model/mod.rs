@@ -1,0 +1,17 @@
+//! The model: one decoder for all families, composed of blocks that know their own backward, with parameters named as
+//! Hugging Face names them.
+
+pub mod blocks;
+mod build;
+mod config;
+mod decoder;
+pub mod families;
+mod parameter;
+mod pass;
+mod rope;
+
+pub use build::{Attach, Source, build};
+pub use config::{DecoderConfig, RopeConfig};
+pub use decoder::{Batch, Model};
+pub use parameter::{Grads, Parameter, Store};
+pub use pass::{Cache, Keep, Pass};

@@ -1,0 +1,75 @@
+//! What one forward (and backward) pass knows besides its input: where sequences begin, positions, the key/value
+//! cache, and what backward will need.
+
+use super::rope::RopeTable;
+use crate::{Error, Result, kernels::attention::Span, kernels::dropout::mix};
+use candle_core::Tensor;
+use std::sync::Mutex;
+
+/// One pass over packed sequences.
+pub struct Pass<'a> {
+    pub spans: Vec<Span>,
+    pub(crate) rope: RopeTable,
+    pub cache: Option<&'a Cache>,
+    /// `Some` while training: the key of this micro-batch's random numbers.
+    pub random: Option<u64>,
+}
+
+impl Pass<'_> {
+    /// Key of the random numbers at one place of the model, in one place of the run.
+    pub fn random_at(&self, site: &str) -> Option<u64> {
+        self.random.map(|key| site.bytes().fold(mix(key), |k, b| mix(k ^ u64::from(b))))
+    }
+}
+
+/// Keys and values of earlier positions, a pair for each layer. One sequence.
+pub struct Cache {
+    layers: Vec<Mutex<Option<(Tensor, Tensor)>>>,
+    /// Positions held.
+    pub length: usize,
+}
+
+impl Cache {
+    pub fn new(layers: usize) -> Self {
+        Self { layers: (0..layers).map(|_| Mutex::new(None)).collect(), length: 0 }
+    }
+
+    /// Appends to a layer's keys and values (tokens, kv_heads, dim) and gives all of them.
+    pub(crate) fn extend(&self, layer: usize, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor)> {
+        let mut slot = self.layers[layer].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (k, v) = match slot.take() {
+            Some((k0, v0)) => (Tensor::cat(&[&k0, &k], 0)?, Tensor::cat(&[&v0, &v], 0)?),
+            None => (k, v),
+        };
+        *slot = Some((k.clone(), v.clone()));
+        Ok((k, v))
+    }
+}
+
+/// What forward keeps for backward: a stack, since backward undoes the blocks in the opposite order.
+#[derive(Default)]
+pub struct Keep {
+    stack: Vec<Tensor>,
+    off: bool,
+}
+
+impl Keep {
+    /// Keeps nothing: for evaluation, generation and recomputed layers.
+    pub fn nothing() -> Self {
+        Self { stack: Vec::new(), off: true }
+    }
+
+    pub fn push(&mut self, t: &Tensor) {
+        if !self.off {
+            self.stack.push(t.clone());
+        }
+    }
+
+    pub fn pop(&mut self) -> Result<Tensor> {
+        self.stack.pop().ok_or_else(|| Error::Internal("backward wants more than forward kept".into()))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.stack.is_empty()
+    }
+}

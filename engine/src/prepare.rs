@@ -1,0 +1,280 @@
+//! From exactly what was asked to everything resolved: model, tokenizer, template, samples, steps, memory; or all
+//! problems at once.
+
+use crate::{
+    Error, Places, Result,
+    adapters::{Tuning, adapter},
+    catalog::catalog,
+    data::{self, ChatTemplate, EncodeOptions, Encoder, LoadOptions, Registry, Sequence, SpecialTokens},
+    estimate,
+    files::{ModelFiles, ModelTokenizer, locate},
+    model::{DecoderConfig, families::family},
+    stages::{Stage, stage},
+    train::Sampler,
+};
+use api::{
+    Plan, Problem, Problems, RunConfig,
+    params::{self, DataParams, ModelParams, OutputParams, RopeScaling, TrainParams},
+};
+use serde_json::{Map, json};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+/// A training run with everything resolved; no weights are loaded yet.
+pub struct Prepared {
+    pub model: ModelParams,
+    pub data: DataParams,
+    pub train: TrainParams,
+    pub output: OutputParams,
+    pub stage: &'static dyn Stage,
+    pub tuning: Box<dyn Tuning>,
+    pub files: ModelFiles,
+    pub config: DecoderConfig,
+    pub encoder: Encoder,
+    pub samples: Vec<Sequence>,
+    pub eval: Vec<Sequence>,
+    pub plan: Plan,
+}
+
+/// A model's files with all that is needed to talk to it.
+pub struct Opened {
+    pub files: ModelFiles,
+    pub config: DecoderConfig,
+    pub family: String,
+    pub tokenizer: ModelTokenizer,
+    pub template: ChatTemplate,
+    /// `model` or the name of the template.
+    pub template_name: String,
+}
+
+/// Resolves a training run.
+pub fn prepare(config: &RunConfig, places: &Places) -> Result<Prepared> {
+    let mut problems = Problems::default();
+    let ignored = check_keys(config, &mut problems);
+    let model: ModelParams = read(config, &mut problems);
+    let data: DataParams = read(config, &mut problems);
+    let train: TrainParams = read(config, &mut problems);
+    let output: OutputParams = read(config, &mut problems);
+    let stage = keep(stage(&train.stage), &mut problems);
+    let previous = model.adapter_name_or_path.as_deref().map(Path::new);
+    let tuning = keep(adapter(&train.finetuning_type), &mut problems)
+        .and_then(|a| keep(a.start(config, previous).map_err(Error::from), &mut problems));
+    let opened = keep(open(&model, places), &mut problems);
+    let registry = keep(Registry::open(dataset_dir(&data, places)), &mut problems);
+    if let (Some(registry), false) = (&registry, data.dataset.is_empty()) {
+        for name in data.dataset.iter().chain(&data.eval_dataset) {
+            keep(registry.entry(name), &mut problems);
+        }
+    }
+    if data.dataset.is_empty() {
+        problems.push(no_dataset());
+    }
+    let counted = match (&tuning, &opened) {
+        (Some(tuning), Some(opened)) => keep(tuning.count(&opened.config), &mut problems),
+        _ => None,
+    };
+    let (Some(stage), Some(tuning), Some(opened), Some(registry), Some((trainable, targets)), true) =
+        (stage, tuning, opened, registry, counted, problems.is_empty())
+    else {
+        return Err(problems.into());
+    };
+
+    let encoder = encoder(&opened, &data)?;
+    let options = LoadOptions {
+        needs: stage.needs(),
+        max_samples: data.max_samples,
+        packing: data.packing.unwrap_or(stage.packs()) && stage.packs(),
+    };
+    let loaded = data::load(&registry, &data.dataset, &options, &encoder)?;
+    let (samples, mut eval) = data::split(loaded.samples, data.val_size, train.seed)?;
+    if !data.eval_dataset.is_empty() {
+        eval.extend(data::load(&registry, &data.eval_dataset, &options, &encoder)?.samples);
+    }
+    let sampler = sampler(&samples, &train);
+    let steps = steps(&sampler, &train);
+    let epochs = steps as f64 / sampler.steps_per_epoch().max(1) as f64;
+    let tokens: u64 = samples.iter().map(|s| s.len() as u64).sum();
+    let trained: u64 = samples.iter().map(|s| s.targets() as u64).sum();
+    let full = train.finetuning_type == "full";
+    let load = estimate::Load {
+        parameters: opened.config.parameters(),
+        trainable,
+        full,
+        batch_tokens: largest_batch(&samples, &train),
+        total_tokens: (tokens as f64 * epochs) as u64,
+        trained_share: trained as f64 / tokens.max(1) as f64,
+    };
+    let (seconds, basis) = estimate::seconds(&opened.config, &train, &load);
+    let saved = if full { load.parameters * 2 } else { trainable * 4 };
+    let checkpoints = if output.save_steps > 0 { steps.div_ceil(output.save_steps) } else { 1 };
+    let kept = output.save_total_limit.map_or(checkpoints, |limit| checkpoints.min(limit as u64 + 1));
+    let plan = Plan {
+        model: model.model_name_or_path.clone(),
+        family: opened.family.clone(),
+        stage: train.stage.clone(),
+        finetuning_type: train.finetuning_type.clone(),
+        parameters: load.parameters,
+        trainable,
+        targets,
+        template: opened.template_name.clone(),
+        datasets: loaded.datasets,
+        samples: samples.len() as u64,
+        eval_samples: eval.len() as u64,
+        tokens,
+        trained_tokens: trained,
+        longest: loaded.longest,
+        truncated: loaded.truncated,
+        skipped: loaded.skipped,
+        epochs,
+        steps_per_epoch: sampler.steps_per_epoch(),
+        steps,
+        memory: estimate::memory(&opened.config, &train, &load),
+        disk: saved + kept * (saved + trainable * 8),
+        device: "cpu".into(),
+        compute: processor().into(),
+        seconds: Some(seconds),
+        basis,
+        warnings: loaded.notes,
+        ignored,
+    };
+    let Opened { files, config, .. } = opened;
+    Ok(Prepared { model, data, train, output, stage, tuning, files, config, encoder, samples, eval, plan })
+}
+
+/// Opens a model: its files, family, tokenizer and template.
+pub fn open(params: &ModelParams, places: &Places) -> Result<Opened> {
+    if params.model_name_or_path.is_empty() {
+        return Err(Problem::new("no_model", "No model is chosen.", "未选择模型。")
+            .hint("Set model_name_or_path, for example to starter.", "请设置 model_name_or_path，例如 starter。")
+            .field("model_name_or_path")
+            .into());
+    }
+    let path = locate::locate(&params.model_name_or_path, places)?;
+    let files = if params.train_from_scratch { ModelFiles::open_untrained(&path)? } else { ModelFiles::open(&path)? };
+    let family = family(files.config())?;
+    let mut raw = files.config().clone();
+    stretch(&mut raw, params.rope_scaling);
+    let config = family.config(&raw)?;
+    let tokenizer = files.tokenizer()?;
+    let (source, template_name) = match (&params.template, &tokenizer.chat_template) {
+        (Some(name), _) if name != "model" && name != "default" => (data::template::find(name)?.to_string(), name.clone()),
+        (_, Some(own)) => (own.clone(), "model".to_string()),
+        _ => (data::template::find("default")?.to_string(), "default".to_string()),
+    };
+    let word = |token: &Option<(String, u32)>| token.as_ref().map(|(word, _)| word.clone());
+    let (bos, eos) = (word(&tokenizer.bos), word(&tokenizer.eos));
+    let template = ChatTemplate::new(&source, bos.as_deref(), eos.as_deref())?;
+    Ok(Opened { files, config, family: family.card().name, tokenizer, template, template_name })
+}
+
+/// The encoder of an opened model.
+pub fn encoder(opened: &Opened, data: &DataParams) -> Result<Encoder> {
+    let special = SpecialTokens { bos: opened.tokenizer.bos.clone(), eos: opened.tokenizer.eos.clone() };
+    let options = EncodeOptions {
+        cutoff_len: data.cutoff_len,
+        train_on_prompt: data.train_on_prompt,
+        mask_history: data.mask_history,
+        extra: Map::new(),
+    };
+    Encoder::new(opened.tokenizer.tokenizer.clone(), opened.template.clone(), special, options)
+}
+
+/// The order of a run's samples.
+pub fn sampler(samples: &[Sequence], train: &TrainParams) -> Sampler {
+    Sampler {
+        samples: samples.len(),
+        batch: train.per_device_train_batch_size,
+        accumulation: train.gradient_accumulation_steps,
+        seed: train.seed,
+    }
+}
+
+/// Folder with `dataset_info.json`.
+pub fn dataset_dir(data: &DataParams, places: &Places) -> PathBuf {
+    data.dataset_dir.as_deref().filter(|d| !d.is_empty()).map_or_else(|| places.datasets(), PathBuf::from)
+}
+
+/// What the float32 kernels run on.
+pub fn processor() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            return "AVX-512 float32";
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
+            return "AVX2 float32";
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    return "NEON float32";
+    #[allow(unreachable_code)]
+    "float32"
+}
+
+fn steps(sampler: &Sampler, train: &TrainParams) -> u64 {
+    if train.max_steps > 0 {
+        return train.max_steps as u64;
+    }
+    (train.num_train_epochs * sampler.steps_per_epoch() as f64).ceil() as u64
+}
+
+/// Tokens of the largest micro-batch that could come up: the longest samples together.
+fn largest_batch(samples: &[Sequence], train: &TrainParams) -> u64 {
+    let mut lengths: Vec<u64> = samples.iter().map(|s| s.len() as u64).collect();
+    lengths.sort_unstable_by(|a, b| b.cmp(a));
+    lengths.iter().take(train.per_device_train_batch_size).sum()
+}
+
+/// Reports unknown keys, and returns those without effect.
+fn check_keys(config: &RunConfig, problems: &mut Problems) -> Vec<String> {
+    let catalog = catalog();
+    let schemas = catalog.groups.iter().map(|g| &g.schema);
+    let schemas = schemas.chain(catalog.stages.iter().chain(&catalog.adapters).map(|c| &c.schema));
+    let known: BTreeSet<&str> =
+        schemas.filter_map(|s| s["properties"].as_object()).flat_map(|p| p.keys().map(String::as_str)).collect();
+    let ignored: BTreeSet<&str> = catalog.ignored.iter().map(|i| i.name.as_str()).collect();
+    for problem in params::unknown_keys(config, known.union(&ignored).copied()) {
+        problems.push(problem);
+    }
+    config.keys().filter(|key| ignored.contains(key)).map(str::to_owned).collect()
+}
+
+fn read<T: schemars::JsonSchema + serde::de::DeserializeOwned + Default>(
+    config: &RunConfig, problems: &mut Problems,
+) -> T {
+    params::read(config).unwrap_or_else(|found: Problems| {
+        problems.0.extend(found.0);
+        T::default()
+    })
+}
+
+fn keep<T>(result: Result<T>, problems: &mut Problems) -> Option<T> {
+    result.map_err(|e| problems.0.extend(e.into_problems())).ok()
+}
+
+fn no_dataset() -> Problem {
+    Problem::new("no_dataset", "No dataset is chosen.", "未选择数据集。")
+        .hint("Set dataset, for example to identity.", "请设置 dataset，例如 identity。")
+        .field("dataset")
+}
+
+/// Puts `rope_scaling` of the run into the model's configuration, with transformers' usual factors.
+fn stretch(config: &mut serde_json::Value, scaling: RopeScaling) {
+    let context = config["max_position_embeddings"].as_u64().unwrap_or(2048);
+    let kind = match scaling {
+        RopeScaling::Model => return,
+        RopeScaling::Linear => "linear",
+        RopeScaling::Dynamic => "dynamic",
+        RopeScaling::Yarn => "yarn",
+        RopeScaling::Llama3 => "llama3",
+    };
+    let theta = config["rope_theta"].as_f64().or(config["rope_parameters"]["rope_theta"].as_f64()).unwrap_or(10_000.0);
+    let factor = 2.0;
+    config["rope_parameters"] = json!({
+        "rope_type": kind, "factor": factor, "rope_theta": theta, "original_max_position_embeddings": context,
+        "low_freq_factor": 1.0, "high_freq_factor": 4.0
+    });
+    config["max_position_embeddings"] = json!(context as f64 * factor).as_f64().map_or(json!(context), |n| json!(n as u64));
+}

@@ -1,0 +1,193 @@
+//! A worker's work: the job of one run folder, from its specification to its last event.
+
+use crate::{
+    Error, Places, Result,
+    adapters::Base,
+    files::export,
+    merge,
+    model::{Source, Store, build},
+    prepare::{Prepared, prepare, sampler},
+    train::{AdamW, Run, TrainerLog, checkpoint},
+};
+use api::{
+    Event, JobKind, Outcome, Problem, RunConfig, Text,
+    job::Spec,
+};
+use candle_core::Device;
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+/// Takes each event as it happens; an error (a full disk, say) ends the run.
+pub type Sink<'a> = &'a mut dyn FnMut(Event) -> Result<()>;
+
+/// Does the job and says everything through `sink`, the last word included. `stop` asks it to save and end.
+pub fn run(spec: &Spec, dir: &Path, places: &Places, sink: Sink, stop: &AtomicBool) -> Result<Outcome> {
+    sink(Event::Started { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").into() })?;
+    let done = match spec.kind {
+        JobKind::Train => train(&spec.config, dir, places, sink, stop),
+        JobKind::Export => merge::export(&spec.config, &spec.id, places, sink, stop).map(|o| (o, BTreeMap::new())),
+        JobKind::Pull => Err(Error::Internal("a pull is the server's job".into())),
+    };
+    let (outcome, problem, summary) = match done {
+        Ok((outcome, summary)) => (outcome, None, summary),
+        Err(error) => (Outcome::Failed, Some(error.into_problem()), BTreeMap::new()),
+    };
+    sink(Event::Finished { outcome, problem, summary })?;
+    Ok(outcome)
+}
+
+fn train(
+    config: &RunConfig, dir: &Path, places: &Places, sink: Sink, stop: &AtomicBool,
+) -> Result<(Outcome, BTreeMap<String, f64>)> {
+    status(sink, "Reading the data", "正在读取数据")?;
+    let prepared = prepare(config, places)?;
+    sink(Event::Planned { plan: Box::new(prepared.plan.clone()) })?;
+    for problem in &prepared.plan.warnings {
+        sink(Event::Note { problem: problem.clone() })?;
+    }
+    room_for(&prepared, dir)?;
+    status(sink, "Loading the model", "正在加载模型")?;
+    let Prepared { model: chosen, train, output, stage, tuning, files, plan, .. } = &prepared;
+    let device = Device::Cpu;
+    let mut store = Store::default();
+    let source = match chosen.train_from_scratch {
+        true => Source::Random { seed: train.seed },
+        false => Source::Files(files),
+    };
+    let mut model = build(&prepared.config, &source, tuning.as_ref(), &mut store, &device)?;
+    model.recompute = train.gradient_checkpointing;
+
+    let mut optimizer = AdamW::new(train);
+    let (mut step, mut history) = (0, Vec::new());
+    if let Some(from) = resume_from(output.resume_from_checkpoint.as_ref(), dir, sink)? {
+        let (done, state, trainer) = checkpoint::read(&from)?;
+        restore(&store, &from)?;
+        optimizer.restore(&store, state, done)?;
+        step = done;
+        history = trainer["log_history"].as_array().cloned().unwrap_or_default();
+    }
+    let base = Base { files, name: &chosen.model_name_or_path };
+    let mut run = Run {
+        model: &model,
+        store: &store,
+        tuning: tuning.as_ref(),
+        base,
+        samples: &prepared.samples,
+        eval: &prepared.eval,
+        params: train,
+        output,
+        sampler: sampler(&prepared.samples, train),
+        optimizer,
+        log: TrainerLog::new(dir, plan.steps, output.logging_steps, step, history),
+        step,
+        steps: plan.steps,
+        dir,
+        sink,
+        stop,
+    };
+    let outcome = stage.start(config)?.train(&mut run)?;
+    if outcome == Outcome::Succeeded {
+        tuning.save(dir, &model, &store, &run.base)?;
+        export::write_tokenizer(dir, files)?;
+        let bytes = checkpoint::folder_bytes(dir);
+        (run.sink)(Event::Artifact { path: dir.display().to_string(), bytes })?;
+    }
+    let summary = run.log.finish(run.step, run.epoch(), train.num_train_epochs, plan.samples)?;
+    Ok((outcome, summary))
+}
+
+/// The checkpoint to go on from: a path, or for `true` the newest whole one of this run.
+fn resume_from(wish: Option<&Value>, dir: &Path, sink: Sink) -> Result<Option<PathBuf>> {
+    let path = match wish {
+        None | Some(Value::Null | Value::Bool(false)) => return Ok(None),
+        Some(Value::String(path)) if path != "true" => PathBuf::from(path),
+        Some(_) => {
+            let (found, damaged) = checkpoint::newest(dir);
+            for fault in damaged {
+                let problem = Problem::new(
+                    "damaged_checkpoint",
+                    format!("A checkpoint is damaged and was passed over. {fault}."),
+                    format!("有检查点已损坏，已跳过。{fault}。"),
+                );
+                sink(Event::Note { problem })?;
+            }
+            match found {
+                Some((path, _)) => path,
+                None => return Ok(None),
+            }
+        }
+    };
+    let faults = checkpoint::damage(&path);
+    if faults.is_empty() {
+        return Ok(Some(path));
+    }
+    let (shown, faults) = (path.display(), faults.join("; "));
+    Err(Problem::new(
+        "damaged_checkpoint",
+        format!("{shown} is no whole checkpoint: {faults}."),
+        format!("{shown} 不是完整的检查点：{faults}。"),
+    )
+    .hint("Choose another, or true for the newest whole one.", "请换一个，或设为 true 使用最新的完整检查点。")
+    .field("resume_from_checkpoint")
+    .into())
+}
+
+/// Puts the trained values of a checkpoint in place.
+fn restore(store: &Store, checkpoint: &Path) -> Result<()> {
+    let values = if checkpoint.join("adapter_config.json").exists() {
+        crate::files::adapter::read_adapter(checkpoint, &Device::Cpu)?.1
+    } else {
+        let files = crate::files::ModelFiles::open(checkpoint)?;
+        let names: Vec<String> = files.names().map(str::to_owned).collect();
+        let read = |name: String| Ok((name.clone(), files.tensor(&name, candle_core::DType::F32, &Device::Cpu)?));
+        names.into_iter().map(read).collect::<Result<_>>()?
+    };
+    for parameter in store.trainable() {
+        let value = values.get(&parameter.name).filter(|v| v.shape() == parameter.get().shape()).ok_or_else(|| {
+            let (shown, name) = (checkpoint.display(), &parameter.name);
+            Problem::new(
+                "checkpoint_for_other_settings",
+                format!("{shown} does not fit this run: {name} is missing or has another shape."),
+                format!("{shown} 与此运行不符：{name} 缺失或形状不同。"),
+            )
+            .hint("Resume with the settings of the run that made it.", "请使用生成该检查点的运行设置来继续。")
+            .field("resume_from_checkpoint")
+        })?;
+        parameter.set(value.to_dtype(candle_core::DType::F32)?);
+    }
+    Ok(())
+}
+
+/// Refuses a run whose checkpoints would not fit on the disk.
+fn room_for(prepared: &Prepared, dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    let Some(free) = free_space(dir) else { return Ok(()) };
+    let needed = prepared.plan.disk + prepared.plan.disk / 5;
+    if free >= needed {
+        return Ok(());
+    }
+    let (needed, free) = (needed.div_ceil(1_000_000), free / 1_000_000);
+    Err(Problem::new(
+        "disk_full",
+        format!("The run needs {needed} MB on the disk, {free} MB are free."),
+        format!("此运行需要 {needed} MB 磁盘空间，可用 {free} MB。"),
+    )
+    .hint("Free some space, or set save_total_limit or a larger save_steps.", "请腾出空间，或设置 save_total_limit、调大 save_steps。")
+    .field("save_steps")
+    .into())
+}
+
+/// Bytes that may still be written to the disk of a folder.
+fn free_space(dir: &Path) -> Option<u64> {
+    let disk = nix::sys::statvfs::statvfs(dir).ok()?;
+    Some(disk.blocks_available() * disk.fragment_size())
+}
+
+fn status(sink: Sink, en: &str, zh: &str) -> Result<()> {
+    sink(Event::Status { text: Text::new(en, zh), done: 0, total: 0 })
+}

@@ -1,0 +1,155 @@
+//! The training loop, top to bottom.
+
+use super::{AdamW, Sampler, TrainerLog, checkpoint, clip, schedule};
+use crate::{
+    Error, Result,
+    adapters::{Base, Tuning},
+    data::Sequence,
+    kernels::dropout::mix,
+    model::{Batch, Grads, Model, Store},
+    stages::Objective,
+};
+use api::{
+    Event, Outcome, Problem,
+    params::{OutputParams, TrainParams},
+};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+/// Everything that one run has at hand.
+pub struct Run<'a> {
+    pub model: &'a Model,
+    pub store: &'a Store,
+    pub tuning: &'a dyn Tuning,
+    pub base: Base<'a>,
+    pub samples: &'a [Sequence],
+    pub eval: &'a [Sequence],
+    pub params: &'a TrainParams,
+    pub output: &'a OutputParams,
+    pub sampler: Sampler,
+    pub optimizer: AdamW,
+    pub log: TrainerLog,
+    /// Steps made, and to be made.
+    pub step: u64,
+    pub steps: u64,
+    pub dir: &'a Path,
+    pub sink: &'a mut dyn FnMut(Event) -> Result<()>,
+    pub stop: &'a AtomicBool,
+}
+
+impl Run<'_> {
+    /// Epochs gone after `step` steps.
+    pub fn epoch(&self) -> f64 {
+        self.step as f64 / self.sampler.steps_per_epoch().max(1) as f64
+    }
+
+    fn every(&self, steps: u64) -> bool {
+        steps > 0 && self.step.is_multiple_of(steps)
+    }
+
+    /// Validation at `eval_steps`, or once an epoch; and at the end.
+    fn evaluates(&self) -> bool {
+        let steps = if self.output.eval_steps > 0 { self.output.eval_steps } else { self.sampler.steps_per_epoch() };
+        !self.eval.is_empty() && (self.every(steps) || self.step == self.steps)
+    }
+
+    /// A checkpoint of the present step; older ones go once it has been verified.
+    pub fn save(&mut self) -> Result<()> {
+        let state = self.log.state(self.step, self.epoch(), self.params.num_train_epochs);
+        let (name, bytes) = checkpoint::write(self.dir, self.step, &self.optimizer.state(), &state, |dir| {
+            self.tuning.save(dir, self.model, self.store, &self.base)
+        })?;
+        if let Some(limit) = self.output.save_total_limit {
+            let faults = checkpoint::damage(&self.dir.join(&name));
+            if !faults.is_empty() {
+                return Err(Error::Internal(format!("{name} could not be verified: {}", faults.join("; "))));
+            }
+            checkpoint::prune(self.dir, limit)?;
+        }
+        (self.sink)(Event::Checkpoint { step: self.step, name, bytes })
+    }
+
+    /// Mean validation loss.
+    fn validate(&mut self, objective: &mut (impl Objective + ?Sized)) -> Result<()> {
+        let (mut sum, mut targets) = (0.0, 0);
+        for sequences in self.eval.chunks(self.sampler.batch) {
+            let batch = Batch::new(sequences.iter().map(|s| (s.ids.as_slice(), s.trained.as_slice())));
+            sum += objective.evaluate(self.model, &batch)?;
+            targets += batch.targets.len();
+        }
+        let loss = sum / targets.max(1) as f64;
+        let epoch = self.epoch();
+        self.log.evaluation(self.step, epoch, loss)?;
+        (self.sink)(Event::Metrics { step: self.step, epoch, values: BTreeMap::from([("eval_loss".into(), loss)]) })
+    }
+}
+
+/// The supervised loop. The loss is the mean over all target tokens of a step, however they are split into batches.
+pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<Outcome> {
+    let warmup = schedule::warmup(run.params, run.steps);
+    while run.step < run.steps {
+        if run.stop.load(Ordering::Relaxed) {
+            run.save()?;
+            return Ok(Outcome::Stopped);
+        }
+        let begun = Instant::now();
+        let batches: Vec<Batch> = run
+            .sampler
+            .step(run.step)
+            .iter()
+            .map(|indices| Batch::new(indices.iter().map(|i| (&*run.samples[*i].ids, &*run.samples[*i].trained))))
+            .collect();
+        let targets = batches.iter().map(|b| b.targets.len()).sum::<usize>().max(1);
+        let tokens: usize = batches.iter().map(|b| b.ids.len()).sum();
+
+        let (mut grads, mut sum) = (Grads::default(), 0.0);
+        for (micro, batch) in batches.iter().enumerate() {
+            let random = mix(run.params.seed ^ mix(run.step ^ mix(micro as u64)));
+            sum += objective.loss(run.model, batch, 1.0 / targets as f32, random, &mut grads)?;
+        }
+        let loss = sum / targets as f64;
+        let (norm, factor) = clip(&grads, run.params.max_grad_norm)?;
+        if !loss.is_finite() || !norm.is_finite() {
+            return Err(diverged(run.step + 1, loss, run.params.learning_rate));
+        }
+        let peak = run.params.learning_rate;
+        let rate = peak * schedule::factor(run.params.lr_scheduler_type, run.step, warmup, run.steps, peak);
+        run.optimizer.step(run.store, &grads, rate, factor)?;
+        run.step += 1;
+
+        let values = BTreeMap::from([
+            ("loss".to_string(), loss),
+            ("learning_rate".to_string(), rate),
+            ("grad_norm".to_string(), norm),
+            ("tokens_per_s".to_string(), tokens as f64 / begun.elapsed().as_secs_f64().max(1e-9)),
+        ]);
+        let epoch = run.epoch();
+        run.log.step(run.step, epoch, &values)?;
+        (run.sink)(Event::Metrics { step: run.step, epoch, values })?;
+        if run.evaluates() {
+            run.validate(objective)?;
+        }
+        if run.every(run.output.save_steps) || run.step == run.steps {
+            run.save()?;
+        }
+    }
+    Ok(Outcome::Succeeded)
+}
+
+fn diverged(step: u64, loss: f64, rate: f64) -> Error {
+    Problem::new(
+        "diverged",
+        format!("The loss became {loss} at step {step} with learning_rate {rate}."),
+        format!("第 {step} 步的损失变为 {loss}，learning_rate 为 {rate}。"),
+    )
+    .hint(
+        format!("Resume from the last checkpoint or start again with a learning rate of {:e} or less.", rate / 4.0),
+        format!("请从最近的检查点继续，或把学习率降到 {:e} 以下重新开始。", rate / 4.0),
+    )
+    .field("learning_rate")
+    .into()
+}

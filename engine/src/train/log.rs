@@ -1,0 +1,116 @@
+//! The files that tools of the field read: `trainer_log.jsonl`, `trainer_state.json`, `train_results.json`.
+
+use crate::{Error, Result, files::atomic::write_atomically};
+use serde_json::{Map, Value, json};
+use std::{
+    collections::BTreeMap,
+    fs::OpenOptions,
+    io::Write,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+/// Writes LLaMA-Factory's log lines and keeps transformers' log history.
+pub struct TrainerLog {
+    dir: PathBuf,
+    total: u64,
+    every: u64,
+    begun: Instant,
+    first: u64,
+    /// Losses since the last line.
+    losses: Vec<f64>,
+    pub history: Vec<Value>,
+}
+
+impl TrainerLog {
+    /// `first` is the number of steps made before this process, `history` theirs.
+    pub fn new(dir: &Path, total: u64, every: u64, first: u64, history: Vec<Value>) -> Self {
+        Self { dir: dir.into(), total, every: every.max(1), begun: Instant::now(), first, losses: Vec::new(), history }
+    }
+
+    /// One optimizer step.
+    pub fn step(&mut self, step: u64, epoch: f64, values: &BTreeMap<String, f64>) -> Result<()> {
+        self.losses.extend(values.get("loss"));
+        if !step.is_multiple_of(self.every) && step != self.total {
+            return Ok(());
+        }
+        let loss = self.losses.iter().sum::<f64>() / self.losses.len().max(1) as f64;
+        self.losses.clear();
+        let rate = values.get("learning_rate").copied().unwrap_or(0.0);
+        let norm = values.get("grad_norm").copied().unwrap_or(0.0);
+        self.history.push(json!({"epoch": epoch, "grad_norm": norm, "learning_rate": rate, "loss": loss, "step": step}));
+        self.line(step, epoch, json!({"loss": round(loss), "lr": rate}))
+    }
+
+    /// One evaluation.
+    pub fn evaluation(&mut self, step: u64, epoch: f64, loss: f64) -> Result<()> {
+        self.history.push(json!({"epoch": epoch, "eval_loss": loss, "step": step}));
+        self.line(step, epoch, json!({"eval_loss": round(loss)}))
+    }
+
+    /// transformers' `TrainerState`.
+    pub fn state(&self, step: u64, epoch: f64, epochs: f64) -> Value {
+        json!({
+            "best_global_step": null, "best_metric": null, "best_model_checkpoint": null,
+            "epoch": epoch, "eval_steps": 500, "global_step": step,
+            "is_hyper_param_search": false, "is_local_process_zero": true, "is_world_process_zero": true,
+            "log_history": self.history, "logging_steps": self.every, "max_steps": self.total,
+            "num_input_tokens_seen": 0, "num_train_epochs": epochs.ceil() as u64, "save_steps": 500,
+            "stateful_callbacks": {}, "total_flos": 0.0, "train_batch_size": 1,
+            "trial_name": null, "trial_params": null
+        })
+    }
+
+    /// Writes `trainer_state.json`, `train_results.json` and `all_results.json` at the end of a run.
+    pub fn finish(&self, step: u64, epoch: f64, epochs: f64, samples: u64) -> Result<BTreeMap<String, f64>> {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let losses: Vec<f64> = self.history.iter().filter_map(|h| h["loss"].as_f64()).collect();
+        let mut results = BTreeMap::from([
+            ("epoch".to_string(), epoch),
+            ("train_loss".to_string(), losses.iter().sum::<f64>() / losses.len().max(1) as f64),
+            ("train_runtime".to_string(), seconds),
+            ("train_samples_per_second".to_string(), samples as f64 / seconds.max(1e-9)),
+            ("train_steps_per_second".to_string(), (step - self.first) as f64 / seconds.max(1e-9)),
+        ]);
+        if let Some(loss) = self.history.iter().rev().find_map(|h| h["eval_loss"].as_f64()) {
+            results.insert("eval_loss".into(), loss);
+        }
+        for (name, value) in [
+            ("trainer_state.json", self.state(step, epoch, epochs)),
+            ("train_results.json", json!(results)),
+            ("all_results.json", json!(results)),
+        ] {
+            write_atomically(&self.dir.join(name), pretty(&value).as_bytes())?;
+        }
+        Ok(results)
+    }
+
+    fn line(&self, step: u64, epoch: f64, extra: Value) -> Result<()> {
+        let elapsed = self.begun.elapsed().as_secs_f64();
+        let left = elapsed / (step - self.first).max(1) as f64 * self.total.saturating_sub(step) as f64;
+        let mut line = Map::new();
+        line.insert("current_steps".into(), step.into());
+        line.insert("total_steps".into(), self.total.into());
+        line.extend(extra.as_object().cloned().unwrap_or_default());
+        line.insert("epoch".into(), round(epoch).into());
+        line.insert("percentage".into(), ((step as f64 / self.total.max(1) as f64 * 1e4).round() / 100.0).into());
+        line.insert("elapsed_time".into(), clock(elapsed).into());
+        line.insert("remaining_time".into(), clock(left).into());
+        let path = self.dir.join("trainer_log.jsonl");
+        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
+        writeln!(file, "{}", Value::Object(line)).map_err(Error::io(&path))
+    }
+}
+
+pub(crate) fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+}
+
+fn round(x: f64) -> f64 {
+    (x * 1e4).round() / 1e4
+}
+
+fn clock(seconds: f64) -> String {
+    let s = seconds as u64;
+    format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+}
