@@ -38,7 +38,8 @@ pub struct Preview {
     pub rows: Vec<PreviewRow>,
 }
 
-/// One message of a conversation; `role` is `system`, `user`, `assistant` or `tool`.
+/// One message of a conversation; `role` is `system`, `user`, `assistant`, `tool`, or `function` (an answer that calls
+/// tools: its content is the JSON of the calls).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Message {
     pub role: String,

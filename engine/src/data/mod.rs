@@ -1,1 +1,47 @@
-//! Datasets in: what stands in `dataset_info.json`, rows as examples, examples as tokens.
+//! Datasets in: what stands in `dataset_info.json`, rows as examples, examples as tokens with a loss mask.
+//!
+//! To add a dataset format: a file here with one [`Format`], and a line in [`FORMATS`].
+
+mod alpaca;
+pub mod encode;
+pub mod example;
+pub mod info;
+pub mod load;
+pub mod preview;
+pub mod reader;
+mod sharegpt;
+pub mod template;
+
+pub use encode::{EncodeOptions, Encoder, Sequence, SpecialTokens, pack};
+pub use example::{Example, Kind};
+pub use info::{Registry, Source};
+pub use load::{Dataset, LoadOptions, Needs, load, split};
+pub use template::ChatTemplate;
+
+use crate::{Result, entry::Entry};
+use api::Problem;
+use serde_json::{Map, Value};
+
+/// A row of a dataset file.
+pub type Row = Map<String, Value>;
+
+/// How rows of a file are read as examples: `formatting` in `dataset_info.json`.
+pub trait Format: Entry {
+    /// What the rows of this dataset are, by its columns.
+    fn kind(&self, dataset: &info::Entry) -> Kind;
+
+    /// A row as the trainer reads it. The problem names the column; the caller adds dataset and row.
+    fn example(&self, row: &Row, dataset: &info::Entry) -> Result<Example, Box<Problem>>;
+
+    /// The `dataset_info.json` entry, without its file, for a file whose first row this is; `None` if it isn't of this
+    /// format.
+    fn recognise(&self, row: &Row) -> Option<Row>;
+}
+
+/// Every format. The order is that in which an unknown file is tried.
+pub static FORMATS: &[&dyn Format] = &[&sharegpt::OpenAi, &sharegpt::ShareGpt, &alpaca::Alpaca];
+
+/// The format that `formatting` names.
+pub fn format(name: &str) -> Result<&'static dyn Format> {
+    crate::entry::find(FORMATS, ["dataset format", "数据集格式"], "formatting", name)
+}

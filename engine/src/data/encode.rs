@@ -1,0 +1,329 @@
+//! Examples as tokens: the only code that turns a conversation or a text into ids and a loss mask. Preview, training, chat
+//! and export all call it.
+
+mod answers;
+
+use super::{ChatTemplate, Example};
+use crate::{Error, Result};
+use answers::Answers;
+use api::{Problem, data::Message};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use tokenizers::Tokenizer;
+
+/// Tokens of one sample.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sequence {
+    /// (len)
+    pub ids: Vec<u32>,
+    /// (len): whether the model learns to predict this token from those before it. The first token never is.
+    pub trained: Vec<bool>,
+    /// Tokens that were cut off at the end.
+    pub truncated: usize,
+}
+
+/// The tokens that begin and end a text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpecialTokens {
+    pub bos: Option<(String, u32)>,
+    pub eos: Option<(String, u32)>,
+}
+
+/// How conversations become samples.
+#[derive(Clone, Debug)]
+pub struct EncodeOptions {
+    /// Samples keep at most this many tokens, from their beginning.
+    pub cutoff_len: usize,
+    /// Every token is trained, not only the answers.
+    pub train_on_prompt: bool,
+    /// Only the last answer is trained.
+    pub mask_history: bool,
+    /// Variables for the template, for example `enable_thinking`.
+    pub extra: Map<String, Value>,
+}
+
+impl Default for EncodeOptions {
+    fn default() -> Self {
+        Self { cutoff_len: 2048, train_on_prompt: false, mask_history: false, extra: Map::new() }
+    }
+}
+
+/// A tokenizer, a chat template and the rules of the loss mask.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    tokenizer: Arc<Tokenizer>,
+    template: ChatTemplate,
+    special: SpecialTokens,
+    options: EncodeOptions,
+}
+
+impl Encoder {
+    /// Truncation and padding that the tokenizer's file may ask for are switched off.
+    pub fn new(
+        tokenizer: Arc<Tokenizer>,
+        template: ChatTemplate,
+        special: SpecialTokens,
+        options: EncodeOptions,
+    ) -> Result<Self> {
+        let mut tokenizer = tokenizer;
+        if tokenizer.get_truncation().is_some() || tokenizer.get_padding().is_some() {
+            let plain = Arc::make_mut(&mut tokenizer);
+            plain.with_padding(None);
+            plain.with_truncation(None).map_err(|e| Error::Internal(e.to_string()))?;
+        }
+        Ok(Self { tokenizer, template, special, options })
+    }
+
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    pub fn template(&self) -> &ChatTemplate {
+        &self.template
+    }
+
+    pub fn special(&self) -> &SpecialTokens {
+        &self.special
+    }
+
+    pub fn options(&self) -> &EncodeOptions {
+        &self.options
+    }
+
+    /// The conversation of an example, cut at `cutoff_len`. The ids are those of transformers' `apply_chat_template`.
+    /// Trained are the answers with the token that ends each, not the headers before them; a template whose answers can't
+    /// be told from the rest is a problem. A row with [`Example::text`] instead is encoded as text.
+    pub fn conversation(&self, example: &Example) -> Result<Sequence> {
+        if let Some(text) = &example.text {
+            return Ok(self.text(text)?.cut(self.options.cutoff_len));
+        }
+        let tools = example.tools.as_ref();
+        if self.options.train_on_prompt {
+            let text = self.template.render(&example.messages, tools, false, &self.options.extra)?;
+            return Ok(self.whole(&text)?.cut(self.options.cutoff_len));
+        }
+        let answers = Answers::find(&self.template, &example.messages, tools, &self.options.extra)?;
+        let spans = match answers.spans.as_slice() {
+            [.., last] if self.options.mask_history => std::slice::from_ref(last),
+            all => all,
+        };
+        let encoding = self.encode(&answers.text, false)?;
+        let trained = trained(encoding.get_offsets(), spans);
+        Ok(Sequence { ids: encoding.get_ids().to_vec(), trained, truncated: 0 }.cut(self.options.cutoff_len))
+    }
+
+    /// The conversation with every token trained, not cut: an instruction row for the stage `pt`.
+    pub fn conversation_as_text(&self, example: &Example) -> Result<Sequence> {
+        match &example.text {
+            Some(text) => self.text(text),
+            None => {
+                let tools = example.tools.as_ref();
+                self.whole(&self.template.render(&example.messages, tools, false, &self.options.extra)?)
+            }
+        }
+    }
+
+    /// The ids that a model answers to: the conversation so far and the beginning of an answer.
+    pub fn prompt(&self, messages: &[Message], tools: Option<&Value>) -> Result<Vec<u32>> {
+        let text = self.template.render(messages, tools, true, &self.options.extra)?;
+        Ok(self.encode(&text, false)?.get_ids().to_vec())
+    }
+
+    /// A plain text, whole, all trained: with what the tokenizer puts around a text (often a first token), and a last token
+    /// that ends it.
+    pub fn text(&self, text: &str) -> Result<Sequence> {
+        let mut ids = self.encode(text, true)?.get_ids().to_vec();
+        if let Some((_, eos)) = &self.special.eos
+            && ids.last() != Some(eos)
+        {
+            ids.push(*eos);
+        }
+        Ok(Sequence::all(ids))
+    }
+
+    fn whole(&self, text: &str) -> Result<Sequence> {
+        Ok(Sequence::all(self.encode(text, false)?.get_ids().to_vec()))
+    }
+
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<tokenizers::Encoding> {
+        self.tokenizer.encode(text, add_special_tokens).map_err(|e| {
+            Problem::new(
+                "tokenizer_failed",
+                format!("The tokenizer can't encode this text: {e}."),
+                format!("分词器无法编码这段文本：{e}。"),
+            )
+            .hint("Check that the tokenizer belongs to this model.", "请检查分词器是否属于该模型。")
+            .into()
+        })
+    }
+}
+
+impl Sequence {
+    /// Every token but the first is trained.
+    pub fn all(ids: Vec<u32>) -> Self {
+        let trained = (0..ids.len()).map(|i| i > 0).collect();
+        Self { ids, trained, truncated: 0 }
+    }
+
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Number of tokens with a loss.
+    pub fn targets(&self) -> usize {
+        self.trained.iter().filter(|t| **t).count()
+    }
+
+    /// The first `len` tokens; the others are counted in `truncated`.
+    pub fn cut(mut self, len: usize) -> Self {
+        self.truncated += self.ids.len().saturating_sub(len);
+        self.ids.truncate(len);
+        self.trained.truncate(len);
+        self
+    }
+}
+
+/// Joins texts and cuts the whole into blocks of `cutoff` tokens; the last block may be shorter. A block's first token has
+/// nothing before it and isn't trained. Texts see each other inside a block: only for plain text, where each ends with its
+/// own last token.
+pub fn pack(sequences: impl IntoIterator<Item = Sequence>, cutoff: usize) -> Vec<Sequence> {
+    let cutoff = cutoff.max(2);
+    let (mut blocks, mut block) = (Vec::new(), Vec::new());
+    for sequence in sequences {
+        let mut ids = sequence.ids.as_slice();
+        while !ids.is_empty() {
+            let (now, later) = ids.split_at(ids.len().min(cutoff - block.len()));
+            block.extend_from_slice(now);
+            ids = later;
+            if block.len() == cutoff {
+                blocks.push(Sequence::all(std::mem::take(&mut block)));
+            }
+        }
+    }
+    if block.len() > 1 {
+        blocks.push(Sequence::all(block));
+    }
+    blocks
+}
+
+/// A token is trained if it begins inside a span. (Offsets of byte-level tokens may leave out a space before a word; an
+/// empty range at a span's very beginning is such a space, and belongs to the header.)
+fn trained(offsets: &[(usize, usize)], spans: &[std::ops::Range<usize>]) -> Vec<bool> {
+    let inside =
+        |(start, end): (usize, usize)| spans.iter().any(|s| start >= s.start && start < s.end && end > s.start);
+    offsets.iter().enumerate().map(|(i, offset)| i > 0 && inside(*offset)).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::data::template::named;
+
+    /// A byte-level tokenizer with single bytes as tokens, and the special tokens that the templates here use.
+    fn tokenizer() -> Arc<Tokenizer> {
+        let bytes = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet();
+        let mut bytes: Vec<char> = bytes.into_iter().collect();
+        bytes.sort_unstable();
+        let vocab: Map<String, Value> = bytes.iter().enumerate().map(|(i, c)| (c.to_string(), i.into())).collect();
+        let added: Vec<Value> = ["<|im_start|>", "<|im_end|>", "</s>", "<|end|>", "<|endoftext|>"]
+            .iter()
+            .enumerate()
+            .map(|(i, content)| {
+                serde_json::json!({"id": 256 + i, "content": content, "special": true, "single_word": false,
+                    "lstrip": false, "rstrip": false, "normalized": false})
+            })
+            .collect();
+        let level = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+        let json = serde_json::json!({"version": "1.0", "added_tokens": added, "pre_tokenizer": level,
+            "post_processor": level, "decoder": level,
+            "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+            "model": {"type": "BPE", "vocab": vocab, "merges": []}});
+        Arc::new(json.to_string().parse().unwrap())
+    }
+
+    fn encoder(source: &str, options: EncodeOptions) -> Encoder {
+        let template = ChatTemplate::new(source, None, Some("</s>")).unwrap();
+        let special = SpecialTokens { bos: None, eos: Some(("</s>".into(), 258)) };
+        Encoder::new(tokenizer(), template, special, options).unwrap()
+    }
+
+    fn learned(encoder: &Encoder, sequence: &Sequence) -> String {
+        let ids: Vec<u32> =
+            sequence.ids.iter().zip(&sequence.trained).filter(|(_, t)| **t).map(|(id, _)| *id).collect();
+        encoder.tokenizer.decode(&ids, false).unwrap()
+    }
+
+    fn talk(turns: &[(&str, &str)]) -> Example {
+        let messages = turns.iter().map(|(role, content)| Message::new(role, *content)).collect();
+        Example { messages, ..Example::default() }
+    }
+
+    #[test]
+    fn answers_and_their_ends_are_trained() {
+        let example =
+            talk(&[("system", "s"), ("user", "Hi"), ("assistant", " 你好 "), ("user", "2?"), ("assistant", "4")]);
+        let chatml = named("chatml").unwrap();
+        let encoder_of = |options| encoder(chatml, options);
+        let plain = encoder_of(EncodeOptions::default());
+        let sequence = plain.conversation(&example).unwrap();
+        assert_eq!(learned(&plain, &sequence), " 你好 <|im_end|>4<|im_end|>");
+        assert_eq!(sequence.truncated, 0);
+        let text = "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n 你好 <|im_end|>\n\
+                    <|im_start|>user\n2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n";
+        assert_eq!(plain.tokenizer.decode(&sequence.ids, false).unwrap(), text);
+        let last = encoder_of(EncodeOptions { mask_history: true, ..EncodeOptions::default() });
+        assert_eq!(learned(&last, &last.conversation(&example).unwrap()), "4<|im_end|>");
+        let all = encoder_of(EncodeOptions { train_on_prompt: true, ..EncodeOptions::default() });
+        let sequence = all.conversation(&example).unwrap();
+        assert_eq!((sequence.targets(), sequence.trained[0]), (sequence.len() - 1, false));
+        let short = encoder_of(EncodeOptions { cutoff_len: 10, ..EncodeOptions::default() });
+        let cut = short.conversation(&example).unwrap();
+        assert_eq!((cut.len(), cut.targets(), cut.truncated), (10, 0, sequence.len() - 10));
+    }
+
+    #[test]
+    fn the_answer_alone_counts_whatever_the_question() {
+        let encoder = encoder(named("alpaca").unwrap(), EncodeOptions::default());
+        for question in ["What is 2 + 2?", "4", "4</s>", ""] {
+            let sequence = encoder.conversation(&talk(&[("user", question), ("assistant", "4")])).unwrap();
+            assert_eq!(learned(&encoder, &sequence), "4</s>", "{question}");
+        }
+    }
+
+    #[test]
+    fn prompts_are_the_beginning_of_samples() {
+        for name in ["chatml", "alpaca", "vicuna", "llama2", "mistral", "qwen", "gemma"] {
+            let encoder = encoder(named(name).unwrap(), EncodeOptions::default());
+            let example = talk(&[("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]);
+            let sequence = encoder.conversation(&example).unwrap();
+            let prompt = encoder.prompt(&example.messages[..3], None).unwrap();
+            assert_eq!(sequence.ids[..prompt.len()], prompt, "{name}");
+            assert!(sequence.trained[prompt.len()] && !sequence.trained[prompt.len() - 1], "{name}");
+        }
+    }
+
+    #[test]
+    fn texts_end_and_pack() {
+        let encoder = encoder(named("chatml").unwrap(), EncodeOptions::default());
+        let text = encoder.text("abcdef").unwrap();
+        assert_eq!((text.len(), text.ids[6], text.targets()), (7, 258, 6));
+        let blocks = pack([text.clone(), text.clone()], 5);
+        assert_eq!(blocks.iter().map(Sequence::len).collect::<Vec<_>>(), [5, 5, 4]);
+        assert_eq!(blocks.concat_ids(), [text.ids.clone(), text.ids].concat());
+        assert!(blocks.iter().all(|b| !b.trained[0] && b.trained[1]));
+    }
+
+    trait ConcatIds {
+        fn concat_ids(&self) -> Vec<u32>;
+    }
+    impl ConcatIds for Vec<Sequence> {
+        fn concat_ids(&self) -> Vec<u32> {
+            self.iter().flat_map(|s| s.ids.clone()).collect()
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Datasets as samples: reads the rows of every named dataset, encodes them, and counts what happened to them.
+
+use super::example::{Kind, at_row};
+use super::{Encoder, Example, Registry, Sequence, info, pack, reader};
+use crate::random::Random;
+use crate::{Error, Result};
+use api::{Problem, Problems, plan::PlannedDataset};
+use std::ops::ControlFlow;
+
+/// What a stage learns from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Conversations, their answers trained.
+    Instructions,
+    /// Texts, all of it trained; conversations are taken as the text that the chat template makes of them.
+    Text,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    pub needs: Needs,
+    /// At most this many rows of each dataset, from its beginning.
+    pub max_samples: Option<usize>,
+    /// Joins the samples of a dataset to blocks of `cutoff_len` tokens (see [`pack`]). Only with [`Needs::Text`].
+    pub packing: bool,
+}
+
+/// The samples of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Dataset {
+    pub samples: Vec<Sequence>,
+    /// Samples and tokens of each dataset, in the order asked for.
+    pub datasets: Vec<PlannedDataset>,
+    /// Rows read.
+    pub rows: u64,
+    /// Samples that were cut at `cutoff_len`.
+    pub truncated: u64,
+    /// Rows left out since no token of theirs would be trained.
+    pub skipped: u64,
+    /// Tokens of the longest sample.
+    pub longest: u64,
+    /// Worth knowing, for the plan's warnings.
+    pub notes: Vec<Problem>,
+}
+
+/// More faults than this in one dataset are only counted.
+const SHOWN_FAULTS: usize = 20;
+
+/// Loads `names`. Faulty rows are an error that lists them, row by row, for all datasets at once: a row is never left out
+/// unseen.
+pub fn load(registry: &Registry, names: &[String], options: &LoadOptions, encoder: &Encoder) -> Result<Dataset> {
+    let mut dataset = Dataset::default();
+    let mut problems = Problems::default();
+    if names.is_empty() {
+        let problem = Problem::new("no_dataset", "No dataset is chosen.", "未选择数据集。");
+        let known: Vec<&str> = registry.entries().iter().map(|entry| entry.name.as_str()).take(8).collect();
+        return Err(problem
+            .hint(
+                format!("Choose one, for example {}.", known.join(", ")),
+                format!("请选择，例如 {}。", known.join("、")),
+            )
+            .field("dataset")
+            .into());
+    }
+    for name in names {
+        if let Err(error) = one(registry, name, options, encoder, &mut dataset) {
+            error.into_problems().into_iter().for_each(|problem| problems.push(problem));
+        }
+    }
+    if problems.is_empty() && dataset.samples.is_empty() {
+        problems.push(nothing_left(&dataset, names, encoder));
+    }
+    let mut dataset = problems.or(dataset)?;
+    dataset.longest = dataset.samples.iter().map(|s| s.len() as u64).max().unwrap_or(0);
+    if dataset.truncated > 0 {
+        dataset.notes.push(cut_note(dataset.truncated, encoder.options().cutoff_len));
+    }
+    if dataset.skipped > 0 {
+        dataset.notes.push(skipped_note(dataset.skipped));
+    }
+    Ok(dataset)
+}
+
+/// Calls `each` with the 1-based number and the example of every row of a dataset, up to `limit` rows; a faulty row is a
+/// problem with dataset and row. An error of `each` ends the reading.
+pub fn examples(
+    registry: &Registry,
+    entry: &info::Entry,
+    limit: Option<usize>,
+    each: &mut dyn FnMut(u64, Result<Example, Box<Problem>>) -> Result<()>,
+) -> Result<()> {
+    let format = entry.format()?;
+    let limit = limit.into_iter().chain(entry.num_samples).min().map_or(u64::MAX, |n| n as u64);
+    let mut row = 0;
+    for file in registry.files(entry)? {
+        if row >= limit {
+            break;
+        }
+        reader::read(&file, &mut |_, value| {
+            row += 1;
+            let example = reader::object(value).and_then(|object| format.example(&object, entry));
+            each(row, example.map_err(|problem| Box::new(at_row(*problem, &entry.name, row))))?;
+            Ok(if row >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+    }
+    Ok(())
+}
+
+/// Holds back a share (`val_size` under 1) or a number of samples: `(to train on, held back)`, both in their old order.
+/// The choice depends on `seed` alone.
+pub fn split(samples: Vec<Sequence>, val_size: f64, seed: u64) -> Result<(Vec<Sequence>, Vec<Sequence>)> {
+    let n = samples.len();
+    let held = if val_size < 1.0 { (n as f64 * val_size.max(0.0)).ceil() } else { val_size.floor() };
+    if held <= 0.0 {
+        return Ok((samples, Vec::new()));
+    }
+    if held >= n as f64 {
+        return Err(Problem::new(
+            "val_size_too_large",
+            format!("val_size {val_size} holds back {held} of {n} samples and leaves none to train on."),
+            format!("val_size {val_size} 会从 {n} 个样本中留出 {held} 个，没有剩余样本可训练。"),
+        )
+        .hint(format!("Set it under {n}, or under 1 as a share."), format!("请设为小于 {n} 的数，或小于 1 的比例。"))
+        .field("val_size")
+        .into());
+    }
+    let mut order: Vec<usize> = (0..n).collect();
+    Random::new(seed, SPLIT_STREAM).shuffle(&mut order);
+    let mut is_held = vec![false; n];
+    order.iter().take(held as usize).for_each(|i| is_held[*i] = true);
+    let (mut train, mut validation) = (Vec::new(), Vec::new());
+    for (sample, held) in samples.into_iter().zip(is_held) {
+        if held { validation.push(sample) } else { train.push(sample) }
+    }
+    Ok((train, validation))
+}
+
+/// The stream of random numbers that choices of [`split`] come from.
+const SPLIT_STREAM: u64 = 0x5350_4C49_5400;
+
+fn one(registry: &Registry, name: &str, options: &LoadOptions, encoder: &Encoder, all: &mut Dataset) -> Result<()> {
+    let entry = registry.entry(name)?;
+    let kind = entry.format()?.kind(entry);
+    check_kind(name, kind, options.needs)?;
+    let cutoff = encoder.options().cutoff_len;
+    let (mut samples, mut faults, mut faulty) = (Vec::new(), Problems::default(), 0u64);
+    let mut shows_tools = encoder.template().takes_tools();
+    examples(registry, entry, options.max_samples, &mut |row, example| {
+        all.rows += 1;
+        let sequence = example.map_err(Error::Problem).and_then(|example| {
+            if example.tools.is_some() && !std::mem::replace(&mut shows_tools, true) {
+                all.notes.push(tools_note(name));
+            }
+            encoded(&example, options, encoder, cutoff).map_err(|e| at_row(e.into_problem(), name, row).into())
+        });
+        match sequence {
+            Ok(sequence) if sequence.targets() == 0 => all.skipped += 1,
+            Ok(sequence) => samples.push(sequence),
+            Err(error) => {
+                faulty += 1;
+                if faults.0.len() < SHOWN_FAULTS {
+                    faults.push(error.into_problem());
+                }
+            }
+        }
+        Ok(())
+    })?;
+    if faulty > SHOWN_FAULTS as u64 {
+        faults.push(more_faults(name, faulty - SHOWN_FAULTS as u64));
+    }
+    faults.or(())?;
+    if options.packing && options.needs == Needs::Text {
+        samples = pack(samples, cutoff);
+    }
+    all.truncated += samples.iter().filter(|s| s.truncated > 0).count() as u64;
+    let tokens = samples.iter().map(|s| s.len() as u64).sum();
+    all.datasets.push(PlannedDataset { name: name.into(), samples: samples.len() as u64, tokens });
+    all.samples.append(&mut samples);
+    Ok(())
+}
+
+fn encoded(example: &Example, options: &LoadOptions, encoder: &Encoder, cutoff: usize) -> Result<Sequence> {
+    match options.needs {
+        Needs::Instructions => encoder.conversation(example),
+        Needs::Text => {
+            let whole = encoder.conversation_as_text(example)?;
+            Ok(if options.packing { whole } else { whole.cut(cutoff) })
+        }
+    }
+}
+
+fn check_kind(name: &str, kind: Kind, needs: Needs) -> Result<()> {
+    let (en, zh, hint_en, hint_zh) = match (kind, needs) {
+        (Kind::Instructions, _) | (Kind::Text, Needs::Text) => return Ok(()),
+        (Kind::Text, Needs::Instructions) => (
+            "is plain text, and the stage sft needs answers to learn.",
+            "是纯文本，而 sft 阶段需要可学习的回答。",
+            "Choose the stage pt, or a dataset with questions and answers.",
+            "请选择 pt 阶段，或选择带问答的数据集。",
+        ),
+        (Kind::Preferences, _) => (
+            "holds pairs of a chosen and a rejected answer, and this stage needs answers to learn.",
+            "是偏好数据（chosen 与 rejected 成对），而此阶段需要可学习的回答。",
+            "Choose a dataset with questions and answers.",
+            "请选择带问答的数据集。",
+        ),
+        (Kind::Kto, _) => (
+            "holds answers marked good or bad (KTO), and this stage needs answers to learn.",
+            "是 KTO 数据（回答标注好坏），而此阶段需要可学习的回答。",
+            "Choose a dataset with questions and answers.",
+            "请选择带问答的数据集。",
+        ),
+    };
+    let problem = Problem::new("dataset_kind_mismatch", format!("Dataset {name} {en}"), format!("数据集 {name} {zh}"));
+    Err(problem.hint(hint_en, hint_zh).field("dataset").into())
+}
+
+fn nothing_left(dataset: &Dataset, names: &[String], encoder: &Encoder) -> Problem {
+    let (rows, skipped, cutoff) = (dataset.rows, dataset.skipped, encoder.options().cutoff_len);
+    let names = names.join(", ");
+    if skipped > 0 {
+        let en = format!(
+            "No token of {names} would be trained: cutoff_len {cutoff} cuts all {skipped} rows before their answer."
+        );
+        let zh = format!("{names} 没有可训练的词元：cutoff_len {cutoff} 在回答之前截断了全部 {skipped} 行。");
+        return Problem::new("nothing_trained", en, zh)
+            .hint("Raise cutoff_len.", "请调大 cutoff_len。")
+            .field("cutoff_len");
+    }
+    let en = format!("{names} gives no samples ({rows} rows).");
+    let zh = format!("{names} 没有样本（{rows} 行）。");
+    Problem::new("dataset_empty", en, zh)
+        .hint("Choose another dataset, or add rows to it.", "请选择其他数据集，或为其添加数据。")
+        .field("dataset")
+}
+
+fn cut_note(count: u64, cutoff: usize) -> Problem {
+    Problem::new(
+        "truncated",
+        format!("{count} samples are cut at {cutoff} tokens."),
+        format!("{count} 个样本在 {cutoff} 个词元处被截断。"),
+    )
+    .hint("Raise cutoff_len to keep them whole.", "调大 cutoff_len 可完整保留。")
+    .field("cutoff_len")
+}
+
+fn skipped_note(count: u64) -> Problem {
+    Problem::new(
+        "skipped",
+        format!("{count} rows are left out, since none of their tokens would be trained."),
+        format!("{count} 行被略去，因为其中没有可训练的词元。"),
+    )
+    .hint("Raise cutoff_len, or shorten their questions.", "请调大 cutoff_len，或缩短提问。")
+    .field("cutoff_len")
+}
+
+fn tools_note(name: &str) -> Problem {
+    Problem::new(
+        "tools_unseen",
+        format!("Dataset {name} describes tools, but the chat template doesn't show them to the model."),
+        format!("数据集 {name} 描述了工具，但对话模板不会把它们展示给模型。"),
+    )
+    .hint("Choose a template that takes tools, for example qwen.", "请选择支持工具的模板，例如 qwen。")
+    .field("template")
+}
+
+fn more_faults(name: &str, count: u64) -> Problem {
+    Problem::new(
+        "more_faults",
+        format!("{count} more rows of dataset {name} have faults."),
+        format!("数据集 {name} 还有 {count} 行有问题。"),
+    )
+    .hint("Look at the dataset in the Data tab.", "请在“数据”页查看该数据集。")
+    .field("dataset")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_is_repeatable_and_loses_nothing() {
+        let samples: Vec<Sequence> = (0..100).map(|i| Sequence::all(vec![i, i])).collect();
+        let (train, held) = split(samples.clone(), 0.1, 42).unwrap();
+        assert_eq!((train.len(), held.len()), (90, 10));
+        assert_eq!(split(samples.clone(), 0.1, 42).unwrap().1, held);
+        assert_ne!(split(samples.clone(), 0.1, 43).unwrap().1, held);
+        let mut ids: Vec<u32> = train.iter().chain(&held).map(|s| s.ids[0]).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, (0..100).collect::<Vec<u32>>());
+        assert!(train.is_sorted_by_key(|s| s.ids[0]));
+        assert_eq!(split(samples.clone(), 7.0, 1).unwrap().1.len(), 7);
+        assert_eq!(split(samples.clone(), 0.0, 1).unwrap().0.len(), 100);
+        assert_eq!(split(samples, 100.0, 1).unwrap_err().into_problem().field.as_deref(), Some("val_size"));
+    }
+}

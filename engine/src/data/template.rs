@@ -1,0 +1,336 @@
+//! Chat templates with transformers' semantics: Jinja in a sandbox with bounds, `trim_blocks` and `lstrip_blocks`, Python's
+//! string methods, `loop` controls, `raise_exception`, `strftime_now` and transformers' own `tojson`.
+
+mod named;
+mod tojson;
+
+pub use named::{NAMES, find, named};
+
+use super::example;
+use crate::Result;
+use api::{Problem, data::Message};
+use minijinja::value::{Kwargs, Serde, ValueKind, from_args};
+use minijinja::{Environment, Error, ErrorKind, State, Value, syntax::SyntaxConfig};
+use serde_json::Map;
+use std::io;
+use std::sync::{Arc, LazyLock};
+
+/// More text than this from one conversation is refused.
+pub const MAX_OUTPUT: usize = 8 << 20;
+/// Larger than any template that a model carries.
+const MAX_SOURCE: usize = 1 << 20;
+/// Instructions for one conversation; templates take some hundred for a message.
+const FUEL: u64 = 20_000_000;
+const RECURSION: usize = 100;
+
+/// A compiled chat template. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ChatTemplate {
+    environment: Arc<Environment<'static>>,
+    bos: Option<String>,
+    eos: Option<String>,
+    takes_tools: bool,
+    takes_calls: bool,
+}
+
+impl ChatTemplate {
+    /// Compiles Jinja source. `bos` and `eos` are the texts that `bos_token` and `eos_token` stand for.
+    pub fn new(source: &str, bos: Option<&str>, eos: Option<&str>) -> Result<Self> {
+        if source.len() > MAX_SOURCE {
+            let (en, zh) = (
+                format!("The chat template has {} bytes, more than {MAX_SOURCE}.", source.len()),
+                format!("对话模板有 {} 字节，超过 {MAX_SOURCE}。", source.len()),
+            );
+            return Err(template_problem("template_too_large", en, zh).into());
+        }
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(|e| syntax_problem(&e))?);
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(RECURSION);
+        environment.set_unknown_method_callback(method);
+        environment.add_filter("tojson", tojson_filter);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime_now);
+        environment.add_template_owned("chat", without_generation_tags(source)).map_err(|e| syntax_problem(&e))?;
+        Ok(Self {
+            environment: Arc::new(environment),
+            bos: bos.map(String::from),
+            eos: eos.map(String::from),
+            takes_tools: source.contains("tools"),
+            takes_calls: source.contains("tool_calls"),
+        })
+    }
+
+    /// Whether the template says anything about tools that may be called.
+    pub fn takes_tools(&self) -> bool {
+        self.takes_tools
+    }
+
+    /// Whether it writes calls of tools itself; otherwise a call stands in the text of the answer.
+    pub fn takes_calls(&self) -> bool {
+        self.takes_calls
+    }
+
+    /// The text that `eos_token` stands for.
+    pub fn eos(&self) -> Option<&str> {
+        self.eos.as_deref()
+    }
+
+    /// The conversation as text. `extra` are further variables, for example `enable_thinking`.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        tools: Option<&serde_json::Value>,
+        add_generation_prompt: bool,
+        extra: &Map<String, serde_json::Value>,
+    ) -> Result<String> {
+        let values = example::to_values(messages, self.takes_calls, false);
+        let first = self.render_values(&values, tools, add_generation_prompt, extra);
+        if first.is_err() && self.takes_calls && messages.iter().any(|m| m.role == "function") {
+            // Some templates join the arguments to other text and so want them as text.
+            let values = example::to_values(messages, true, true);
+            return self.render_values(&values, tools, add_generation_prompt, extra).or(first);
+        }
+        first
+    }
+
+    /// As [`ChatTemplate::render`], for messages as transformers takes them (`role`, `content`, `tool_calls` …).
+    pub fn render_values(
+        &self,
+        messages: &[serde_json::Value],
+        tools: Option<&serde_json::Value>,
+        add_generation_prompt: bool,
+        extra: &Map<String, serde_json::Value>,
+    ) -> Result<String> {
+        let mut context = std::collections::BTreeMap::new();
+        context.insert("messages", Value::from(Serde(messages)));
+        context.insert("tools", Value::from(Serde(tools)));
+        context.insert("documents", Value::from(()));
+        context.insert("add_generation_prompt", Value::from(add_generation_prompt));
+        for (name, text) in [("bos_token", &self.bos), ("eos_token", &self.eos)] {
+            if let Some(text) = text {
+                context.insert(name, Value::from(text.as_str()));
+            }
+        }
+        for (name, value) in extra {
+            context.insert(name, Value::from(Serde(value)));
+        }
+        let template = self.environment.get_template("chat").map_err(|e| render_problem(&e))?;
+        let mut out = Bounded(Vec::new());
+        template.render_captured_to(Value::from_iter(context), &mut out).map_err(|e| render_problem(&e))?;
+        String::from_utf8(out.0).map_err(|e| crate::Error::Internal(e.to_string()))
+    }
+}
+
+/// Bytes up to [`MAX_OUTPUT`].
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_OUTPUT {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a template says with `raise_exception`.
+#[derive(Debug)]
+struct Raised(String);
+
+impl std::fmt::Display for Raised {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Raised {}
+
+/// transformers marks the answers with `{% generation %}`; for the text the tags mean nothing. A condition that always
+/// holds keeps their control of white space.
+fn without_generation_tags(source: &str) -> String {
+    static TAG: LazyLock<Option<regex::Regex>> =
+        LazyLock::new(|| regex::Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").ok());
+    match &*TAG {
+        Some(tag) if source.contains("generation") => tag
+            .replace_all(source, |c: &regex::Captures| {
+                let word = if c.get(2).is_some() { "endif" } else { "if true" };
+                format!("{{%{} {word} {}%}}", &c[1], &c[3])
+            })
+            .into_owned(),
+        _ => source.to_string(),
+    }
+}
+
+/// `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
+fn tojson_filter(value: &Value, ascii: Option<Value>, options: Kwargs) -> std::result::Result<Value, Error> {
+    let ascii = match ascii {
+        Some(ascii) => Some(ascii),
+        None => options.get::<Option<Value>>("ensure_ascii")?,
+    };
+    let style = tojson::Style {
+        indent: options.get("indent")?,
+        separators: options.get::<Option<Vec<String>>>("separators")?,
+        ensure_ascii: ascii.is_some_and(|value| value.is_true()),
+        sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+    };
+    options.assert_all_used()?;
+    tojson::dumps(value, &style).map(Value::from)
+}
+
+fn raise_exception(message: String) -> std::result::Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
+}
+
+fn strftime_now(format: &str) -> std::result::Result<String, Error> {
+    jiff::fmt::strtime::format(format, &jiff::Zoned::now())
+        .map_err(|e| Error::new(ErrorKind::InvalidOperation, e.to_string()))
+}
+
+/// Python's methods that minijinja's own set lacks; then that set.
+fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> std::result::Result<Value, Error> {
+    if let (ValueKind::String, Some(text)) = (value.kind(), value.as_str()) {
+        match name {
+            "rsplit" => {
+                let (separator, limit): (Option<&str>, Option<i64>) = from_args(args)?;
+                let limit = limit.filter(|n| *n >= 0).map_or(usize::MAX, |n| (n as usize).saturating_add(1));
+                let mut parts: Vec<&str> = match separator {
+                    Some("") => return Err(Error::new(ErrorKind::InvalidOperation, "empty separator")),
+                    Some(separator) => text.rsplitn(limit, separator).collect(),
+                    None if limit == usize::MAX => text.split_whitespace().rev().collect(),
+                    None => text.trim_end().rsplitn(limit, char::is_whitespace).collect(),
+                };
+                parts.reverse();
+                return Ok(Value::from_iter(parts));
+            }
+            "removeprefix" => {
+                let (prefix,): (&str,) = from_args(args)?;
+                return Ok(Value::from(text.strip_prefix(prefix).unwrap_or(text)));
+            }
+            "removesuffix" => {
+                let (suffix,): (&str,) = from_args(args)?;
+                return Ok(Value::from(text.strip_suffix(suffix).unwrap_or(text)));
+            }
+            _ => {}
+        }
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+}
+
+fn template_problem(code: &str, en: String, zh: String) -> Problem {
+    Problem::new(code, en, zh)
+        .hint(
+            "Choose one of the named templates, or mend the model's chat template.",
+            "请选择一个内置模板，或修正模型自带的对话模板。",
+        )
+        .field("template")
+}
+
+fn syntax_problem(error: &Error) -> Problem {
+    let line = error.line().unwrap_or(1);
+    let detail = error.detail().map_or_else(|| error.to_string(), String::from);
+    template_problem(
+        "template_syntax",
+        format!("The chat template can't be read, line {line}: {detail}."),
+        format!("无法读取对话模板，第 {line} 行：{detail}。"),
+    )
+}
+
+fn render_problem(error: &Error) -> Problem {
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        if let Some(Raised(said)) = inner.downcast_ref() {
+            let said = said.trim_end_matches('.');
+            return Problem::new(
+                "template_refused",
+                format!("The chat template refuses this conversation: {said}."),
+                format!("对话模板不接受此对话：{said}。"),
+            )
+            .hint(
+                "Change the messages to what the model takes, or choose another template.",
+                "请把消息改成该模型接受的形式，或选择其他模板。",
+            )
+            .field("template");
+        }
+        source = inner.source();
+    }
+    let mib = MAX_OUTPUT >> 20;
+    match error.kind() {
+        ErrorKind::OutOfFuel => template_problem(
+            "template_endless",
+            "The chat template takes too many steps for one conversation.".into(),
+            "对话模板处理一段对话的步骤过多。".into(),
+        ),
+        ErrorKind::WriteFailure => template_problem(
+            "template_output",
+            format!("The chat template makes more than {mib} MiB of text of one conversation."),
+            format!("对话模板为一段对话生成的文本超过 {mib} MiB。"),
+        ),
+        _ => {
+            let line = error.line().unwrap_or(1);
+            let detail = error.detail().map_or_else(|| error.kind().to_string(), String::from);
+            template_problem(
+                "template_failed",
+                format!("The chat template fails at line {line}: {detail}."),
+                format!("对话模板在第 {line} 行出错：{detail}。"),
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn render(source: &str) -> Result<String> {
+        let template = ChatTemplate::new(source, Some("<s>"), None)?;
+        let messages = [Message::new("user", "a<b & 'c' 中"), Message::new("assistant", "<think>x</think>y")];
+        template.render(&messages, Some(&json!([{"b": 1, "a": [1.0, true, null, "é\n"]}])), true, &Map::new())
+    }
+
+    #[test]
+    fn python_and_transformers_words_are_known() {
+        let cases = [
+            ("{{ bos_token }}{{ eos_token }}{{ messages[0].content }}", "<s>a<b & 'c' 中"),
+            ("{{ tools[0] | tojson }}", "{\"b\": 1, \"a\": [1.0, true, null, \"é\\n\"]}"),
+            ("{{ {'a': []} | tojson(indent=2) }}", "{\n  \"a\": []\n}"),
+            ("{{ messages[1].content.split('</think>')[-1] }}", "y"),
+            ("{{ 'a,b,c'.rsplit(',', 1)[0] }} {{ ' a b '.rsplit() | length }}", "a,b 2"),
+            ("{{ 'prefix'.removeprefix('pre') }}", "fix"),
+            ("{% for m in messages %}{% if loop.last %}{% break %}{% endif %}{{ m.role }}{% endfor %}", "user"),
+            ("x\n    {% if true %}\n    y\n    {% endif %}\nz\n", "x\n    y\nz"),
+            ("{% generation %}\nin {%- endgeneration %}\n out", "in out"),
+            ("{{ none }} {{ true }} {{ 1.0 }} {{ [1, 'a'] }}", "None True 1.0 [1, 'a']"),
+            ("{{ strftime_now('%Y') | length }}", "4"),
+            ("{{ documents is none }}{{ missing is defined }}", "TrueFalse"),
+        ];
+        for (source, wanted) in cases {
+            assert_eq!(render(source).unwrap(), wanted, "{source}");
+        }
+    }
+
+    #[test]
+    fn faults_are_problems() {
+        let code = |source: &str| render(source).unwrap_err().into_problem().code;
+        assert_eq!(code("{% if %}"), "template_syntax");
+        assert_eq!(code("{{ raise_exception('Only user') }}"), "template_refused");
+        assert_eq!(code("{{ messages[9].content }}"), "template_failed");
+        assert_eq!(
+            code("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}"),
+            "template_endless"
+        );
+        assert_eq!(code("{{ 'x' * 9000000 }}"), "template_output");
+        assert_eq!(code("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"), "template_failed");
+        let refused = render("{{ raise_exception('Only user.') }}").unwrap_err().into_problem();
+        assert_eq!(refused.message, "The chat template refuses this conversation: Only user.");
+    }
+}
