@@ -132,8 +132,9 @@ finetuning_type: full
 dataset_dir: {out}
 dataset: corpus
 cutoff_len: 256
-packing: true
-per_device_train_batch_size: 8
+# Not joined: a conversation must not see the persona of the one before it. 32 of them are about 2200 tokens.
+packing: false
+per_device_train_batch_size: 32
 gradient_accumulation_steps: 1
 num_train_epochs: 1.0
 learning_rate: 2.0e-3
