@@ -1,0 +1,66 @@
+//! JSON bodies: bounded, only as `application/json`, and with the place of a mistake.
+
+use crate::error::{Failure, Reply};
+use api::Problem;
+use axum::{
+    body::{Body, Bytes, to_bytes},
+    extract::{FromRequest, Request},
+    http::{StatusCode, header},
+};
+use serde::de::DeserializeOwned;
+
+/// The largest JSON body in bytes.
+pub const LARGEST_JSON: usize = 16 << 20;
+
+/// A body of JSON.
+pub struct Json<T>(pub T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &S) -> Reply<Self> {
+        let media = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        // A form on a foreign page can't send this type.
+        if !media.split(';').next().is_some_and(|m| m.trim().eq_ignore_ascii_case("application/json")) {
+            let problem = Problem::new(
+                "not_json_type",
+                "The request isn't application/json.",
+                "请求的类型不是 application/json。",
+            );
+            let problem =
+                problem.hint("Send Content-Type: application/json.", "请发送 Content-Type: application/json。");
+            return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, problem));
+        }
+        let bytes = bounded(request.into_body(), LARGEST_JSON).await?;
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            let problem = Problem::new(
+                "bad_json",
+                format!("The request can't be read: {error}."),
+                format!("请求无法读取（第 {line} 行第 {column} 列）：{error}。"),
+            );
+            Failure::bad(problem.hint("See /openapi.json for its shape.", "格式见 /openapi.json。"))
+        })
+    }
+}
+
+/// The whole body, if it has at most `most` bytes, counted and not believed.
+pub async fn bounded(body: Body, most: usize) -> Reply<Bytes> {
+    to_bytes(body, most).await.map_err(|error| {
+        let is_length = std::error::Error::source(&error).is_some_and(|e| e.to_string().contains("length limit"));
+        if is_length {
+            let mib = most >> 20;
+            let problem = Problem::new(
+                "too_large",
+                format!("The request is larger than {mib} MiB."),
+                format!("请求超过 {mib} MiB。"),
+            );
+            Failure::new(StatusCode::PAYLOAD_TOO_LARGE, problem.hint("Send less at once.", "请减少单次发送的内容。"))
+        } else {
+            Failure::bad(
+                Problem::new("cut_off", "The request was cut off.", "请求中断。")
+                    .hint("Send it again.", "请重新发送。"),
+            )
+        }
+    })
+}

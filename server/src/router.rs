@@ -1,0 +1,176 @@
+//! One table of routes: the router and `/openapi.json` are both made from it.
+
+use crate::{error::Failure, openapi, routes, state::State, ui};
+use api::Problem;
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::Request,
+    http::{HeaderValue, Method, StatusCode, header},
+    middleware::{Next, from_fn},
+    response::{IntoResponse, Response},
+    routing::MethodRouter,
+};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use std::{any::Any, borrow::Cow, collections::BTreeMap, time::Duration};
+use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer};
+
+/// One operation: where, what it takes, what it gives, and who does it.
+pub struct Route {
+    pub method: Method,
+    pub path: &'static str,
+    pub summary: &'static str,
+    pub queries: Vec<(&'static str, &'static str)>,
+    pub body: Option<Content>,
+    pub status: StatusCode,
+    pub reply: Option<Content>,
+    pub handler: MethodRouter<State>,
+}
+
+/// A media type and the schema of what it carries.
+pub struct Content {
+    pub media: &'static str,
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
+}
+
+impl Content {
+    pub fn json<T: JsonSchema>() -> Self {
+        Self { media: "application/json", schema: |generator| generator.subschema_for::<T>() }
+    }
+
+    pub fn of<T: JsonSchema>(media: &'static str) -> Self {
+        Self { media, schema: |generator| generator.subschema_for::<T>() }
+    }
+}
+
+impl Route {
+    /// An operation that answers 200 with nothing described yet.
+    pub fn new(method: Method, path: &'static str, summary: &'static str, handler: MethodRouter<State>) -> Self {
+        let (queries, status) = (Vec::new(), StatusCode::OK);
+        Self { method, path, summary, queries, body: None, status, reply: None, handler }
+    }
+
+    pub fn query(mut self, name: &'static str, what: &'static str) -> Self {
+        self.queries.push((name, what));
+        self
+    }
+
+    pub fn takes(mut self, body: Content) -> Self {
+        self.body = Some(body);
+        self
+    }
+
+    pub fn gives(mut self, status: StatusCode, reply: Content) -> Self {
+        (self.status, self.reply) = (status, Some(reply));
+        self
+    }
+
+    pub fn gives_nothing(mut self) -> Self {
+        self.status = StatusCode::NO_CONTENT;
+        self
+    }
+}
+
+/// Everything that the server answers, without the guard that stands before it.
+pub fn router(state: State) -> Router {
+    let openapi = openapi::document(&routes::all());
+    let mut paths: BTreeMap<&'static str, MethodRouter<State>> = BTreeMap::new();
+    for route in routes::all() {
+        let before = paths.remove(route.path).unwrap_or_default();
+        paths.insert(route.path, before.merge(route.handler));
+    }
+    let mut router = Router::new();
+    for (path, methods) in paths {
+        router = router.route(path, methods);
+    }
+    router
+        .route(api::routes::OPENAPI, axum::routing::get(move || openapi::answer(openapi.clone())))
+        .fallback(unknown)
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(in_time))
+        .layer(from_fn(problems_only))
+        .layer(CompressionLayer::new())
+        .with_state(state)
+}
+
+/// Pages of the UI for everything that isn't the API's.
+async fn unknown(request: Request) -> Response {
+    let path = request.uri().path();
+    let is_api = path == "/api" || path.starts_with("/api/");
+    match *request.method() {
+        _ if is_api => Failure::missing(["route", "接口"], path).into_response(),
+        Method::GET | Method::HEAD => ui::page(path, request.headers()),
+        _ => StatusCode::METHOD_NOT_ALLOWED.into_response(),
+    }
+}
+
+/// A handler has so long to begin its answer. Questions to the engine have their own, shorter limit; an upload may
+/// take as long as its pieces keep coming.
+async fn in_time(request: Request, next: Next) -> Response {
+    const LIMIT: Duration = Duration::from_secs(150);
+    if request.uri().path() == api::routes::DATASETS {
+        return next.run(request).await;
+    }
+    match tokio::time::timeout(LIMIT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => StatusCode::GATEWAY_TIMEOUT.into_response(),
+    }
+}
+
+/// Whatever fails, also inside axum, says so as problem details.
+async fn problems_only(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = response.status();
+    let media = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let is_ours = media.starts_with("application/problem+json") || media.starts_with("text/html");
+    if !(status.is_client_error() || status.is_server_error()) || is_ours {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let text = to_bytes(body, 4096).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let failure = Failure::new(status, explain(status, text.trim())).into_response();
+    let (new, body) = failure.into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    if let Some(kind) = new.headers.get(header::CONTENT_TYPE) {
+        parts.headers.insert(header::CONTENT_TYPE, kind.clone());
+    }
+    Response::from_parts(parts, body)
+}
+
+fn explain(status: StatusCode, text: &str) -> Problem {
+    let problem = match status {
+        StatusCode::METHOD_NOT_ALLOWED => {
+            Problem::new("method_not_allowed", "This address doesn't take that method.", "该地址不支持此请求方法。")
+        }
+        StatusCode::GATEWAY_TIMEOUT => {
+            Problem::new("too_slow", "The answer took too long.", "响应超时。").hint("Try again.", "请重试。")
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::new("too_large", "The request is too large.", "请求过大。"),
+        _ => {
+            let text: Cow<str> = if text.is_empty() {
+                status.canonical_reason().unwrap_or("The request failed").into()
+            } else {
+                text.into()
+            };
+            let text = text.trim_end_matches('.');
+            Problem::new("bad_request", format!("{text}."), format!("请求有误：{text}。"))
+        }
+    };
+    if problem.hint.is_empty() {
+        problem.hint("See /openapi.json for what can be asked.", "可用的请求见 /openapi.json。")
+    } else {
+        problem
+    }
+}
+
+fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response<Body> {
+    let text = cause
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| cause.downcast_ref::<&str>().copied())
+        .unwrap_or("without a message");
+    let mut response = Failure::internal(format!("a handler panicked: {text}")).into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}

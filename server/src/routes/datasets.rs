@@ -1,0 +1,116 @@
+//! Datasets: what there is, rows to look at, upload, deletion.
+
+use super::upload;
+use crate::{
+    error::{Failure, Reply},
+    router::{Content, Route},
+    state::State as App,
+};
+use api::{
+    data::{DatasetInfo, Preview},
+    job::Feed,
+    question::{Answer, Question},
+    routes::{DATASET, DATASET_ROWS, DATASETS},
+};
+use axum::{
+    Json,
+    extract::{DefaultBodyLimit, Multipart, Path, Query, State, multipart::MultipartRejection},
+    http::{Method, StatusCode},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// The form of an upload, for `/openapi.json`.
+#[derive(JsonSchema)]
+#[allow(dead_code)]
+struct Upload {
+    /// Name of the dataset; the file's name without its ending if not given.
+    name: Option<String>,
+    /// The file itself.
+    file: Vec<u8>,
+}
+
+pub fn routes() -> Vec<Route> {
+    vec![
+        Route::new(Method::GET, DATASETS, "All datasets", get(list))
+            .gives(StatusCode::OK, Content::json::<Vec<DatasetInfo>>()),
+        Route::new(Method::POST, DATASETS, "Upload a dataset", post(create).layer(DefaultBodyLimit::disable()))
+            .takes(Content::of::<Upload>("multipart/form-data"))
+            .gives(StatusCode::CREATED, Content::json::<DatasetInfo>()),
+        Route::new(Method::DELETE, DATASET, "Delete a dataset", delete(remove)).gives_nothing(),
+        Route::new(
+            Method::GET,
+            DATASET_ROWS,
+            "Rows as they stand in the file and as the trainer reads them",
+            get(rows),
+        )
+        .query("offset", "From this row, 0 if not given")
+        .query("limit", "At most so many, 20 if not given, 200 at most")
+        .gives(StatusCode::OK, Content::json::<Preview>()),
+    ]
+}
+
+async fn list(State(app): State<App>) -> Reply<Json<Vec<DatasetInfo>>> {
+    match app.ask.ask(&Question::Datasets).await? {
+        Answer::Datasets { datasets } => Ok(Json(datasets)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn create(State(app): State<App>, form: Result<Multipart, MultipartRejection>) -> Reply<Response> {
+    let form = form.map_err(|_| upload::not_a_form())?;
+    let upload = upload::receive(&app.home, form, app.upload_limit).await?;
+    let question = Question::Register { name: upload.name.clone(), file: upload.file_name() };
+    match app.ask.ask(&question).await? {
+        Answer::Registered { dataset } => {
+            upload.keep();
+            app.store.tell(&Feed::Changed { what: "datasets".into() }).await?;
+            Ok((StatusCode::CREATED, Json(dataset)).into_response())
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn remove(State(app): State<App>, Path(name): Path<String>) -> Reply<StatusCode> {
+    let dataset = known_shape(name)?;
+    match app.ask.ask(&Question::Forget { dataset }).await? {
+        Answer::Forgotten => {
+            app.store.tell(&Feed::Changed { what: "datasets".into() }).await?;
+            Ok(StatusCode::NO_CONTENT)
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+#[derive(Deserialize)]
+struct RowsQuery {
+    offset: Option<u64>,
+    limit: Option<u64>,
+}
+
+async fn rows(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(query): Query<RowsQuery>,
+) -> Reply<Json<Preview>> {
+    let dataset = known_shape(name)?;
+    let question =
+        Question::Rows { dataset, offset: query.offset.unwrap_or(0), limit: query.limit.unwrap_or(20).min(200) };
+    match app.ask.ask(&question).await? {
+        Answer::Rows { preview } => Ok(Json(preview)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// A name that could stand in `dataset_info.json`; it is never a path here.
+fn known_shape(name: String) -> Reply<String> {
+    let is_fine = !name.is_empty() && name.chars().count() <= 200 && !name.chars().any(char::is_control);
+    if is_fine { Ok(name) } else { Err(Failure::missing(["dataset", "数据集"], &name)) }
+}
+
+pub(super) fn unexpected(answer: &Answer) -> Failure {
+    let text: String = format!("{answer:?}").chars().take(200).collect();
+    Failure::internal(format!("the worker answered something else: {text}"))
+}

@@ -1,0 +1,176 @@
+//! Jobs: list, make, stop, resume, delete, and what is known of one.
+
+use crate::{
+    error::{Failure, Reply},
+    extract::Json,
+    router::{Content, Route},
+    state::State as App,
+    supervisor,
+};
+use api::{
+    Job, Problem,
+    job::{Checkpoint, JobKind, Metric, NewJob},
+    routes::{JOB, JOB_CHECKPOINTS, JOB_LOG, JOB_METRICS, JOB_RESUME, JOB_STOP, JOBS},
+};
+use axum::{
+    extract::{Path, Query, State},
+    http::{Method, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use serde::Deserialize;
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    path::PathBuf,
+};
+
+/// Points of a curve that are given at most.
+const MOST_POINTS: i64 = 4000;
+/// Of a log, at most so much from its end.
+const LOG_BYTES: u64 = 1 << 20;
+
+pub fn routes() -> Vec<Route> {
+    vec![
+        Route::new(Method::GET, JOBS, "Jobs, newest first", get(list))
+            .query("limit", "At most so many, 500 if not given")
+            .gives(StatusCode::OK, Content::json::<Vec<Job>>()),
+        Route::new(Method::POST, JOBS, "Put a job in the queue", post(create))
+            .takes(Content::json::<NewJob>())
+            .gives(StatusCode::CREATED, Content::json::<Job>()),
+        Route::new(Method::GET, JOB, "One job", get(one)).gives(StatusCode::OK, Content::json::<Job>()),
+        Route::new(Method::DELETE, JOB, "Delete an ended job and its folder", delete(remove)).gives_nothing(),
+        Route::new(Method::POST, JOB_STOP, "Save and stop", post(stop)).gives(StatusCode::OK, Content::json::<Job>()),
+        Route::new(Method::POST, JOB_RESUME, "Go on from the last whole checkpoint", post(resume))
+            .gives(StatusCode::OK, Content::json::<Job>()),
+        Route::new(Method::GET, JOB_METRICS, "Points of the curves, thinned to 4000", get(metrics))
+            .query("after", "Only steps after this one")
+            .gives(StatusCode::OK, Content::json::<Vec<Metric>>()),
+        Route::new(Method::GET, JOB_LOG, "The end of the worker's log", get(log))
+            .query("lines", "At most so many lines, 200 if not given")
+            .gives(StatusCode::OK, Content::of::<String>("text/plain; charset=utf-8")),
+        Route::new(
+            Method::GET,
+            JOB_CHECKPOINTS,
+            "Checkpoints that stand, by step; `final` is the result",
+            get(checkpoints),
+        )
+        .gives(StatusCode::OK, Content::json::<Vec<Checkpoint>>()),
+    ]
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    limit: Option<u32>,
+}
+
+async fn list(State(app): State<App>, Query(query): Query<ListQuery>) -> Reply<Response> {
+    let jobs = app.store.jobs(query.limit.unwrap_or(500).min(10_000).into()).await?;
+    Ok(axum::Json(jobs).into_response())
+}
+
+async fn create(State(app): State<App>, Json(new): Json<NewJob>) -> Reply<Response> {
+    if new.name.chars().count() > 200 {
+        let problem = Problem::new("name_too_long", "The name is longer than 200 characters.", "名称超过 200 个字符。");
+        return Err(Failure::bad(problem.hint("Choose a shorter one.", "请缩短名称。").field("name")));
+    }
+    if new.kind == JobKind::Pull && new.config.text("model_name_or_path").is_none() {
+        let problem = Problem::new("model_missing", "No model is named.", "未指定模型。");
+        let problem = problem.hint("Give its hub id.", "请填写模型 ID。").field("model_name_or_path");
+        return Err(Failure::bad(problem));
+    }
+    let job = app.supervisor.create(new).await?;
+    Ok((StatusCode::CREATED, axum::Json(job)).into_response())
+}
+
+async fn one(State(app): State<App>, Path(id): Path<String>) -> Reply<axum::Json<Job>> {
+    let record = app.store.job(&id).await?.ok_or_else(|| missing(&id))?;
+    Ok(axum::Json(record.job))
+}
+
+async fn remove(State(app): State<App>, Path(id): Path<String>) -> Reply<StatusCode> {
+    app.supervisor.delete(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn stop(State(app): State<App>, Path(id): Path<String>) -> Reply<axum::Json<Job>> {
+    app.supervisor.stop(&id).await.map(axum::Json)
+}
+
+async fn resume(State(app): State<App>, Path(id): Path<String>) -> Reply<axum::Json<Job>> {
+    app.supervisor.resume(&id).await.map(axum::Json)
+}
+
+#[derive(Deserialize)]
+struct MetricsQuery {
+    after: Option<u64>,
+}
+
+async fn metrics(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Query(query): Query<MetricsQuery>,
+) -> Reply<axum::Json<Vec<Metric>>> {
+    known(&app, &id).await?;
+    let after = query.after.map_or(-1, |after| i64::try_from(after).unwrap_or(i64::MAX));
+    Ok(axum::Json(app.store.metrics(&id, after, MOST_POINTS).await?))
+}
+
+#[derive(Deserialize)]
+struct LogQuery {
+    lines: Option<usize>,
+}
+
+async fn log(State(app): State<App>, Path(id): Path<String>, Query(query): Query<LogQuery>) -> Reply<Response> {
+    known(&app, &id).await?;
+    let path = app.home.run(&id).ok_or_else(|| missing(&id))?.join("worker.log");
+    let lines = query.lines.unwrap_or(200).min(10_000);
+    let text = tokio::task::spawn_blocking(move || tail(path, lines)).await.map_err(Failure::internal)?;
+    let text = text.map_err(|e| Failure::io(["Reading the log", "读取日志"], &e))?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
+}
+
+async fn checkpoints(State(app): State<App>, Path(id): Path<String>) -> Reply<axum::Json<Vec<Checkpoint>>> {
+    known(&app, &id).await?;
+    Ok(axum::Json(supervisor::checkpoints(&app.store, &app.home, &id).await?))
+}
+
+async fn known(app: &App, id: &str) -> Reply<()> {
+    app.store.job(id).await?.map(|_| ()).ok_or_else(|| missing(id))
+}
+
+fn missing(id: &str) -> Failure {
+    Failure::missing(["job", "任务"], id)
+}
+
+/// The last lines of a file; a log that isn't there yet is empty.
+fn tail(path: PathBuf, lines: usize) -> io::Result<String> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(error) => return Err(error),
+    };
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_BYTES).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let skip = text.lines().count().saturating_sub(lines);
+    Ok(text.lines().skip(skip).flat_map(|line| [line, "\n"]).collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("worker.log");
+        assert_eq!(tail(path.clone(), 5).unwrap(), "");
+        std::fs::write(&path, b"a\nb\n\xff\nd").unwrap();
+        assert_eq!(tail(path.clone(), 2).unwrap(), "\u{fffd}\nd\n");
+        assert_eq!(tail(path, 50).unwrap(), "a\nb\n\u{fffd}\nd\n");
+    }
+}

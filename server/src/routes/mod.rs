@@ -1,0 +1,19 @@
+//! What each route does; one file for each part of the studio.
+
+mod chat;
+mod datasets;
+mod events;
+mod jobs;
+mod models;
+mod system;
+mod upload;
+
+use crate::router::Route;
+
+/// Every route but `/openapi.json`, which is made from these.
+pub fn all() -> Vec<Route> {
+    [system::routes(), jobs::routes(), events::routes(), datasets::routes(), models::routes(), chat::routes()]
+        .into_iter()
+        .flatten()
+        .collect()
+}

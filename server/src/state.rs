@@ -1,0 +1,46 @@
+//! What every handler can reach.
+
+use crate::{
+    ask::Ask, chat::Chats, home::Home, hub::HubSettings, store::Store, supervisor::Supervisor, worker::Program,
+};
+use axum::body::Bytes;
+use std::{ops::Deref, sync::Arc};
+
+#[derive(Clone)]
+pub struct State(Arc<Inner>);
+
+pub struct Inner {
+    pub home: Home,
+    pub store: Store,
+    pub supervisor: Supervisor,
+    pub ask: Ask,
+    pub chats: Chats,
+    /// JSON of the catalog: it never changes while the server lives.
+    pub catalog: Bytes,
+    pub version: String,
+    /// Largest upload in bytes.
+    pub upload_limit: u64,
+}
+
+/// What background tasks need; a part of [`Inner`], cheap to clone.
+#[derive(Clone)]
+pub struct Base {
+    pub home: Home,
+    pub store: Store,
+    pub program: Arc<Program>,
+    pub hub: HubSettings,
+}
+
+impl State {
+    pub fn new(inner: Inner) -> Self {
+        Self(Arc::new(inner))
+    }
+}
+
+impl Deref for State {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}

@@ -1,0 +1,381 @@
+//! The queue and the workers. One training or export at a time, in the order asked; downloads run beside them.
+
+mod adopt;
+mod apply;
+mod ending;
+mod follower;
+mod pull;
+mod watch;
+
+pub use watch::checkpoints;
+
+use crate::{
+    error::{Failure, Reply},
+    home::{is_name, replace_file},
+    state::Base,
+    store::{Record, Worker},
+    time::now,
+};
+use api::{
+    Job, JobKind, JobState, Problem, Text,
+    job::{Feed, NewJob, Spec},
+};
+use axum::http::StatusCode;
+use std::{
+    collections::HashMap,
+    io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use watch::{Life, watch};
+
+/// Downloads at once.
+const PULLS: usize = 2;
+/// Jobs that may wait.
+const LONGEST_QUEUE: usize = 256;
+/// The run folder is looked through this often for runs started elsewhere.
+const SCAN: Duration = Duration::from_secs(2);
+
+#[derive(Clone)]
+pub struct Supervisor {
+    base: Base,
+    /// Jobs that run, with the way to stop them.
+    active: Arc<Mutex<HashMap<String, Active>>>,
+    wake: Arc<Notify>,
+    /// One decision about a job at a time: make, claim, stop, resume, delete.
+    gate: Arc<tokio::sync::Mutex<()>>,
+    /// From SIGTERM to SIGKILL.
+    stop_limit: Duration,
+}
+
+struct Active {
+    kind: JobKind,
+    stop: CancellationToken,
+}
+
+impl Supervisor {
+    pub fn new(base: Base, stop_limit: Duration) -> Self {
+        Self { base, active: Arc::default(), wake: Arc::default(), gate: Arc::default(), stop_limit }
+    }
+
+    /// Takes up what an earlier server left, then serves the queue for ever.
+    pub async fn run(self) {
+        loop {
+            self.adopt().await;
+            if let Err(error) = self.claim().await {
+                tracing::error!("queue: {error}");
+            }
+            let next_scan = tokio::time::Instant::now() + SCAN;
+            while tokio::time::timeout_at(next_scan, self.wake.notified()).await.is_ok() {
+                if let Err(error) = self.claim().await {
+                    tracing::error!("queue: {error}");
+                }
+            }
+        }
+    }
+
+    /// Puts a job in the queue: folder, row, spec.
+    pub async fn create(&self, new: NewJob) -> Reply<Job> {
+        let _gate = self.gate.lock().await;
+        if self.base.store.queued().await?.len() >= LONGEST_QUEUE {
+            let problem = Problem::new(
+                "queue_full",
+                format!("{LONGEST_QUEUE} jobs wait already."),
+                format!("队列中已有 {LONGEST_QUEUE} 个任务。"),
+            );
+            let problem = problem.hint("Wait for some to finish, or stop some.", "请等待或停止部分任务。");
+            return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, problem));
+        }
+        let id = self
+            .make_folder(&wished_id(&new))
+            .map_err(|e| Failure::io(["Making the run folder", "创建运行文件夹"], &e))?;
+        let mut record = Record::new(id, new.kind, new.config, now());
+        record.job.progress.status = self.waits_for(new.kind);
+        let mut change = self.base.store.begin().await?;
+        change.insert_job(&record).await?;
+        change.tell(&Feed::Job { job: Box::new(record.job.clone()) }).await?;
+        change.commit().await?;
+        self.write_spec(&record).map_err(|e| Failure::io(["Writing the run folder", "写入运行文件夹"], &e))?;
+        self.wake.notify_one();
+        Ok(record.job)
+    }
+
+    /// Takes a waiting job out of the queue, or asks a running one to save and end.
+    pub async fn stop(&self, id: &str) -> Reply<Job> {
+        let _gate = self.gate.lock().await;
+        let mut change = self.base.store.begin().await?;
+        let mut record = change.job(id).await?.ok_or_else(|| missing(id))?;
+        match record.job.state {
+            JobState::Queued => {
+                record.job.state = JobState::Stopped;
+                record.job.finished_at = Some(now());
+                record.job.progress.status = None;
+            }
+            JobState::Running => {
+                record.job.state = JobState::Stopping;
+                record.job.progress.status = Some(Text::new("Stopping, saving first", "正在停止，先保存"));
+            }
+            JobState::Stopping => return Ok(record.job),
+            _ => {
+                let problem = Problem::new(
+                    "job_not_active",
+                    format!("Job {id} neither waits nor runs."),
+                    format!("任务 {id} 既未排队也未运行。"),
+                );
+                return Err(Failure::conflict(problem.hint("There is nothing to stop.", "无需停止。")));
+            }
+        }
+        change.save_job(&record).await?;
+        change.tell(&Feed::Job { job: Box::new(record.job.clone()) }).await?;
+        change.commit().await?;
+        if let Some(active) = self.active().get(id) {
+            active.stop.cancel();
+        }
+        self.wake.notify_one();
+        Ok(record.job)
+    }
+
+    /// Puts an ended job in the queue again; a training run goes on from its last whole checkpoint.
+    pub async fn resume(&self, id: &str) -> Reply<Job> {
+        let _gate = self.gate.lock().await;
+        let mut change = self.base.store.begin().await?;
+        let mut record = change.job(id).await?.ok_or_else(|| missing(id))?;
+        let job = &mut record.job;
+        if !matches!(job.state, JobState::Stopped | JobState::Failed | JobState::Interrupted)
+            || self.active().contains_key(id)
+        {
+            let problem = Problem::new(
+                "job_not_resumable",
+                format!("Job {id} can't be resumed: it is not stopped, failed or interrupted."),
+                format!("任务 {id} 无法继续：它并未停止、失败或中断。"),
+            );
+            let hint = ["Start a new run to train further.", "如需继续训练，请新建运行。"];
+            return Err(Failure::conflict(problem.hint(hint[0], hint[1])));
+        }
+        if job.kind == JobKind::Train {
+            job.config.set("resume_from_checkpoint", true);
+        }
+        job.state = JobState::Queued;
+        job.finished_at = None;
+        job.problem = None;
+        job.progress.status = self.waits_for(job.kind);
+        record.worker = None;
+        change.save_job(&record).await?;
+        change.move_to_end(id).await?;
+        change.tell(&Feed::Job { job: Box::new(record.job.clone()) }).await?;
+        change.commit().await?;
+        self.wake.notify_one();
+        Ok(record.job)
+    }
+
+    /// Deletes an ended job and its folder.
+    pub async fn delete(&self, id: &str) -> Reply<()> {
+        let _gate = self.gate.lock().await;
+        let record = self.base.store.job(id).await?.ok_or_else(|| missing(id))?;
+        if record.job.state.is_active() || self.active().contains_key(id) {
+            let problem = Problem::new(
+                "job_active",
+                format!("Job {id} still waits or runs."),
+                format!("任务 {id} 仍在排队或运行。"),
+            );
+            return Err(Failure::conflict(problem.hint("Stop it first.", "请先停止它。")));
+        }
+        let (home, owned) = (self.base.home.clone(), id.to_owned());
+        let deleted = tokio::task::spawn_blocking(move || home.delete_run(&owned)).await.map_err(Failure::internal)?;
+        deleted.map_err(|e| Failure::io(["Deleting the run folder", "删除运行文件夹"], &e))?;
+        let mut change = self.base.store.begin().await?;
+        change.delete_job(id).await?;
+        change.tell(&Feed::Gone { job: id.to_owned() }).await?;
+        change.tell(&Feed::Changed { what: "models".into() }).await?;
+        Ok(change.commit().await?)
+    }
+
+    /// Starts what may start now.
+    async fn claim(&self) -> Result<(), sqlx::Error> {
+        let _gate = self.gate.lock().await;
+        for (id, kind) in self.base.store.queued().await? {
+            if self.has_room(kind) {
+                self.start(&id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn start(&self, id: &str) -> Result<(), sqlx::Error> {
+        let mut change = self.base.store.begin().await?;
+        let Some(mut record) = change.job(id).await? else { return Ok(()) };
+        record.job.state = JobState::Running;
+        record.job.started_at = Some(now());
+        record.job.progress.status = Some(Text::new("Starting", "正在启动"));
+        record.worker = None;
+        change.save_job(&record).await?;
+        change.tell(&Feed::Job { job: Box::new(record.job.clone()) }).await?;
+        change.commit().await?;
+        let stop = CancellationToken::new();
+        match self.launch(&record, &stop) {
+            Ok(life) => {
+                if let Life::Child(child) = &life {
+                    // For a server that starts again before the worker has said anything.
+                    record.worker = child.id().and_then(Worker::find);
+                    let mut change = self.base.store.begin().await?;
+                    change.save_job(&record).await?;
+                    change.commit().await?;
+                }
+                self.keep(&record.job, life, stop);
+            }
+            Err(error) => {
+                record.job.state = JobState::Failed;
+                record.job.finished_at = Some(now());
+                record.job.progress.status = None;
+                record.job.problem = Some(
+                    Problem::new(
+                        "worker_start",
+                        format!("The worker can't be started: {error}."),
+                        format!("无法启动工作进程：{error}。"),
+                    )
+                    .hint(
+                        "Check the free disk space and the rights of the data folder, then resume.",
+                        "请检查磁盘空间和数据文件夹权限，然后继续。",
+                    ),
+                );
+                let mut change = self.base.store.begin().await?;
+                change.save_job(&record).await?;
+                change.tell(&Feed::Job { job: Box::new(record.job) }).await?;
+                change.commit().await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn launch(&self, record: &Record, stop: &CancellationToken) -> io::Result<Life> {
+        self.write_spec(record)?;
+        let dir = self.dir(&record.job.id)?;
+        if record.job.kind != JobKind::Pull {
+            return Ok(Life::Child(self.base.program.start_job(&dir)?));
+        }
+        let (settings, config, stop) = (self.base.hub.clone(), record.job.config.clone(), stop.clone());
+        Ok(Life::Inside(tokio::spawn(async move {
+            if let Err(error) = pull::pull(settings, &dir, &config, stop).await {
+                tracing::error!("{}: {error}", dir.display());
+            }
+        })))
+    }
+
+    /// Stays with a running job in a task of its own.
+    fn keep(&self, job: &Job, life: Life, stop: CancellationToken) {
+        let Ok(dir) = self.dir(&job.id) else { return };
+        let id = job.id.clone();
+        self.active().insert(id.clone(), Active { kind: job.kind, stop: stop.clone() });
+        let this = self.clone();
+        tokio::spawn(async move {
+            // In a task of its own again: should it panic, the queue still goes on.
+            let inner = tokio::spawn(watch(this.base.clone(), id.clone(), dir, life, stop, this.stop_limit));
+            if let Err(error) = inner.await {
+                tracing::error!("{id}: {error}");
+            }
+            this.active().remove(&id);
+            this.wake.notify_one();
+        });
+    }
+
+    fn active(&self) -> std::sync::MutexGuard<'_, HashMap<String, Active>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_room(&self, kind: JobKind) -> bool {
+        let active = self.active();
+        let pulls = active.values().filter(|a| a.kind == JobKind::Pull).count();
+        if kind == JobKind::Pull { pulls < PULLS } else { active.len() == pulls }
+    }
+
+    fn waits_for(&self, kind: JobKind) -> Option<Text> {
+        if self.has_room(kind) {
+            return None;
+        }
+        let active = self.active();
+        let (other, _) = active.iter().find(|(_, a)| (a.kind == JobKind::Pull) == (kind == JobKind::Pull))?;
+        Some(Text::new(format!("Waiting for {other}"), format!("等待 {other} 完成")))
+    }
+
+    fn dir(&self, id: &str) -> io::Result<std::path::PathBuf> {
+        self.base.home.run(id).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
+    /// A new folder under `runs/` by the wished name or that name with a number; never one that is there.
+    fn make_folder(&self, wish: &str) -> io::Result<String> {
+        for number in 1..10_000 {
+            let id = if number == 1 { wish.to_owned() } else { format!("{wish}-{number}") };
+            match std::fs::create_dir(self.dir(&id)?) {
+                Ok(()) => return Ok(id),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    fn write_spec(&self, record: &Record) -> io::Result<()> {
+        let job = &record.job;
+        let spec = Spec { id: job.id.clone(), kind: job.kind, config: job.config.clone(), created_at: job.created_at };
+        let dir = self.dir(&job.id)?;
+        if !dir.exists() {
+            std::fs::create_dir(&dir)?;
+        }
+        replace_file(&dir.join("spec.json"), &serde_json::to_vec_pretty(&spec)?)
+    }
+}
+
+fn missing(id: &str) -> Failure {
+    Failure::missing(["job", "任务"], id)
+}
+
+/// The id that a new job would like: its name, or model and stage.
+fn wished_id(new: &NewJob) -> String {
+    let model = new.config.text("model_name_or_path").unwrap_or("model");
+    let model = Path::new(model).file_stem().map_or_else(|| model.into(), |stem| stem.to_string_lossy());
+    let made = match new.kind {
+        JobKind::Train => format!("{model}-{}", new.config.text("stage").unwrap_or("sft")),
+        JobKind::Export => format!("export-{model}"),
+        JobKind::Pull => format!("pull-{model}"),
+    };
+    [new.name.as_str(), &made, "run"].into_iter().map(slug).find(|id| is_name(id)).unwrap_or_else(|| "run".into())
+}
+
+fn slug(name: &str) -> String {
+    let mut out = String::new();
+    for c in name.trim().chars() {
+        let c = if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+        if c != '-' || !out.ends_with('-') {
+            out.push(c);
+        }
+    }
+    let out = out.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    out.chars().take(48).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use api::RunConfig;
+
+    fn wish(name: &str, kind: JobKind, model: &str) -> String {
+        let mut config = RunConfig::default();
+        config.set("model_name_or_path", model);
+        wished_id(&NewJob { kind, name: name.into(), config })
+    }
+
+    #[test]
+    fn ids_are_made_of_names() {
+        assert_eq!(wish("My run #1", JobKind::Train, "starter"), "My-run-1");
+        assert_eq!(wish("", JobKind::Train, "starter"), "starter-sft");
+        assert_eq!(wish("我的模型", JobKind::Train, "/models/SmolLM2.gguf"), "SmolLM2-sft");
+        assert_eq!(wish("../../etc", JobKind::Export, "Org/Model-1"), "etc");
+        assert_eq!(wish("", JobKind::Pull, "Org/Model-1"), "pull-Model-1");
+        assert_eq!(wish("", JobKind::Train, "模型/.."), "sft");
+        assert!(is_name(&wish(&"x".repeat(500), JobKind::Train, "")));
+    }
+}
