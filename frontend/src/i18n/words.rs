@@ -1,0 +1,346 @@
+//! Every word of the interface, one a line: name, English, 简体中文.
+
+macro_rules! words {
+    ($($name:ident: $en:literal, $zh:literal;)*) => {
+        /// The words of one language.
+        pub struct Words { $(pub $name: &'static str,)* }
+
+        pub const ENGLISH: Words = Words { $($name: $en,)* };
+        pub const CHINESE: Words = Words { $($name: $zh,)* };
+
+        #[cfg(test)]
+        impl Words {
+            pub fn all(&self) -> Vec<(&'static str, &'static str)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+    };
+}
+
+words! {
+    // Shell
+    skip: "Skip to content", "跳到内容";
+    main_nav: "Main", "主导航";
+    train: "Train", "训练";
+    data: "Data", "数据";
+    runs: "Runs", "运行";
+    chat: "Chat", "对话";
+    export: "Export", "导出";
+    theme: "Theme", "主题";
+    theme_switch: "Switch between light and dark", "切换浅色与深色";
+    other_language: "中文", "English";
+    memory: "Memory", "内存";
+    cores: "{n} cores, {name}", "{n} 核，{name}";
+    offline: "Lathe does not answer. Trying again…", "Lathe 没有响应，正在重试…";
+    offline_hint: "Runs go on without this page. If it lasts, start `lathe` again.", "没有此页面，运行也会继续。如果一直这样，请重新启动 `lathe`。";
+    not_found: "Nothing is here", "这里什么也没有";
+    not_found_help: "This address has no page.", "此地址没有页面。";
+    no_answer: "Lathe did not answer.", "Lathe 没有响应。";
+    no_answer_hint: "Check that it still runs, then try again.", "请确认它仍在运行，然后重试。";
+    bad_answer: "Lathe sent an answer that this page can't read ({status}).", "Lathe 的答复无法读取（{status}）。";
+    bad_answer_hint: "Reload the page; it may be older than the program.", "请刷新页面；页面可能比程序旧。";
+    dismiss: "Dismiss", "关闭";
+    close: "Close", "关闭";
+    cancel: "Cancel", "取消";
+    copy: "Copy", "复制";
+    copied: "Copied", "已复制";
+    loading: "Loading…", "正在加载…";
+    delete: "Delete", "删除";
+    keep: "Keep", "保留";
+    open: "Open", "打开";
+    try_again: "Try again", "重试";
+    default_value: "default {value}", "默认 {value}";
+    preset_value: "preset {value}", "预设 {value}";
+    on: "on", "开";
+    off: "off", "关";
+    automatic: "automatic", "自动";
+    empty_value: "automatic", "自动";
+
+    // States
+    queued: "Waiting", "等待中";
+    running: "Running", "运行中";
+    stopping: "Stopping, saving", "正在停止并保存";
+    succeeded: "Done", "已完成";
+    stopped: "Stopped", "已停止";
+    failed: "Failed", "失败";
+    interrupted: "Interrupted", "已中断";
+
+    // Train: model
+    train_lead: "Three choices make a run: a model, data, a method. The plan at the side says what will happen.", "三项选择构成一次运行：模型、数据、方法。旁边的计划说明会发生什么。";
+    argument_names: "Argument names", "参数名";
+    yaml: "YAML", "YAML";
+    open_config: "Open a configuration", "打开配置";
+    model: "Model", "模型";
+    starter_what: "Comes with Lathe. For a first try, in under a minute.", "Lathe 自带。适合初次尝试，一分钟之内。";
+    home_what: "In the data folder of Lathe.", "在 Lathe 的数据文件夹中。";
+    hub_what: "From the Hugging Face cache of this computer.", "来自本机的 Hugging Face 缓存。";
+    run_what: "Trained here, all weights.", "在此训练的完整模型。";
+    other_model: "Another model…", "其他模型…";
+    other_model_what: "A folder, a GGUF file or a hub id, such as Qwen/Qwen3-0.6B.", "文件夹、GGUF 文件或 Hub 名称，例如 Qwen/Qwen3-0.6B。";
+    other_model_label: "Folder, .gguf file or hub id", "文件夹、.gguf 文件或 Hub 名称";
+    other_model_help: "A hub id is downloaded once; a folder or a file is read where it is.", "Hub 名称只需下载一次；文件夹和文件在原处读取。";
+    more_models: "{n} more on this computer", "本机另有 {n} 个";
+    pull: "Download", "下载";
+    pulling: "Downloading {name}", "正在下载 {name}";
+    pulled: "{name} is on this computer", "{name} 已在本机";
+    pull_first: "Not on this computer yet.", "尚未在本机。";
+    no_models: "No model yet", "还没有模型";
+    no_models_help: "Name a hub id or a folder below.", "请在下方填写 Hub 名称或文件夹。";
+    continue_from: "Continue from", "继续自";
+    base_model: "The base model", "基础模型";
+    continue_help: "Or an adapter that you trained before.", "或以前训练的适配器。";
+    checkpoint: "Checkpoint", "检查点";
+    template: "Chat template", "对话模板";
+    template_own: "The model’s own", "模型自带";
+    template_help: "How messages become tokens. Keep the model’s own.", "消息如何变成词元。一般用模型自带的。";
+    final_checkpoint: "final, step {step}", "最终，第 {step} 步";
+    step_checkpoint: "step {step}", "第 {step} 步";
+    no_checkpoints: "No checkpoint yet", "还没有检查点";
+
+    // Train: data
+    datasets: "Datasets", "数据集";
+    rows_tokens: "{rows} rows, {tokens} tokens", "{rows} 行，{tokens} 个词元";
+    rows_n: "{n} rows", "{n} 行";
+    add_dataset: "Add a dataset", "添加数据集";
+    remove_dataset: "Remove {name}", "移除 {name}";
+    no_datasets: "No dataset yet.", "还没有数据集。";
+    upload_one: "Upload one", "上传一个";
+    no_match: "Nothing matches.", "没有匹配项。";
+    longest_row: "longest row {n} tokens", "最长一行 {n} 个词元";
+    look_at_rows: "Look at the rows", "查看各行";
+    has_problem: "has a problem", "有问题";
+
+    // Train: method
+    method: "Method", "方法";
+    goal: "Goal", "目标";
+    tuning: "What is trained", "训练内容";
+    preset: "Preset", "预设";
+
+    // Train: settings
+    settings: "Settings", "设置";
+    nothing_changed: "nothing changed", "未改动";
+    n_changed: "{n} changed", "改动 {n} 项";
+    one_problem: "1 problem", "1 个问题";
+    n_problems: "{n} problems", "{n} 个问题";
+    back_to_preset: "Back to the preset", "恢复预设";
+    back_to_defaults: "Back to the defaults", "恢复默认值";
+    find_setting: "Find a setting", "查找设置";
+    no_setting: "No setting has this in its name or help.", "没有名称或说明包含它的设置。";
+    reset_setting: "Back to {value}", "恢复为 {value}";
+
+    // Plan
+    plan: "Plan", "计划";
+    ready: "Ready", "就绪";
+    checking: "Checking…", "正在检查…";
+    not_yet: "Not yet", "还不行";
+    plan_empty: "Choose a model and at least one dataset, and the plan appears here.", "选择模型和至少一个数据集后，计划会显示在这里。";
+    time: "Time", "时间";
+    time_unknown: "known after a few steps", "几步之后可知";
+    of_total: "of {total}", "共 {total}";
+    samples: "Samples", "样本";
+    held_back: "{n} held back for validation", "留出 {n} 个用于验证";
+    tokens: "Tokens", "词元";
+    share_trained: "{share} of them trained", "其中训练 {share}";
+    steps: "Steps", "步数";
+    epochs_times: "{epochs} epochs × {steps}", "{epochs} 轮 × {steps}";
+    trainable: "Trainable", "可训练";
+    share_of: "{share} of {total}", "{total} 的 {share}";
+    disk: "Disk", "磁盘";
+    device: "Computes on", "计算设备";
+    left_out: "{n} left out: nothing of them would be trained", "略去 {n} 个：其中没有可训练的内容";
+    cut_rows: "{n} cut at the cutoff length", "{n} 个按截断长度截断";
+    ignored_keys: "Without effect here: {names}", "在此无作用：{names}";
+    start: "Start", "开始";
+    starting: "Starting…", "正在开始…";
+    show_field: "Show the setting", "查看此设置";
+    start_blocked: "Start waits for the problems above.", "解决以上问题后即可开始。";
+    plan_line: "{steps} steps", "{steps} 步";
+    warnings_n: "{n} warnings", "{n} 条提醒";
+
+    // YAML dialogs
+    yaml_title: "This run as YAML", "此运行的 YAML";
+    yaml_help: "Save it as run.yaml: `lathe train run.yaml` makes the same run. LLaMA-Factory reads it too.", "保存为 run.yaml 后，`lathe train run.yaml` 会得到相同的运行。LLaMA-Factory 也能读取。";
+    open_title: "Open a configuration", "打开配置";
+    open_help: "YAML or JSON, of Lathe or LLaMA-Factory. It fills the form; nothing starts.", "Lathe 或 LLaMA-Factory 的 YAML 或 JSON。只填写表单，不会开始运行。";
+    choose_file: "Choose a file", "选择文件";
+    paste_here: "Configuration", "配置内容";
+    fill_form: "Fill the form", "填写表单";
+    form_filled: "The form is filled: {n} arguments.", "表单已填写：{n} 个参数。";
+
+    // Run page
+    all_runs: "All runs", "全部运行";
+    started_at: "started {time}", "{time} 开始";
+    created_at: "created {time}", "{time} 创建";
+    run_not_found: "There is no run {id}", "没有运行 {id}";
+    run_not_found_help: "It may have been deleted.", "它可能已被删除。";
+    step_of: "Step {done} of {total}", "第 {done} 步，共 {total} 步";
+    epoch_of: "epoch {done} of {total}", "第 {done} 轮，共 {total} 轮";
+    gone: "{time} gone", "已用 {time}";
+    left: "{time} left", "剩余 {time}";
+    done_at: "done at {time}", "{time} 完成";
+    preparing: "Preparing…", "正在准备…";
+    waiting_turn: "Waits for its turn. It starts by itself.", "正在排队，会自动开始。";
+    training_progress: "Training progress", "训练进度";
+    loss_smoothed: "Loss, smoothed", "损失（平滑）";
+    from_value: "↓ from {value}", "↓ 起始 {value}";
+    up_from_value: "↑ from {value}", "↑ 起始 {value}";
+    validation_loss: "Validation loss", "验证损失";
+    best_step: "best at step {step}", "第 {step} 步最佳";
+    speed: "Speed", "速度";
+    tokens_per_s: "tokens/s", "词元/秒";
+    s_a_step: "{time} a step", "每步 {time}";
+    learning_rate: "Learning rate", "学习率";
+    grad_norm: "Gradient norm", "梯度范数";
+    tokens_each_second: "Tokens each second", "每秒词元";
+    loss: "Loss", "损失";
+    each_step: "each step", "每步";
+    smoothed: "smoothed", "平滑";
+    validation: "validation", "验证";
+    smoothing: "Smoothing", "平滑";
+    scale: "Scale", "刻度";
+    linear: "Linear", "线性";
+    logarithmic: "Log", "对数";
+    step: "step", "步";
+    epoch: "epoch", "轮";
+    epoch_n: "epoch {n}", "第 {n} 轮";
+    raw: "raw", "原始";
+    no_points: "The curve begins with the first step.", "第一步之后开始绘制曲线。";
+    show_table: "Show as table", "以表格显示";
+    chart_help: "Loss by step. Arrow keys move one step, Page Up and Page Down ten.", "各步的损失。方向键移动一步，Page Up、Page Down 移动十步。";
+    log: "Log", "日志";
+    log_empty: "The worker has written nothing yet.", "工作进程尚未写入内容。";
+    following: "following", "实时跟随";
+    checkpoints: "Checkpoints", "检查点";
+    checkpoints_none: "The first checkpoint appears here.", "第一个检查点会显示在这里。";
+    final_name: "Final", "最终";
+    step_name: "Step {step}", "第 {step} 步";
+    close_safe: "You can close this page. The run goes on, and you will find it here again.", "可以关闭此页面。运行会继续，之后仍可在此查看。";
+    stop_save: "Stop and save", "停止并保存";
+    stop_title: "Stop at step {step}?", "在第 {step} 步停止？";
+    stop_help: "Lathe saves a checkpoint first, so you can chat with it, export it or go on later from the same step.", "Lathe 会先保存检查点，之后可以对话、导出，或从同一步继续。";
+    keep_running: "Keep running", "继续运行";
+    resume: "Resume", "继续运行";
+    resumed: "The run goes on from its last checkpoint.", "运行从最后一个检查点继续。";
+    use_settings: "Use these settings", "使用这些设置";
+    delete_run: "Delete the run", "删除此运行";
+    delete_run_title: "Delete {name}?", "删除 {name}？";
+    delete_run_help: "Its checkpoints and its log are removed from the disk. Exports made from it stay.", "其检查点和日志将从磁盘删除。由它导出的模型会保留。";
+    deleted: "{name} is deleted.", "{name} 已删除。";
+    chat_with_it: "Chat with it", "与它对话";
+    all_steps: "All {n} steps", "全部 {n} 步";
+    notes: "Notes", "提示";
+
+    // Runs
+    runs_lead: "{active} active, {done} finished. Everything that a run needs to be made again is kept with it.", "{active} 个进行中，{done} 个已结束。重做一次运行所需的一切都随它保存。";
+    new_run: "New run", "新运行";
+    find_run: "Find a run", "查找运行";
+    find_run_hint: "Name, model, dataset or setting", "名称、模型、数据集或设置";
+    all: "All", "全部";
+    active: "Active", "进行中";
+    done: "Done", "已完成";
+    ended_early: "Ended early", "提前结束";
+    state: "State", "状态";
+    run: "Run", "运行";
+    model_and_data: "Model and data", "模型与数据";
+    started: "Started", "开始于";
+    actions: "Actions", "操作";
+    no_runs: "No run yet", "还没有运行";
+    no_runs_help: "Choose a model and data, and start the first one. The starter model takes under a minute.", "选择模型和数据，开始第一次运行。用自带的 starter 模型不到一分钟。";
+    no_run_matches: "No run matches.", "没有匹配的运行。";
+    show_all: "Show all", "全部显示";
+
+    // Chat
+    chat_lead: "Ask the base model and what you made of it. Answers stay on this computer.", "向基础模型或训练成果提问。回答只留在本机。";
+    chat_loaded: "{name} is loaded. Answers stay on this computer.", "已加载 {name}。回答只留在本机。";
+    base_models: "Models", "模型";
+    trained_runs: "Runs", "运行";
+    what_to_load: "Model or run", "模型或运行";
+    load: "Load", "加载";
+    loading_model: "Loading…", "正在加载…";
+    not_loaded: "Not loaded", "未加载";
+    unload: "Free the memory", "释放内存";
+    load_took: "{bytes} in memory", "占用内存 {bytes}";
+    no_model_loaded: "No model is loaded", "未加载模型";
+    no_model_loaded_help: "Choose a model or a run at the side, load it, and ask it something.", "在旁边选择模型或运行，加载后即可提问。";
+    say_first: "Say something", "说点什么";
+    say_first_help: "For example: Who are you?", "例如：你是谁？";
+    message: "Message", "消息";
+    message_hint: "Say something", "输入消息";
+    message_hint_load: "Load a model first", "请先加载模型";
+    send: "Send", "发送";
+    stop: "Stop", "停止";
+    send_key: "send", "发送";
+    newline_key: "new line", "换行";
+    system_prompt: "System prompt", "系统提示";
+    system_prompt_help: "Told to the model before the first message. Empty: none.", "在第一条消息之前告诉模型。留空则没有。";
+    clear: "Clear", "清空";
+    again: "Again", "重新回答";
+    answers: "Answers", "回答";
+    reset: "Reset", "重置";
+    writing: "writing", "正在回答";
+    tokens_n: "{n} tokens", "{n} 个词元";
+    tokens_speed: "{n} tokens/s", "{n} 词元/秒";
+    cut_length: "cut at the longest answer", "达到最长回答，已截断";
+    you_stopped: "you stopped it", "已手动停止";
+    conversation: "Conversation", "对话内容";
+    assistant: "Assistant", "助手";
+    stream_ended: "The answer ended before it was whole.", "回答未完成就结束了。";
+    stream_ended_hint: "Load the model again and ask once more.", "请重新加载模型后再问一次。";
+
+    // Export
+    export_lead: "Take the model with you: base and adapter become one folder that others can load.", "带走模型：基础模型与适配器合并为一个文件夹，可供其他程序加载。";
+    what: "What", "内容";
+    how: "How", "方式";
+    export_run_help: "A run's checkpoint, or a model as it is.", "某次运行的检查点，或原样的模型。";
+    export_do: "Export", "导出";
+    export_merged: "A full model folder in Hugging Face’s format, for transformers, vLLM, llama.cpp’s converter and further training.", "Hugging Face 格式的完整模型文件夹，可用于 transformers、vLLM、llama.cpp 转换及继续训练。";
+    adapter_only: "The adapter alone is already on the disk, as PEFT loads it:", "适配器本身已在磁盘上，可由 PEFT 直接加载：";
+    earlier_exports: "Exports", "导出记录";
+    no_exports: "No export yet", "还没有导出";
+    no_exports_help: "Each export is listed here with its folder.", "每次导出都会连同文件夹列在这里。";
+    exporting: "Exporting…", "正在导出…";
+    exported_to: "Written to", "已写入";
+    files_done: "{done} of {total}", "{done} / {total}";
+    choose_first: "Choose what to export.", "请选择要导出的内容。";
+    delete_job_help: "It leaves the list. The exported folder stays.", "它会从列表中移除，导出的文件夹会保留。";
+    nothing_to_export: "A full model is exported as it is.", "完整模型将按原样导出。";
+
+    // Data
+    data_lead: "{n} datasets, {rows} rows. What you see here is what the trainer reads.", "{n} 个数据集，{rows} 行。这里所见即训练所读。";
+    data_lead_none: "What you see here is what the trainer reads.", "这里所见即训练所读。";
+    drop_here: "Drop files here", "将文件拖到这里";
+    drop_kinds: "or choose them: json, jsonl, csv, parquet, txt", "或点击选择：json、jsonl、csv、parquet、txt";
+    upload: "Upload", "上传";
+    uploading: "Uploading {name}", "正在上传 {name}";
+    upload_checking: "Reading {name}", "正在读取 {name}";
+    uploaded: "{name}: {rows} rows are ready.", "{name}：{rows} 行已就绪。";
+    of_bytes: "{done} of {total}", "{done} / {total}";
+    find_dataset: "Find a dataset", "查找数据集";
+    kind_instructions: "instructions", "指令";
+    kind_preferences: "preferences", "偏好";
+    kind_kto: "ratings", "评价";
+    kind_text: "text", "文本";
+    train_with_it: "Train with it", "用它训练";
+    delete_dataset: "Delete the dataset", "删除此数据集";
+    delete_dataset_help: "Its entry in dataset_info.json and its file in the data folder are removed. Runs made with it stay.", "将删除 dataset_info.json 中的条目及数据文件夹中的文件。用它做过的运行会保留。";
+    rows: "Rows", "行";
+    as_read: "As read", "读取结果";
+    as_file: "As in the file", "文件原文";
+    range_of: "{from} to {to} of {total}", "第 {from} 到 {to} 行，共 {total} 行";
+    previous: "Previous", "上一页";
+    next: "Next", "下一页";
+    row_n: "Row {n}", "第 {n} 行";
+    all_datasets: "All datasets", "全部数据集";
+    choose_dataset: "Choose a dataset", "选择一个数据集";
+    choose_dataset_help: "Its rows appear here, as the trainer reads them.", "其各行会按训练读取的样子显示在这里。";
+    no_datasets_title: "No dataset yet", "还没有数据集";
+    no_datasets_help: "Upload a file with your rows: questions and answers, conversations, or plain text.", "上传含有数据行的文件：问答、对话或纯文本。";
+    file: "File", "文件";
+    format: "Format", "格式";
+    kind: "Kind", "类型";
+    size: "Size", "大小";
+    role_user: "user", "用户";
+    role_assistant: "assistant", "助手";
+    role_system: "system", "系统";
+    role_tool: "tool", "工具";
+}

@@ -1,0 +1,85 @@
+//! Beside the conversation: which model, and how it chooses its words.
+
+use super::talk::talk;
+use crate::{
+    format,
+    i18n::fill,
+    parts::{Field, ProblemNote, icon, source::SourceFields},
+    setting::settings,
+    store::store,
+    ui,
+};
+use api::{RunConfig, chat::ChatState};
+use leptos::prelude::*;
+
+#[component]
+pub fn ModelCard() -> impl IntoView {
+    let w = ui::words();
+    let talk = talk();
+    let store = store();
+    let state = Memo::new(move |_| talk.model.with(|m| m.as_ref().map(|m| m.state)));
+    let badge = move || match state.get() {
+        Some(ChatState::Ready) => view! { <span class="badge good push" data-testid="chat-state">{w.ready}</span> },
+        Some(ChatState::Loading) => {
+            view! { <span class="badge live push" data-testid="chat-state">{w.loading_model}</span> }
+        }
+        Some(ChatState::Failed) => view! { <span class="badge bad push" data-testid="chat-state">{w.failed}</span> },
+        None => view! { <span class="badge push" data-testid="chat-state">{w.not_loaded}</span> },
+    };
+    let problem = move || {
+        talk.model.with(|m| m.as_ref().and_then(|m| m.problem.clone())).map(|problem| view! { <ProblemNote problem /> })
+    };
+    // The chosen one is loaded already: nothing to load.
+    let same = move || {
+        let wanted = talk.source.load(store);
+        state.get() == Some(ChatState::Ready) && talk.model.with(|m| m.as_ref().map(|m| m.load.clone())) == wanted
+    };
+    let can_load = move || talk.source.load(store).is_some() && state.get() != Some(ChatState::Loading) && !same();
+    let about = move || {
+        let bytes = talk.model.with(|m| m.as_ref().map(|m| m.bytes)).filter(|b| *b > 0)?;
+        let name = talk.ready_name()?;
+        let took = fill(w.load_took, &[("bytes", &format::bytes(bytes))]);
+        Some(view! { <p class="xs muted">{format!("{name} · {took}")}</p> })
+    };
+    let unload = move || {
+        (state.get() == Some(ChatState::Ready)).then(|| {
+            view! { <button type="button" class="btn block s" data-testid="chat-unload" on:click=move |_| talk.unload()>{w.unload}</button> }
+        })
+    };
+    view! {
+        <section class="card">
+            <div class="card-h"><h2>{w.model}</h2>{badge}</div>
+            <div class="stack">
+                <SourceFields source=talk.source testid="chat-model" />
+                <button type="button" class="btn block" class:primary=move || !talk.is_ready() data-testid="chat-load"
+                    disabled=move || !can_load() on:click=move |_| talk.load()>
+                    {icon("play", 18)}{move || if talk.is_loading() { w.loading_model } else { w.load }}
+                </button>
+                {problem}
+                {about}
+                {unload}
+            </div>
+        </section>
+    }
+}
+
+#[component]
+pub fn AnswersCard() -> impl IntoView {
+    let w = ui::words();
+    let talk = talk();
+    let store = store();
+    let fields = move || {
+        let schema =
+            store.catalog.with(|c| c.as_ref().and_then(|c| c.generation.as_ref().map(|g| g.schema.clone())))?;
+        let values = talk.values;
+        Some(settings(&schema).into_iter().map(|setting| view! { <Field setting values /> }).collect_view())
+    };
+    let reset = move || {
+        talk.values.set.with(|set| !set.0.is_empty()).then(|| {
+            view! { <button type="button" class="btn quiet s" on:click=move |_| talk.values.set.set(RunConfig::default())>{w.reset}</button> }
+        })
+    };
+    view! {
+        <section class="card"><div class="card-h"><h2>{w.answers}</h2>{reset}</div><div class="stack">{fields}</div></section>
+    }
+}

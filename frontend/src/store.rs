@@ -1,0 +1,273 @@
+//! What the page knows: jobs, curves, models, datasets, and the toasts. One copy for all pages, fed by [`crate::events`].
+
+use crate::client;
+use api::{
+    Catalog, Job, JobKind, JobState, Problem,
+    data::DatasetInfo,
+    job::{Checkpoint, Feed, Metric},
+    model::ModelInfo,
+    routes::{self, System},
+};
+use gloo_timers::future::TimeoutFuture;
+use leptos::{prelude::*, task::spawn_local};
+use std::{collections::HashMap, sync::Arc};
+
+#[derive(Clone, Copy)]
+pub struct Store {
+    pub catalog: RwSignal<Option<Arc<Catalog>>>,
+    pub system: RwSignal<Option<System>>,
+    /// Newest first; nothing before the first answer.
+    pub jobs: RwSignal<Option<Vec<Job>>>,
+    pub models: RwSignal<Option<Vec<ModelInfo>>>,
+    pub datasets: RwSignal<Option<Vec<DatasetInfo>>>,
+    /// Points of the runs that are being looked at, in the order of steps.
+    pub metrics: RwSignal<HashMap<String, Vec<Metric>>>,
+    pub checkpoints: RwSignal<HashMap<String, Vec<Checkpoint>>>,
+    pub notes: RwSignal<HashMap<String, Vec<Problem>>>,
+    pub online: RwSignal<bool>,
+    pub toasts: RwSignal<Vec<Toast>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Toast {
+    pub id: u64,
+    pub text: String,
+    pub hint: String,
+    pub bad: bool,
+}
+
+impl Store {
+    pub fn provide() -> Self {
+        let store = Self {
+            catalog: RwSignal::new(None),
+            system: RwSignal::new(None),
+            jobs: RwSignal::new(None),
+            models: RwSignal::new(None),
+            datasets: RwSignal::new(None),
+            metrics: RwSignal::default(),
+            checkpoints: RwSignal::default(),
+            notes: RwSignal::default(),
+            online: RwSignal::new(true),
+            toasts: RwSignal::default(),
+        };
+        provide_context(store);
+        store
+    }
+
+    /// Asks for everything anew: at the start, and after the connection was lost.
+    pub fn refresh(self) {
+        self.ask(routes::JOBS, self.jobs);
+        self.ask(routes::SYSTEM, self.system);
+        self.refresh_models();
+        self.refresh_datasets();
+        if self.catalog.with_untracked(Option::is_none) {
+            spawn_local(async move {
+                if let Ok(catalog) = client::get::<Catalog>(routes::CATALOG).await {
+                    self.catalog.set(Some(Arc::new(catalog)));
+                }
+            });
+        }
+        for job in self.metrics.with_untracked(|all| all.keys().cloned().collect::<Vec<_>>()) {
+            self.watch(&job);
+        }
+        for job in self.checkpoints.with_untracked(|all| all.keys().cloned().collect::<Vec<_>>()) {
+            self.ask_checkpoints(&job);
+        }
+    }
+
+    pub fn refresh_models(self) {
+        self.ask(routes::MODELS, self.models);
+    }
+
+    pub fn refresh_datasets(self) {
+        self.ask(routes::DATASETS, self.datasets);
+    }
+
+    /// Loads a run's curve, which then follows the feed.
+    pub fn watch(self, job: &str) {
+        let job = job.to_owned();
+        self.metrics.update(|all| {
+            all.entry(job.clone()).or_default();
+        });
+        spawn_local(async move {
+            if let Ok(points) = client::get::<Vec<Metric>>(&routes::fill(routes::JOB_METRICS, &job)).await {
+                self.metrics.update(|all| {
+                    let curve = all.entry(job).or_default();
+                    points.into_iter().for_each(|point| place(curve, point));
+                });
+            }
+        });
+    }
+
+    pub fn ask_checkpoints(self, job: &str) {
+        let job = job.to_owned();
+        spawn_local(async move {
+            if let Ok(mut found) = client::get::<Vec<Checkpoint>>(&routes::fill(routes::JOB_CHECKPOINTS, &job)).await {
+                newest_first(&mut found);
+                self.checkpoints.update(|all| {
+                    all.insert(job, found);
+                });
+            }
+        });
+    }
+
+    /// Takes in a message of the feed.
+    pub fn apply(self, feed: Feed) {
+        match feed {
+            Feed::Job { job } => {
+                let ended = !job.state.is_active();
+                if ended && self.checkpoints.with_untracked(|all| all.contains_key(&job.id)) {
+                    self.ask_checkpoints(&job.id);
+                }
+                if ended && job.kind == JobKind::Pull {
+                    self.refresh_models();
+                }
+                self.put(*job);
+            }
+            Feed::Metric { job, metric } => self.metrics.update(|all| {
+                if let Some(curve) = all.get_mut(&job) {
+                    place(curve, metric);
+                }
+            }),
+            Feed::Checkpoint { job, checkpoint } => self.checkpoints.update(|all| {
+                if let Some(list) = all.get_mut(&job) {
+                    list.retain(|c| c.name != checkpoint.name);
+                    list.push(checkpoint);
+                    newest_first(list);
+                }
+            }),
+            Feed::Note { job, problem } => self.notes.update(|all| {
+                let list = all.entry(job).or_default();
+                if !list.contains(&problem) {
+                    list.push(problem);
+                }
+            }),
+            Feed::Gone { job } => self.forget(&job),
+            Feed::Changed { what } => match what.as_str() {
+                "models" => self.refresh_models(),
+                "datasets" => self.refresh_datasets(),
+                _ => {}
+            },
+        }
+    }
+
+    /// A job that came or changed.
+    pub fn put(self, job: Job) {
+        self.jobs.update(|jobs| {
+            let jobs = jobs.get_or_insert_default();
+            match jobs.iter_mut().find(|known| known.id == job.id) {
+                Some(known) => *known = job,
+                None => jobs.insert(0, job),
+            }
+        });
+    }
+
+    pub fn forget(self, id: &str) {
+        self.jobs.update(|jobs| jobs.iter_mut().for_each(|jobs| jobs.retain(|job| job.id != id)));
+        self.metrics.update(|all| {
+            all.remove(id);
+        });
+        self.checkpoints.update(|all| {
+            all.remove(id);
+        });
+    }
+
+    pub fn job(self, id: &str) -> Option<Job> {
+        self.jobs.with(|jobs| jobs.iter().flatten().find(|job| job.id == id).cloned())
+    }
+
+    /// Jobs of a kind, newest first.
+    pub fn jobs_of(self, kind: JobKind) -> Vec<Job> {
+        self.jobs.with(|jobs| jobs.iter().flatten().filter(|job| job.kind == kind).cloned().collect())
+    }
+
+    /// The job that the rail shows: the one that runs, else the next one.
+    pub fn active(self) -> Option<Job> {
+        self.jobs.with(|jobs| {
+            let active = || jobs.iter().flatten().filter(|job| job.state.is_active());
+            active().find(|job| job.state != JobState::Queued).or_else(|| active().last()).cloned()
+        })
+    }
+
+    /// Says something for a few seconds.
+    pub fn say(self, text: String) {
+        self.toast(text, String::new(), false);
+    }
+
+    /// Shows problems that belong to no field.
+    pub fn complain(self, problems: &[Problem]) {
+        let language = crate::ui::language().tag();
+        for problem in problems.iter().take(3) {
+            self.toast(problem.message_in(language).into(), problem.hint_in(language).into(), true);
+        }
+    }
+
+    fn toast(self, text: String, hint: String, bad: bool) {
+        if self.toasts.with_untracked(|all| all.iter().any(|t| t.text == text)) {
+            return;
+        }
+        let id = self.toasts.with_untracked(|all| all.last().map_or(0, |t| t.id + 1));
+        self.toasts.update(|all| {
+            all.push(Toast { id, text, hint, bad });
+        });
+        spawn_local(async move {
+            TimeoutFuture::new(if bad { 12_000 } else { 6_000 }).await;
+            self.toasts.update(|all| all.retain(|t| t.id != id));
+        });
+    }
+
+    fn ask<T: serde::de::DeserializeOwned + Send + Sync + 'static>(
+        self,
+        route: &'static str,
+        into: RwSignal<Option<T>>,
+    ) {
+        spawn_local(async move {
+            match client::get::<T>(route).await {
+                Ok(found) => into.set(Some(found)),
+                Err(problems) if self.online.get_untracked() => self.complain(&problems),
+                Err(_) => {}
+            }
+        });
+    }
+}
+
+pub fn store() -> Store {
+    expect_context()
+}
+
+/// Puts a point at its step. A step that is done again after a resume replaces the old one; an evaluation and a training
+/// point of the same step stand beside each other.
+pub fn place(curve: &mut Vec<Metric>, point: Metric) {
+    let evaluates = |m: &Metric| m.values.contains_key("eval_loss");
+    let at = curve.partition_point(|known| (known.step, evaluates(known)) < (point.step, evaluates(&point)));
+    match curve.get_mut(at) {
+        Some(known) if known.step == point.step && evaluates(known) == evaluates(&point) => *known = point,
+        _ => curve.insert(at, point),
+    }
+}
+
+fn newest_first(list: &mut [Checkpoint]) {
+    list.sort_by(|a, b| (b.step, b.name == "final").cmp(&(a.step, a.name == "final")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(step: u64, name: &str, value: f64) -> Metric {
+        Metric { step, epoch: 0.0, time: 0.0, values: [(name.to_owned(), value)].into() }
+    }
+
+    #[test]
+    fn points_stay_in_order_without_duplicates() {
+        let mut curve = Vec::new();
+        for p in [point(2, "loss", 2.0), point(1, "loss", 3.0), point(2, "eval_loss", 2.5), point(2, "loss", 1.5)] {
+            place(&mut curve, p);
+        }
+        let seen: Vec<_> = curve.iter().map(|m| (m.step, m.values.clone().into_iter().next())).collect();
+        assert_eq!(
+            seen,
+            [(1, Some(("loss".into(), 3.0))), (2, Some(("loss".into(), 1.5))), (2, Some(("eval_loss".into(), 2.5)))]
+        );
+    }
+}
