@@ -65,7 +65,7 @@ pub fn export(
         tensors.get(name).cloned().map_or_else(|| loaded.files.tensor(name, DType::F32, &candle_core::Device::Cpu), Ok)
     };
     let mut told = Ok(());
-    let written = write_model(&dir, &loaded.files, shard, dtype, tensor, &mut |done, total| {
+    let written = write_model(&dir, &loaded.files, &export::stored(&loaded.files)?, shard, dtype, tensor, &mut |done, total| {
         let event = Event::Status { text: Text::new("Writing the model", "正在写出模型"), done, total };
         if told.is_ok() {
             told = sink(event);

@@ -59,12 +59,15 @@ impl Tuning for AllWeights {
 
     /// A Hugging Face folder, in the base model's storage type.
     fn save(&self, dir: &Path, _: &Model, store: &Store, base: &Base) -> Result<()> {
-        let dtype = export::storage_type(base.files);
+        let weights: Vec<_> = store.trainable().map(|p| (p.name.clone(), p.get().dims().to_vec())).collect();
         let tensor = |name: &str| {
             let parameter = store.get(name).ok_or_else(|| Error::Internal(format!("{name} is not trained")))?;
             Ok(parameter.get())
         };
-        export::write_weights(dir, base.files, dtype, store.trainable().map(|p| p.name.as_str()), tensor)
+        let dtype = export::storage_type(base.files);
+        export::write_into(dir, base.files, &weights, SHARD, dtype, tensor, &mut |_, _| {})
     }
 }
 
+/// Largest file of a saved model, in bytes.
+const SHARD: u64 = 5_000_000_000;

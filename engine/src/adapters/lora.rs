@@ -4,7 +4,7 @@ use super::{Adapter, Base, Tuning, linears};
 use crate::{
     Error, Result,
     entry::Entry,
-    files::adapter::{AdapterConfig, read_adapter, write_adapter},
+    files::adapter::{AdapterConfig, Targets, read_adapter, write_adapter},
     kernels::{dropout::dropout, dropout::mix, matmul},
     model::{
         Attach, DecoderConfig, Grads, Keep, Model, Parameter, Pass, Store,
@@ -114,13 +114,14 @@ impl LoraTuning {
     /// The adapter of a PEFT folder.
     pub fn read(dir: &Path) -> Result<Self> {
         let (config, values) = read_adapter(dir, &Device::Cpu)?;
-        if config.use_dora {
+        if let Some(setting) = not_plain(&config) {
+            let shown = dir.display();
             return Err(Problem::new(
                 "adapter_kind",
-                format!("{}: DoRA adapters are not read yet.", dir.display()),
-                format!("{}：暂不支持读取 DoRA 适配器。", dir.display()),
+                format!("{shown} is no plain LoRA adapter: it has {setting}."),
+                format!("{shown} 不是普通的 LoRA 适配器：它含有 {setting}。"),
             )
-            .hint("Use a plain LoRA adapter.", "请使用普通 LoRA 适配器。")
+            .hint("Use an adapter without it.", "请使用不含此设置的适配器。")
             .field("adapter_name_or_path")
             .into());
         }
@@ -231,7 +232,7 @@ impl Tuning for LoraTuning {
             lora_alpha: self.alpha,
             lora_dropout: f64::from(self.dropout),
             use_rslora: self.rslora,
-            target_modules: self.target.peft(targets),
+            target_modules: Some(self.target.peft(targets)),
             ..AdapterConfig::default()
         };
         let tensors = store.trainable().map(|p| (p.name.clone(), p.get())).collect();
@@ -271,16 +272,31 @@ impl Target {
     }
 
     /// `target_modules` as PEFT reads it: a list, or a pattern.
-    fn peft(&self, last_parts: Vec<String>) -> serde_json::Value {
+    fn peft(&self, last_parts: Vec<String>) -> Targets {
         match self {
-            Self::All => last_parts.into(),
-            Self::Names(names) => names.clone().into(),
-            Self::Pattern(p) => {
-                let inner = p.as_str().trim_start_matches("^(?:").trim_end_matches(")$");
-                inner.into()
-            }
+            Self::All => Targets::Names(last_parts),
+            Self::Names(names) => Targets::Names(names.clone()),
+            Self::Pattern(p) => Targets::Pattern(p.as_str().trim_start_matches("^(?:").trim_end_matches(")$").into()),
         }
     }
+}
+
+/// What of an adapter's settings goes beyond plain LoRA.
+fn not_plain(config: &AdapterConfig) -> Option<String> {
+    if config.peft_type != "LORA" {
+        return Some(format!("peft_type {}", config.peft_type));
+    }
+    let unknown = config.unsupported();
+    [
+        (config.use_dora, "use_dora"),
+        (config.bias != "none", "bias"),
+        (!config.rank_pattern.is_empty(), "rank_pattern"),
+        (!config.alpha_pattern.is_empty(), "alpha_pattern"),
+        (config.modules_to_save.as_ref().is_some_and(|m| !m.is_empty()), "modules_to_save"),
+    ]
+    .into_iter()
+    .find_map(|(set, name)| set.then(|| name.to_string()))
+    .or_else(|| unknown.first().map(|(name, _)| (*name).to_string()))
 }
 
 struct LoraPatch {
