@@ -246,7 +246,7 @@ fn splits(pre: &str) -> Option<&'static [&'static str]> {
     })
 }
 
-fn missing(path: &Path, key: &str) -> crate::Error {
+pub(super) fn missing(path: &Path, key: &str) -> crate::Error {
     let shown = path.display();
     Problem::new(
         "bad_tokenizer",

@@ -1,14 +1,22 @@
 //! Model files in and out: Hugging Face folders, GGUF, tokenizers, PEFT adapters, merged models. No mathematics.
 
+pub mod adapter;
 pub mod atomic;
+pub mod export;
 mod folder;
 pub mod gguf;
 mod gguf_config;
 mod gguf_tokenizer;
+pub mod locate;
 mod safetensors;
+mod shard;
 mod source;
 mod tokenizer;
 
+pub use adapter::{AdapterConfig, Targets, read_adapter, write_adapter};
+pub use atomic::{folder_beside, replace_dir, write_atomically};
+pub use export::{write_model, write_tokenizer};
+pub use locate::{list, locate};
 pub use tokenizer::{ModelTokenizer, SpecialToken};
 
 use crate::{Error, Result};
@@ -164,6 +172,17 @@ impl ModelFiles {
             }
         }
         found
+    }
+
+    /// A cheap look, for lists: a problem if there is no tokenizer.
+    fn check_tokenizer_exists(&self) -> Result<()> {
+        match &self.gguf {
+            Some(header) if header.texts(gguf_tokenizer::TOKENS).is_none() => {
+                Err(gguf_tokenizer::missing(&self.path, gguf_tokenizer::TOKENS))
+            }
+            Some(_) => Ok(()),
+            None => tokenizer::check_exists(&self.path),
+        }
     }
 
     fn embedding_rows(&self) -> Option<u64> {
@@ -323,6 +342,9 @@ fn unknown_tensor(path: &Path, name: &str) -> Problem {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests_folder;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests_parity;

@@ -34,9 +34,7 @@ impl ModelTokenizer {
     /// `special_tokens_map.json`, `chat_template.jinja`; all but the first may be absent.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        if !path.exists() {
-            return Err(no_tokenizer(folder).into());
-        }
+        check_exists(folder)?;
         let bytes = read_small(&path)?;
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| wrong_file(&path, &error.to_string()))?;
         let config = read_json_if_there(&folder.join("tokenizer_config.json"))?;
@@ -87,6 +85,11 @@ impl ModelTokenizer {
         .hint("Take the tokenizer files from the same place as the weights.", "请使用与权重同一来源的分词器文件。")
         .into())
     }
+}
+
+/// A problem if the folder has no `tokenizer.json`.
+pub(super) fn check_exists(folder: &Path) -> Result<()> {
+    if folder.join("tokenizer.json").exists() { Ok(()) } else { Err(no_tokenizer(folder).into()) }
 }
 
 /// A file's bytes, refused when it is absurdly large.

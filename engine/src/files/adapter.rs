@@ -1,0 +1,281 @@
+//! PEFT adapters: `adapter_config.json` and `adapter_model.safetensors`, as PEFT 0.18 writes and reads them.
+
+use super::{
+    folder,
+    safetensors::{float_type, read_header},
+    shard::{self, Planned},
+    source::Source,
+    tokenizer::{read_json, wrong_file},
+};
+use crate::{Error, Result};
+use api::Problem;
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// The version of PEFT whose keys are written.
+const PEFT_VERSION: &str = "0.18.1";
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+/// What PEFT puts before the names of the model's own parts.
+const PREFIX: &str = "base_model.model.";
+
+/// `adapter_config.json`. Keys that have no field here are kept in `other`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AdapterConfig {
+    pub peft_type: String,
+    pub task_type: Option<String>,
+    pub base_model_name_or_path: Option<String>,
+    /// Rank.
+    pub r: usize,
+    /// The product of B and A is multiplied by this over `r` (over its square root with `use_rslora`).
+    pub lora_alpha: f64,
+    pub lora_dropout: f64,
+    pub target_modules: Option<Targets>,
+    pub exclude_modules: Option<Targets>,
+    /// Modules trained and saved whole.
+    pub modules_to_save: Option<Vec<String>>,
+    /// `none`, `all` or `lora_only`.
+    pub bias: String,
+    pub use_rslora: bool,
+    pub use_dora: bool,
+    /// Ranks and alphas of modules that differ, by name or regular expression.
+    pub rank_pattern: BTreeMap<String, usize>,
+    pub alpha_pattern: BTreeMap<String, f64>,
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// Names of linears (their last parts), or one regular expression over whole names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Targets {
+    Pattern(String),
+    Names(Vec<String>),
+}
+
+impl Default for AdapterConfig {
+    fn default() -> Self {
+        Self {
+            peft_type: "LORA".into(),
+            task_type: Some("CAUSAL_LM".into()),
+            base_model_name_or_path: None,
+            r: 8,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            target_modules: None,
+            exclude_modules: None,
+            modules_to_save: None,
+            bias: "none".into(),
+            use_rslora: false,
+            use_dora: false,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+            other: Map::new(),
+        }
+    }
+}
+
+impl AdapterConfig {
+    /// The keys with their values, all that PEFT writes, sorted as it does.
+    pub fn to_json(&self) -> Result<Value> {
+        let mut all = defaults();
+        let own = serde_json::to_value(self).map_err(|error| Error::Internal(error.to_string()))?;
+        all.extend(own.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
+        all.insert("inference_mode".into(), json!(true));
+        // PEFT writes whole numbers as such.
+        if self.lora_alpha.fract() == 0.0 && self.lora_alpha.abs() < 1e15 {
+            all.insert("lora_alpha".into(), json!(self.lora_alpha as i64));
+        }
+        all.sort_keys();
+        Ok(Value::Object(all))
+    }
+
+    /// Keys set to something that changes the result and that is not known here, with their values.
+    pub fn unsupported(&self) -> Vec<(&str, &Value)> {
+        let names = [
+            "alora_invocation_tokens",
+            "arrow_config",
+            "fan_in_fan_out",
+            "layer_replication",
+            "lora_bias",
+            "target_parameters",
+            "trainable_token_indices",
+            "use_qalora",
+            "use_bdlora",
+        ];
+        let set = |value: &Value| match value {
+            Value::Null | Value::Bool(false) => false,
+            Value::Array(items) => !items.is_empty(),
+            Value::Object(items) => !items.is_empty(),
+            _ => true,
+        };
+        names.into_iter().filter_map(|name| Some((name, self.other.get(name)?))).filter(|(_, v)| set(v)).collect()
+    }
+}
+
+/// Reads an adapter: its configuration, and its tensors in their stored type by the name of the model's part
+/// (`model.layers.0.self_attn.q_proj.lora_A.weight`, without `base_model.model.` and `.default`).
+pub fn read_adapter(dir: impl AsRef<Path>, device: &Device) -> Result<(AdapterConfig, BTreeMap<String, Tensor>)> {
+    let dir = dir.as_ref();
+    let config = read_config(dir)?;
+    let path = dir.join(WEIGHTS);
+    if !path.exists() {
+        return Err(match folder::pickle_in(dir)? {
+            Some(pickle) => folder::pickle(&pickle),
+            None => missing(dir, WEIGHTS),
+        }
+        .into());
+    }
+    let source = Source::open(&path)?;
+    let mut tensors = BTreeMap::new();
+    for entry in read_header(&source)? {
+        let kind = float_type(&entry.dtype)
+            .ok_or_else(|| wrong_file(&path, &format!("{} has the type {}", entry.name, entry.dtype)))?;
+        let bytes = source.read(entry.offset, entry.size)?;
+        let tensor = Tensor::from_raw_buffer(&bytes, kind, &entry.shape, device)?;
+        tensors.insert(plain_name(&entry.name), tensor);
+    }
+    if tensors.is_empty() {
+        return Err(wrong_file(&path, "it has no tensors"));
+    }
+    Ok((config, tensors))
+}
+
+/// Reads and checks `adapter_config.json` alone.
+pub fn read_config(dir: impl AsRef<Path>) -> Result<AdapterConfig> {
+    let dir = dir.as_ref();
+    if !dir.is_dir() {
+        return Err(Error::io(dir)(std::io::ErrorKind::NotFound.into()));
+    }
+    let path = dir.join(CONFIG);
+    if !path.exists() {
+        return Err(missing(dir, CONFIG).into());
+    }
+    let mut value = read_json(&path)?;
+    if let Some(map) = value.as_object_mut() {
+        // Null stands for the default.
+        map.retain(|_, value| !value.is_null());
+    }
+    let config: AdapterConfig = serde_json::from_value(value).map_err(|error| wrong_file(&path, &error.to_string()))?;
+    if config.r == 0 || !config.lora_alpha.is_finite() {
+        return Err(wrong_file(&path, &format!("r is {}, lora_alpha is {}", config.r, config.lora_alpha)));
+    }
+    Ok(config)
+}
+
+/// Writes an adapter into the existing folder `dir`: weights, configuration, model card. Names as in
+/// [`read_adapter`]; types as they are (float32, float16 or bfloat16).
+pub fn write_adapter(dir: impl AsRef<Path>, config: &AdapterConfig, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    let dir = dir.as_ref();
+    let mut plan: Vec<Planned> = tensors
+        .iter()
+        .map(|(name, tensor)| Planned {
+            name: format!("{PREFIX}{name}"),
+            dtype: tensor.dtype(),
+            shape: tensor.dims().to_vec(),
+        })
+        .collect();
+    // Wider types first, so that each tensor is aligned to its own.
+    plan.sort_by_key(|planned| std::cmp::Reverse(planned.dtype.size_in_bytes()));
+    shard::write(&dir.join(WEIGHTS), &plan, |planned| {
+        let name = planned.name.strip_prefix(PREFIX).unwrap_or(&planned.name);
+        tensors.get(name).cloned().ok_or_else(|| Error::Internal(format!("no tensor {name}")))
+    })?;
+    let json = serde_json::to_string_pretty(&config.to_json()?).map_err(|error| Error::Internal(error.to_string()))?;
+    let path = dir.join(CONFIG);
+    fs::write(&path, json).map_err(Error::io(&path))?;
+    let path = dir.join("README.md");
+    fs::write(&path, model_card(config)).map_err(Error::io(&path))
+}
+
+fn plain_name(name: &str) -> String {
+    let name = name.strip_prefix(PREFIX).unwrap_or(name);
+    match name.strip_suffix(".default") {
+        // DoRA's magnitude vector ends in the adapter's name.
+        Some(name) => name.to_string(),
+        None => name.replace(".default.", "."),
+    }
+}
+
+/// Every key of PEFT's `LoraConfig` with the value it has when nobody sets it.
+fn defaults() -> Map<String, Value> {
+    let json = json!({
+        "alora_invocation_tokens": null,
+        "alpha_pattern": {},
+        "arrow_config": null,
+        "auto_mapping": null,
+        "base_model_name_or_path": null,
+        "bias": "none",
+        "corda_config": null,
+        "ensure_weight_tying": false,
+        "eva_config": null,
+        "exclude_modules": null,
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "init_lora_weights": true,
+        "layer_replication": null,
+        "layers_pattern": null,
+        "layers_to_transform": null,
+        "loftq_config": {},
+        "lora_alpha": 8,
+        "lora_bias": false,
+        "lora_dropout": 0.0,
+        "megatron_config": null,
+        "megatron_core": "megatron.core",
+        "modules_to_save": null,
+        "peft_type": "LORA",
+        "peft_version": PEFT_VERSION,
+        "qalora_group_size": 16,
+        "r": 8,
+        "rank_pattern": {},
+        "revision": null,
+        "target_modules": null,
+        "target_parameters": null,
+        "task_type": null,
+        "trainable_token_indices": null,
+        "use_dora": false,
+        "use_qalora": false,
+        "use_rslora": false,
+    });
+    match json {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+/// `README.md` with the front matter that hubs read.
+fn model_card(config: &AdapterConfig) -> String {
+    let base = config.base_model_name_or_path.as_deref().unwrap_or("unknown");
+    // A JSON string is a YAML string, whatever is in the name.
+    let quoted = json!(base);
+    let targets = match &config.target_modules {
+        Some(Targets::Names(names)) => names.join(", "),
+        Some(Targets::Pattern(pattern)) => pattern.clone(),
+        None => "unknown".into(),
+    };
+    format!(
+        "---\nbase_model: {quoted}\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n- lathe\n---\n\n\
+         # LoRA adapter\n\n\
+         Trained with Lathe on top of `{base}`. Load it in Lathe as `adapter_name_or_path`, or with PEFT:\n\n\
+         ```python\nfrom peft import AutoPeftModelForCausalLM\n\n\
+         model = AutoPeftModelForCausalLM.from_pretrained(\"PATH_OF_THIS_FOLDER\")\n```\n\n\
+         | | |\n|---|---|\n| rank | {} |\n| alpha | {} |\n| dropout | {} |\n| targets | {targets} |\n",
+        config.r, config.lora_alpha, config.lora_dropout,
+    )
+}
+
+fn missing(dir: &Path, file: &str) -> Problem {
+    let shown = dir.display();
+    Problem::new(
+        "no_adapter",
+        format!("{shown} is not a complete adapter: it has no {file}."),
+        format!("{shown} 不是完整的适配器：缺少 {file}。"),
+    )
+    .hint(
+        "Choose the folder that has adapter_config.json and adapter_model.safetensors.",
+        "请选择包含 adapter_config.json 和 adapter_model.safetensors 的文件夹。",
+    )
+}
