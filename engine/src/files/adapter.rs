@@ -1,6 +1,7 @@
 //! PEFT adapters: `adapter_config.json` and `adapter_model.safetensors`, as PEFT 0.18 writes and reads them.
 
 use super::{
+    atomic::write_atomically,
     folder,
     safetensors::{float_type, read_header},
     shard::{self, Planned},
@@ -12,7 +13,7 @@ use api::Problem;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 /// The version of PEFT whose keys are written.
 const PEFT_VERSION: &str = "0.18.1";
@@ -185,10 +186,8 @@ pub fn write_adapter(dir: impl AsRef<Path>, config: &AdapterConfig, tensors: &BT
         tensors.get(name).cloned().ok_or_else(|| Error::Internal(format!("no tensor {name}")))
     })?;
     let json = serde_json::to_string_pretty(&config.to_json()?).map_err(|error| Error::Internal(error.to_string()))?;
-    let path = dir.join(CONFIG);
-    fs::write(&path, json).map_err(Error::io(&path))?;
-    let path = dir.join("README.md");
-    fs::write(&path, model_card(config)).map_err(Error::io(&path))
+    write_atomically(&dir.join(CONFIG), json)?;
+    write_atomically(&dir.join("README.md"), model_card(config))
 }
 
 fn plain_name(name: &str) -> String {

@@ -3,31 +3,38 @@
 use crate::{Error, Result};
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{BufWriter, Write},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
 /// Writes `bytes` as the file `path`; a reader sees the old content or the new one, never a part.
-pub fn write_atomically(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<()> {
-    let path = path.as_ref();
+pub fn write_atomically(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
+    create_atomically(path, |out| out.write_all(bytes.as_ref()).map_err(Error::io(path)))
+}
+
+/// As [`write_atomically`], for what is too large to hold in memory: `write` is given the file.
+pub(super) fn create_atomically(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
     let beside = beside(path);
-    let written = write_synced(&beside, bytes.as_ref())
-        .and_then(|()| fs::rename(&beside, path))
-        .and_then(|()| sync_folder(parent(path)));
-    written.map_err(|error| {
+    let written = File::create(&beside).map_err(Error::io(path)).and_then(|file| {
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        write(&mut out)?;
+        let file = out.into_inner().map_err(|error| Error::io(path)(error.into_error()))?;
+        let placed = file.sync_all().and_then(|()| fs::rename(&beside, path));
+        placed.and_then(|()| sync_folder(parent(path))).map_err(Error::io(path))
+    });
+    if written.is_err() {
         // The first error is the one to tell; a leftover is only litter.
         let _ = fs::remove_file(&beside);
-        Error::io(path)(error)
-    })
+    }
+    written
 }
 
 /// Puts the complete folder `from` in the place of `to` (which may exist). Both stand in the same parent folder.
 ///
 /// Every file of `from` is flushed first. An old `to` is renamed away before and deleted after, so that a crash
 /// between the two leaves the old folder under a name that begins with a dot, and nothing half-written under `to`.
-pub fn replace_dir(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
-    let (from, to) = (from.as_ref(), to.as_ref());
+pub fn replace_dir(from: &Path, to: &Path) -> Result<()> {
     sync_tree(from).map_err(Error::io(from))?;
     let old = beside(to);
     let had_old = match fs::rename(to, &old) {
@@ -51,14 +58,14 @@ pub fn replace_dir(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
 }
 
 /// A new, empty folder beside `path`, for [`replace_dir`]; its name begins with a dot and ends in `.tmp`.
-pub fn folder_beside(path: impl AsRef<Path>) -> Result<PathBuf> {
-    let path = path.as_ref();
+pub fn folder_beside(path: &Path) -> Result<PathBuf> {
     fs::create_dir_all(parent(path)).map_err(Error::io(parent(path)))?;
     let folder = beside(path);
     fs::create_dir(&folder).map_err(Error::io(&folder))?;
     Ok(folder)
 }
 
+/// A name in the same folder that nothing has.
 fn beside(path: &Path) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -71,12 +78,6 @@ fn parent(path: &Path) -> &Path {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     }
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 fn sync_tree(folder: &Path) -> std::io::Result<()> {
@@ -113,10 +114,10 @@ mod tests {
         write_atomically(&path, "new").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert!(write_atomically(dir.path().join("no/such/folder"), "x").is_err());
+        assert!(write_atomically(&dir.path().join("no/such/folder"), "x").is_err());
         // A folder stands in the way: refused, and the folder is as it was.
         fs::create_dir(dir.path().join("b")).unwrap();
-        assert!(write_atomically(dir.path().join("b"), "x").is_err());
+        assert!(write_atomically(&dir.path().join("b"), "x").is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
@@ -132,7 +133,7 @@ mod tests {
         }
         assert!(!to.join("one").exists());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert!(replace_dir(dir.path().join("missing"), &to).is_err());
+        assert!(replace_dir(&dir.path().join("missing"), &to).is_err());
         assert!(to.join("two").exists());
     }
 }

@@ -27,26 +27,42 @@ const TOKENIZER_FILES: [&str; 9] = [
     "spiece.model",
 ];
 
-/// Writes the model of `files` with other weights as the folder `dir`, in `dtype` (float32, float16 or bfloat16), in
-/// shards of `shard_bytes` at most (a larger tensor gets its own). `tensors` gives the (merged) tensor of a name of
-/// [`ModelFiles::names`], in the shape that the files have; one is held at a time. `progress` hears bytes done and in
-/// all. Answers the files written.
+/// A weight by its Hugging Face name, with its shape.
+pub type Weight = (String, Vec<usize>);
+
+/// The weights that stand in `files`.
+pub fn stored(files: &ModelFiles) -> Result<Vec<Weight>> {
+    files.names().map(|name| Ok((name.to_string(), files.shape(name)?))).collect()
+}
+
+/// The type to write a model of `files` in: its own, or bfloat16 if that is a quantised one.
+pub fn storage_type(files: &ModelFiles) -> DType {
+    match files.dtype() {
+        "f32" | "f64" => DType::F32,
+        "f16" => DType::F16,
+        _ => DType::BF16,
+    }
+}
+
+/// Writes a model with the configuration and tokenizer of `files` as the folder `dir`: `weights` in `dtype` (float32,
+/// float16 or bfloat16), in shards of `shard_bytes` at most (a larger tensor gets its own). `tensors` gives the
+/// (merged) tensor of a name; one is held at a time. `progress` hears bytes done and in all. Answers the files written.
 ///
 /// Nothing stands under `dir` before all of it is written and flushed. An earlier export there is replaced; a folder
 /// with anything else in it is refused.
 pub fn write_model(
     dir: impl AsRef<Path>,
     files: &ModelFiles,
+    weights: &[Weight],
     shard_bytes: u64,
     dtype: DType,
-    mut tensors: impl FnMut(&str) -> Result<Tensor>,
+    tensors: impl FnMut(&str) -> Result<Tensor>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<PathBuf>> {
     let dir = std::path::absolute(dir.as_ref()).map_err(Error::io(dir.as_ref()))?;
     check_place(&dir, files)?;
     let folder = atomic::folder_beside(&dir)?;
-    let written = write_weights(&folder, files, shard_bytes, dtype, &mut tensors, progress)
-        .and_then(|()| write_config(&folder, files, dtype))
+    let written = write_into(&folder, files, weights, shard_bytes, dtype, tensors, progress)
         .and_then(|()| write_tokenizer(&folder, files))
         .and_then(|()| atomic::replace_dir(&folder, &dir));
     if let Err(error) = written {
@@ -62,6 +78,43 @@ pub fn write_model(
     Ok(paths)
 }
 
+/// As [`write_model`], into the existing folder `dir` (a run's, a checkpoint that is being made) and without the
+/// tokenizer. Each file appears whole; other files of the folder stay.
+pub fn write_into(
+    dir: impl AsRef<Path>,
+    files: &ModelFiles,
+    weights: &[Weight],
+    shard_bytes: u64,
+    dtype: DType,
+    mut tensors: impl FnMut(&str) -> Result<Tensor>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
+    let dir = dir.as_ref();
+    let shards = plan(files, weights, shard_bytes, dtype);
+    let total = shards.iter().flatten().map(Planned::size).sum();
+    let mut done = 0;
+    let mut weight_map = Map::new();
+    progress(done, total);
+    for (number, shard) in shards.iter().enumerate() {
+        let name = match shards.len() {
+            1 => "model.safetensors".to_string(),
+            count => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
+        };
+        weight_map.extend(shard.iter().map(|planned| (planned.name.clone(), json!(name))));
+        shard::write(&dir.join(&name), shard, |planned| {
+            let tensor = tensors(&planned.name)?;
+            done += planned.size();
+            progress(done, total);
+            Ok(tensor)
+        })?;
+    }
+    if shards.len() > 1 {
+        let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+        write_json(&dir.join("model.safetensors.index.json"), &index)?;
+    }
+    write_config(dir, files, dtype)
+}
+
 /// Writes the tokenizer's files into the existing folder `dir`: copies, or for GGUF made from its metadata.
 pub fn write_tokenizer(dir: impl AsRef<Path>, files: &ModelFiles) -> Result<()> {
     let dir = dir.as_ref();
@@ -74,51 +127,18 @@ pub fn write_tokenizer(dir: impl AsRef<Path>, files: &ModelFiles) -> Result<()> 
     Ok(())
 }
 
-fn write_weights(
-    folder: &Path,
-    files: &ModelFiles,
-    shard_bytes: u64,
-    dtype: DType,
-    tensors: &mut impl FnMut(&str) -> Result<Tensor>,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<()> {
-    let shards = plan(files, shard_bytes, dtype)?;
-    let total = shards.iter().flatten().map(Planned::size).sum();
-    let mut done = 0;
-    let mut weight_map = Map::new();
-    progress(done, total);
-    for (number, shard) in shards.iter().enumerate() {
-        let name = match shards.len() {
-            1 => "model.safetensors".to_string(),
-            count => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
-        };
-        weight_map.extend(shard.iter().map(|planned| (planned.name.clone(), json!(name))));
-        shard::write(&folder.join(&name), shard, |planned| {
-            let tensor = tensors(&planned.name)?;
-            done += planned.size();
-            progress(done, total);
-            Ok(tensor)
-        })?;
-    }
-    if shards.len() > 1 {
-        let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
-        write_json(&folder.join("model.safetensors.index.json"), &index)?;
-    }
-    Ok(())
-}
-
 /// What goes into which file.
-fn plan(files: &ModelFiles, shard_bytes: u64, dtype: DType) -> Result<Vec<Vec<Planned>>> {
-    let tied = files.config()["tie_word_embeddings"].as_bool().unwrap_or(false);
+fn plan(files: &ModelFiles, weights: &[Weight], shard_bytes: u64, dtype: DType) -> Vec<Vec<Planned>> {
+    let tied = files.config()["tie_word_embeddings"].as_bool().unwrap_or(false)
+        && weights.iter().any(|(name, _)| name == "model.embed_tokens.weight");
     let mut shards: Vec<Vec<Planned>> = vec![Vec::new()];
     let mut size = 0_u64;
-    for name in files.names() {
+    for (name, shape) in weights {
         // Tied: transformers takes the embedding. Frequencies are computed; only old checkpoints store them.
-        let double = tied && name == "lm_head.weight" && files.contains("model.embed_tokens.weight");
-        if double || name.ends_with(".rotary_emb.inv_freq") {
+        if (tied && name == "lm_head.weight") || name.ends_with(".rotary_emb.inv_freq") {
             continue;
         }
-        let planned = Planned { name: name.to_string(), dtype, shape: files.shape(name)? };
+        let planned = Planned { name: name.clone(), dtype, shape: shape.clone() };
         let with_this = size.saturating_add(planned.size());
         match shards.last_mut() {
             Some(shard) if shard.is_empty() || with_this <= shard_bytes => {
@@ -131,7 +151,7 @@ fn plan(files: &ModelFiles, shard_bytes: u64, dtype: DType) -> Result<Vec<Vec<Pl
             }
         }
     }
-    Ok(shards)
+    shards
 }
 
 fn write_config(folder: &Path, files: &ModelFiles, dtype: DType) -> Result<()> {
@@ -246,7 +266,7 @@ fn write_json(path: &Path, value: &Value) -> Result<()> {
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    fs::write(path, bytes).map_err(Error::io(path))
+    atomic::write_atomically(path, bytes)
 }
 
 /// Whether a chat template comes with the model; cheap, for lists.

@@ -25,7 +25,14 @@ pub fn open_untrained(path: &Path) -> Result<ModelFiles> {
     let config = read_json(&config_path)?;
     let dtype = config["dtype"].as_str().or(config["torch_dtype"].as_str()).unwrap_or("bfloat16");
     let dtype = dtype.replace("bfloat", "bf").replace("float", "f");
-    Ok(ModelFiles { path: path.to_path_buf(), config, sources: Vec::new(), tensors: BTreeMap::new(), dtype, gguf: None })
+    Ok(ModelFiles {
+        path: path.to_path_buf(),
+        config,
+        sources: Vec::new(),
+        tensors: BTreeMap::new(),
+        dtype,
+        gguf: None,
+    })
 }
 
 /// Opens the folder and checks the headers of all its weight files; reads no weights.

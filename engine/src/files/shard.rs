@@ -1,11 +1,11 @@
 //! Writing a safetensors file tensor by tensor: the header goes first, so shapes and types are told beforehand.
 
+use super::atomic::create_atomically;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use serde_json::{Map, json};
 use std::{
-    fs::File,
-    io::{self, BufWriter, Write},
+    io::{self, Write},
     path::Path,
 };
 
@@ -24,21 +24,21 @@ impl Planned {
     }
 }
 
-/// Writes `plan` in its order as the new file `path`, asking `tensor` for one after the other, and flushes it to the
-/// disk. Each tensor must have the planned shape; its type is converted.
+/// Writes `plan` in its order as the file `path`, asking `tensor` for one after the other; the file appears when it
+/// is whole and flushed. Each tensor must have the planned shape; its type is converted.
 pub fn write(path: &Path, plan: &[Planned], mut tensor: impl FnMut(&Planned) -> Result<Tensor>) -> Result<()> {
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(path).map_err(Error::io(path))?);
-    out.write_all(&header(plan)?).map_err(Error::io(path))?;
-    for planned in plan {
-        let tensor = tensor(planned)?;
-        if tensor.dims() != planned.shape {
-            let (got, expected) = (tensor.dims(), &planned.shape);
-            return Err(Error::Internal(format!("{} has the shape {got:?}, {expected:?} was expected", planned.name)));
+    create_atomically(path, |out| {
+        out.write_all(&header(plan)?).map_err(Error::io(path))?;
+        for planned in plan {
+            let tensor = tensor(planned)?;
+            if tensor.dims() != planned.shape {
+                let (name, got, expected) = (&planned.name, tensor.dims(), &planned.shape);
+                return Err(Error::Internal(format!("{name} has the shape {got:?}, {expected:?} was expected")));
+            }
+            write_tensor(out, &tensor.to_dtype(planned.dtype)?)?.map_err(Error::io(path))?;
         }
-        write_tensor(&mut out, &tensor.to_dtype(planned.dtype)?)?.map_err(Error::io(path))?;
-    }
-    let file = out.into_inner().map_err(|error| Error::io(path)(error.into_error()))?;
-    file.sync_all().map_err(Error::io(path))
+        Ok(())
+    })
 }
 
 /// Name of a type in safetensors.
@@ -63,7 +63,7 @@ fn header(plan: &[Planned]) -> Result<Vec<u8>> {
     }
     let mut json = serde_json::Value::Object(map).to_string();
     // The data begins at a multiple of 8, as the reference implementation has it.
-    while json.len() % 8 != 0 {
+    while !json.len().is_multiple_of(8) {
         json.push(' ');
     }
     let mut bytes = (json.len() as u64).to_le_bytes().to_vec();

@@ -288,8 +288,8 @@ fn a_damaged_gguf_never_panics() {
         file.seek(SeekFrom::Start(at as u64)).unwrap();
         file.write_all(&[value]).unwrap();
     };
-    for at in 0..gguf.header_len() {
-        for value in [0xff, bytes[at].wrapping_add(1)] {
+    for (at, byte) in bytes.iter().copied().enumerate().take(gguf.header_len()) {
+        for value in [0xff, byte.wrapping_add(1)] {
             poke(at, value);
             if let Ok(files) = ModelFiles::open(&path) {
                 let _ = files.tokenizer();
@@ -298,7 +298,7 @@ fn a_damaged_gguf_never_panics() {
                 }
             }
         }
-        poke(at, bytes[at]);
+        poke(at, byte);
     }
 }
 

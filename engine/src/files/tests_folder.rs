@@ -17,7 +17,7 @@ fn tiny_folder(shard_bytes: u64) -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m");
     let gguf = open_bytes_in(dir.path());
-    export(&gguf, &path, shard_bytes).unwrap();
+    export_to(&gguf, &path, shard_bytes).unwrap();
     (dir, path)
 }
 
@@ -27,9 +27,9 @@ fn open_bytes_in(dir: &Path) -> ModelFiles {
     ModelFiles::open(&path).unwrap()
 }
 
-fn export(files: &ModelFiles, to: &Path, shard_bytes: u64) -> Result<Vec<PathBuf>> {
+fn export_to(files: &ModelFiles, to: &Path, shard_bytes: u64) -> Result<Vec<PathBuf>> {
     let read = |name: &str| files.tensor(name, DType::F32, &Device::Cpu);
-    write_model(to, files, shard_bytes, DType::F32, read, &mut |_, _| {})
+    write_model(to, files, &export::stored(files)?, shard_bytes, DType::F32, read, &mut |_, _| {})
 }
 
 fn values(files: &ModelFiles, name: &str) -> Vec<f32> {
@@ -102,8 +102,10 @@ fn an_export_keeps_the_files_and_writes_what_it_is_given() {
     let to = dir.path().join("out");
     let mut heard = Vec::new();
     let double = |name: &str| Ok((files.tensor(name, DType::F32, &Device::Cpu)? * 2.0)?);
+    let weights = export::stored(&files).unwrap();
     let written =
-        write_model(&to, &files, 2000, DType::BF16, double, &mut |done, all| heard.push((done, all))).unwrap();
+        write_model(&to, &files, &weights, 2000, DType::BF16, double, &mut |done, all| heard.push((done, all)))
+            .unwrap();
     assert_eq!(heard.first().unwrap().0, 0);
     assert_eq!(heard.last().unwrap(), &(files.parameters() * 2, files.parameters() * 2));
     assert!(written.iter().all(|path| path.exists()) && written.len() > TINY_FILES.len());
@@ -117,7 +119,7 @@ fn an_export_keeps_the_files_and_writes_what_it_is_given() {
     let same = |name: &str| fs::read(path.join(name)).unwrap() == fs::read(to.join(name)).unwrap();
     assert!(same("tokenizer.json") && same("chat_template.jinja") && same("generation_config.json"));
     // An earlier export is replaced, without leaving shards of it.
-    export(&files, &to, u64::MAX).unwrap();
+    export_to(&files, &to, u64::MAX).unwrap();
     assert!(to.join("model.safetensors").exists() && !to.join("model.safetensors.index.json").exists());
 }
 
@@ -126,22 +128,23 @@ fn an_export_that_fails_leaves_nothing() {
     let (dir, path) = tiny_folder(u64::MAX);
     let files = ModelFiles::open(&path).unwrap();
     let to = dir.path().join("out");
+    let weights = export::stored(&files).unwrap();
     let mut count = 0;
     let failing = |name: &str| {
         count += 1;
         if count == 4 { Err(Error::Internal("stop".into())) } else { files.tensor(name, DType::F32, &Device::Cpu) }
     };
-    assert!(write_model(&to, &files, 1000, DType::F32, failing, &mut |_, _| {}).is_err());
+    assert!(write_model(&to, &files, &weights, 1000, DType::F32, failing, &mut |_, _| {}).is_err());
     let wrong_shape = |_: &str| Ok(Tensor::zeros(3, DType::F32, &Device::Cpu)?);
-    assert!(write_model(&to, &files, 1000, DType::F32, wrong_shape, &mut |_, _| {}).is_err());
+    assert!(write_model(&to, &files, &weights, 1000, DType::F32, wrong_shape, &mut |_, _| {}).is_err());
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 2, "{left:?}");
     // A folder with other things, the model itself and the folder above it are no places.
     fs::create_dir(&to).unwrap();
     fs::write(to.join("thesis.docx"), "x").unwrap();
-    assert!(problem_of(export(&files, &to, 1000)).1.contains("thesis.docx"));
-    assert_eq!(problem_of(export(&files, &path, 1000)).0, "export_place");
-    assert_eq!(problem_of(export(&files, dir.path(), 1000)).0, "export_place");
+    assert!(problem_of(export_to(&files, &to, 1000)).1.contains("thesis.docx"));
+    assert_eq!(problem_of(export_to(&files, &path, 1000)).0, "export_place");
+    assert_eq!(problem_of(export_to(&files, dir.path(), 1000)).0, "export_place");
     assert!(to.join("thesis.docx").exists() && ModelFiles::open(&path).is_ok());
 }
 
@@ -157,7 +160,7 @@ fn tied_embeddings_are_not_written_twice() {
     fs::rename(path.join("model.safetensors"), path.join("model-main.safetensors")).unwrap();
     let files = ModelFiles::open(&path).unwrap();
     assert!(files.contains("lm_head.weight"));
-    export(&files, &dir.path().join("out"), u64::MAX).unwrap();
+    export_to(&files, &dir.path().join("out"), u64::MAX).unwrap();
     assert!(!ModelFiles::open(dir.path().join("out")).unwrap().contains("lm_head.weight"));
 }
 
@@ -188,7 +191,8 @@ fn broken_folders_are_problems_that_name_the_file() {
     };
     let index = "model.safetensors.index.json";
     let second = "model-00002-of-00004.safetensors";
-    let cases: Vec<(&str, &str, &str, Box<dyn Fn(&Path)>)> = vec![
+    type Change = Box<dyn Fn(&Path)>;
+    let cases: Vec<(&str, &str, &str, Change)> = vec![
         ("a", "no_config", "config.json", Box::new(remove("config.json"))),
         ("b", "bad_model_file", "config.json", Box::new(write("config.json", "{\"a\": "))),
         ("c", "bad_model_file", "config.json", Box::new(write("config.json", "[]"))),
