@@ -65,12 +65,17 @@ pub fn folder_beside(path: &Path) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// A name in the same folder that nothing has.
+/// A name in the same folder that nothing has. A killed process with our number may have left some of these names.
 fn beside(path: &Path) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    parent(path).join(format!(".{name}.{}.{count}.tmp", std::process::id()))
+    loop {
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let free = parent(path).join(format!(".{name}.{}.{count}.tmp", std::process::id()));
+        if free.symlink_metadata().is_err() {
+            return free;
+        }
+    }
 }
 
 fn parent(path: &Path) -> &Path {
@@ -135,5 +140,11 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(replace_dir(&dir.path().join("missing"), &to).is_err());
         assert!(to.join("two").exists());
+        // What a killed process with our number left is in nobody's way.
+        for count in 0..1000 {
+            fs::create_dir(dir.path().join(format!(".model.{}.{count}.tmp", std::process::id()))).unwrap();
+        }
+        replace_dir(&folder_beside(&to).unwrap(), &to).unwrap();
+        assert!(!to.join("two").exists());
     }
 }

@@ -88,12 +88,24 @@ pub fn open(path: &Path) -> Result<ModelFiles> {
     Ok(ModelFiles { path: path.to_path_buf(), config, sources, tensors, dtype, gguf: None })
 }
 
-/// A problem if this is a file of a kind that can hold code. Nothing of it is read.
-pub fn refuse_pickle(path: &Path) -> Result<()> {
-    match path.file_name() {
-        Some(name) if is_pickle(&name.to_string_lossy()) => Err(pickle(path).into()),
-        _ => Ok(()),
+/// A problem if this is a file that is no model by itself: one that can hold code, or weights without their folder.
+/// Nothing of it is read.
+pub fn refuse_single_file(path: &Path) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    if is_pickle(&name) {
+        return Err(pickle(path).into());
     }
+    if name.ends_with(".safetensors") || name.ends_with(".json") {
+        let shown = path.display();
+        return Err(Problem::new(
+            "not_a_model",
+            format!("{shown} is one file of a model."),
+            format!("{shown} 只是模型中的一个文件。"),
+        )
+        .hint("Give the folder that it stands in.", "请填写它所在的文件夹。")
+        .into());
+    }
+    Ok(())
 }
 
 /// The first file of a folder, by name, that can hold code.

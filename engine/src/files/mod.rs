@@ -218,7 +218,7 @@ impl Stored {
 
 fn open_gguf(path: &Path) -> Result<ModelFiles> {
     let source = Source::open(path)?;
-    folder::refuse_pickle(path)?;
+    folder::refuse_single_file(path)?;
     let header = gguf::read_header(&source)?;
     let mut rope_factors = None;
     let mut tensors = BTreeMap::new();

@@ -259,6 +259,22 @@ fn a_cut_or_lying_safetensors_is_a_problem() {
     assert_eq!(problem_of(read(&huge)).0, "bad_safetensors");
 }
 
+#[test]
+fn a_file_that_is_no_model_is_refused_by_its_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, code) in [
+        ("model.pt", "pickle"),
+        ("pytorch_model.BIN", "pickle"),
+        ("model.safetensors", "not_a_model"),
+        ("x.gguf", "file_truncated"),
+        ("x.txt", "file_truncated"),
+    ] {
+        fs::write(dir.path().join(name), "GG").unwrap();
+        assert_eq!(problem_of(ModelFiles::open(dir.path().join(name))).0, code, "{name}");
+    }
+    assert_eq!(problem_of(ModelFiles::open(dir.path().join("nothing"))).0, "not_found");
+}
+
 /// A file that is cut after it was opened: an error, and the process lives.
 #[test]
 fn weights_that_vanish_are_a_problem() {
