@@ -1,1 +1,77 @@
-fn main() {}
+//! The `lathe` binary: reads the command line and the environment, and joins the rest.
+
+mod args;
+mod commands;
+mod config;
+mod environment;
+mod events;
+mod home;
+mod job;
+mod log;
+mod outcome;
+mod progress;
+mod runs;
+mod say;
+mod signals;
+
+use args::{Args, Command};
+use clap::Parser;
+use environment::Environment;
+use outcome::{Failure, Outcome};
+use say::Say;
+use std::process::ExitCode;
+
+/// Gives memory back to the system sooner than the allocator of the C library.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let environment = Environment::read();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage(&error, &environment),
+    };
+    let say = Say { json: args.json, language: environment.language.clone() };
+    match run(args, &environment, &say) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            say.failure(&failure);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(args: Args, environment: &Environment, say: &Say) -> Outcome {
+    let environment = &environment.with_home(args.home.clone());
+    let Some(command) = args.command else {
+        return commands::webui::run(args.webui, environment, say);
+    };
+    if args.webui.is_given() {
+        return Err(Failure::wrong(outcome::studio_options()));
+    }
+    match command {
+        Command::Webui(webui) => commands::webui::run(webui, environment, say),
+        Command::Train { words } => commands::train::run(&words, environment, say),
+        Command::Chat { words, prompt, system } => commands::chat::run(&words, prompt, system, environment, say),
+        Command::Export { words } => commands::export::run(&words, environment, say),
+        Command::Worker(worker) => commands::worker::run(worker, environment, say),
+        Command::Data { command } => commands::data::run(command, environment, say),
+        Command::Catalog => commands::about::catalog(say),
+        Command::Models { command } => commands::models::run(command, environment, say),
+        Command::Env => commands::about::env(environment, say),
+        Command::Version => commands::about::version(say),
+    }
+}
+
+/// clap's own errors end with 2 and its help and version with 0; with `--json` an error is a problem on stdout as well.
+fn usage(error: &clap::Error, environment: &Environment) -> ExitCode {
+    if error.use_stderr() && std::env::args().any(|word| word == "--json") {
+        let text = error.render().to_string();
+        let text = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string();
+        let failure = Failure::wrong(outcome::bad_usage(&text));
+        Say { json: true, language: environment.language.clone() }.failure(&failure);
+        return ExitCode::from(failure.code);
+    }
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { outcome::WRONG } else { outcome::DONE })
+}

@@ -1,0 +1,79 @@
+# Lathe from source. `make run` builds what is missing and serves the studio; `make test` runs every check.
+#
+#   make run ARGS="--port 8000 --home DIR"     flags of `lathe` are passed on
+#   make build | ui | test | fmt | lint | starter | clean
+#
+# Cargo's own variables (CARGO_TARGET_DIR, CARGO_BUILD_JOBS) are honoured. FEATURES=… is handed to cargo.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+LATHE := $(TARGET)/release/lathe
+WASM := wasm32-unknown-unknown
+UI := static/dist/index.html
+# `make test` makes everything in cargo's dev profile, `make build` in release: neither compiles the bundler twice.
+BUNDLE := $(if $(filter test lint,$(MAKECMDGOALS)),,--release)
+
+.PHONY: run build ui test browser-tools fmt lint starter clean
+
+run: build
+	$(LATHE) $(ARGS)
+
+build: ui
+	$(CARGO) build --release --locked -p cli $(if $(FEATURES),--features $(FEATURES))
+
+# ---- the user interface -----------------------------------------------------------------------------------------
+# Where the wasm32 target can't be had, the binary is built all the same and serves a page that says so.
+
+ui:
+	@if $(has_wasm) || rustup target add $(WASM); then $(MAKE) --no-print-directory BUNDLE="$(BUNDLE)" $(UI); \
+	else echo "The wasm32 target is missing (rustup target add $(WASM)): Lathe is built without its user interface." >&2; fi
+
+has_wasm = test -d "$$(rustc --print sysroot)/lib/rustlib/$(WASM)/lib"
+
+# By time of change, so that files which are as they were don't make cargo embed them again.
+$(UI): $(shell find api/src frontend -type f -not -path '*/target/*') Cargo.lock Cargo.toml
+	$(CARGO) build --locked -p frontend --profile wasm --target $(WASM)
+	$(CARGO) run --locked -p bundle $(BUNDLE) -- $(TARGET)/$(WASM)/wasm/frontend.wasm static/dist
+	@touch $@
+
+# ---- checks -----------------------------------------------------------------------------------------------------
+
+test: browser-tools ui lint
+	$(CARGO) test --locked --workspace
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+fmt:
+	$(CARGO) fmt --all
+
+# Chromium and its driver, from Debian's packages where they are missing.
+browser-tools:
+	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then \
+	  sudo=; if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
+	  { command -v apt-get >/dev/null && { [ -z "$$sudo" ] || command -v sudo >/dev/null; } \
+	    && $$sudo apt-get update -q && $$sudo apt-get install -y -q --no-install-recommends chromium chromium-driver; } \
+	  || { echo "The browser tests need chromium and chromedriver, which could not be installed." >&2; \
+	       echo "Install them (Debian: chromium chromium-driver), then run make test again." >&2; exit 1; }; \
+	fi
+
+# ---- the starter model, made again (models/README.md) -----------------------------------------------------------
+
+starter: build
+	$(CARGO) run --release --locked -p engine --example starter -- $(TARGET)/starter --seed 1
+	$(LATHE) --home $(TARGET)/starter/home train $(TARGET)/starter/pretrain.yaml
+	rm -rf $(TARGET)/starter/export
+	$(LATHE) --home $(TARGET)/starter/home export model_name_or_path=$(TARGET)/starter/run \
+	  export_dir=$(TARGET)/starter/export export_dtype=bfloat16
+	mkdir -p models/starter
+	cp $(TARGET)/starter/export/* models/starter/
+
+clean:
+	$(CARGO) clean
+	find static/dist -type f ! -name .gitkeep -delete

@@ -1,0 +1,158 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Fine-tune language models: a studio in the browser, and the same on the command line.
+#[derive(Debug, Parser)]
+#[command(name = "lathe", version, max_term_width = 100)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub webui: Webui,
+    /// Data folder: datasets, models, runs [default: $LATHE_HOME, or ~/.lathe]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// One JSON object, or one a line, on stdout; everything else goes to stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The studio in the browser (the default)
+    Webui(Webui),
+    /// Train a model in the foreground; the studio lists the run as well
+    Train {
+        /// A YAML file with LLaMA-Factory's argument names, and key=value words that change it
+        #[arg(value_name = "RUN.yaml | key=value")]
+        words: Vec<String>,
+    },
+    /// Talk to a model
+    Chat {
+        /// A YAML file and key=value words: model_name_or_path, adapter_name_or_path, template, temperature …
+        #[arg(value_name = "CHAT.yaml | key=value")]
+        words: Vec<String>,
+        /// Answer this and end
+        #[arg(long, value_name = "TEXT")]
+        prompt: Option<String>,
+        /// The system message
+        #[arg(long, value_name = "TEXT")]
+        system: Option<String>,
+    },
+    /// Merge an adapter into its model and write a Hugging Face folder
+    Export {
+        /// A YAML file and key=value words: model_name_or_path, adapter_name_or_path, export_dir …
+        #[arg(value_name = "EXPORT.yaml | key=value")]
+        words: Vec<String>,
+    },
+    /// Download models from a hub, list those on this computer
+    Models {
+        #[command(subcommand)]
+        command: Models,
+    },
+    /// Look at datasets
+    Data {
+        #[command(subcommand)]
+        command: Data,
+    },
+    /// Do the work of a run folder; the studio starts these
+    Worker(Worker),
+    /// All arguments, stages, formats and presets, as JSON
+    Catalog,
+    /// What this computer offers, and where things stand
+    Env,
+    /// The version
+    Version,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Webui {
+    /// Address to listen on [default: 127.0.0.1]; another one needs a token
+    #[arg(long, value_name = "ADDRESS")]
+    pub host: Option<IpAddr>,
+    /// Port to listen on [default: 7860]
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Secret that the browser must show, 16 characters or more; better given as LATHE_TOKEN
+    #[arg(long)]
+    pub token: Option<String>,
+    /// Further host name under which the studio is reached
+    #[arg(long, value_name = "HOST")]
+    pub name: Vec<String>,
+}
+
+impl Webui {
+    pub fn is_given(&self) -> bool {
+        self.host.is_some() || self.port.is_some() || self.token.is_some() || !self.name.is_empty()
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Models {
+    /// Download a model into the Hugging Face cache, going on where an earlier download stopped
+    Pull {
+        /// owner/name, or owner/name/file.gguf
+        id: String,
+        /// Branch, tag or commit
+        #[arg(long, default_value = "main")]
+        revision: String,
+    },
+    /// Models on this computer
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Data {
+    /// The datasets of the data folder, with what is wrong with them
+    List,
+    /// Some rows of a dataset, as they stand in the file and as they are trained on
+    Show {
+        /// Name in dataset_info.json
+        name: String,
+        /// Rows to pass over
+        #[arg(long, default_value_t = 0)]
+        offset: u64,
+        /// Rows to show
+        #[arg(long, default_value_t = 3)]
+        rows: u64,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Worker {
+    /// Folder with a spec.json
+    #[arg(value_name = "RUN_DIR")]
+    pub run: Option<PathBuf>,
+    /// Answer one question, JSON on stdin
+    #[arg(long)]
+    pub ask: bool,
+    /// Load one model and chat, JSON lines on stdin and stdout
+    #[arg(long)]
+    pub chat: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn home_and_json_go_before_or_after_the_command() {
+        for line in ["lathe --home x --json env", "lathe env --json --home x"] {
+            let args = Args::try_parse_from(line.split(' ')).unwrap();
+            assert!(args.json && args.home == Some("x".into()), "{line}");
+        }
+        let args = Args::try_parse_from(["lathe", "--port", "8000"]).unwrap();
+        assert!(args.command.is_none() && args.webui.port == Some(8000));
+    }
+}

@@ -1,0 +1,50 @@
+//! `lathe data`: what stands in the dataset folder.
+
+use crate::{
+    args::Data,
+    environment::Environment,
+    home,
+    outcome::{Failure, Outcome, WRONG},
+    say::Say,
+};
+use api::{
+    data::{DatasetInfo, PreviewRow},
+    question::{Answer, Question},
+};
+
+pub fn run(command: Data, environment: &Environment, say: &Say) -> Outcome {
+    home::set_up(&environment.home)?;
+    let question = match command {
+        Data::List => Question::Datasets,
+        Data::Show { name, offset, rows } => Question::Rows { dataset: name, offset, limit: rows },
+    };
+    match engine::ask::answer(question, &environment.places()) {
+        Answer::Datasets { datasets } => {
+            let text = || datasets.iter().map(|d| line(d, say)).collect::<Vec<_>>().join("\n");
+            say.result(&serde_json::json!({ "datasets": datasets }), text);
+        }
+        Answer::Rows { preview } => {
+            let text = || preview.rows.iter().map(|r| row(r, say)).collect::<Vec<_>>().join("\n\n");
+            say.result(&preview, text);
+        }
+        Answer::Failed { problems } => return Err(Failure::new(WRONG, problems)),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn line(dataset: &DatasetInfo, say: &Say) -> String {
+    let DatasetInfo { name, formatting, kind, rows, file, problem, .. } = dataset;
+    let line = format!("{name:<28} {formatting:<9} {kind:<13} {rows:>8}  {file}");
+    problem.as_ref().map_or(line.clone(), |p| format!("{line}\n{}", say.problem(p)))
+}
+
+fn row(row: &PreviewRow, say: &Say) -> String {
+    let number = row.index + 1;
+    if let Some(problem) = &row.problem {
+        return format!("#{number}\n{}", say.problem(problem));
+    }
+    let messages: Vec<_> = row.messages.iter().map(|m| format!("{}: {}", m.role, m.content)).collect();
+    let text = if messages.is_empty() { row.raw.to_string() } else { messages.join("\n") };
+    format!("#{number}\n{text}")
+}

@@ -1,0 +1,10 @@
+//! One file for each command.
+
+pub mod about;
+pub mod chat;
+pub mod data;
+pub mod export;
+pub mod models;
+pub mod train;
+pub mod webui;
+pub mod worker;

@@ -1,0 +1,37 @@
+//! `lathe train`: a run in the foreground, with a progress bar. The studio lists it like its own.
+
+use crate::{
+    config,
+    environment::Environment,
+    home, job, log,
+    outcome::{Failure, Outcome},
+    progress::Watch,
+    runs::RunFolder,
+    say::Say,
+    signals,
+};
+use api::JobKind;
+
+pub fn run(words: &[String], environment: &Environment, say: &Say) -> Outcome {
+    let config = config::read(words)?;
+    home::set_up(&environment.home)?;
+    let places = environment.places();
+    // Every problem of the request at once, before anything is written.
+    engine::prepare::prepare(&config, &places).map_err(Failure::refused)?;
+    work(RunFolder::make(JobKind::Train, config, &places)?, environment, say)
+}
+
+/// Does the work of the folder and shows how it goes.
+pub fn work(folder: RunFolder, environment: &Environment, say: &Say) -> Outcome {
+    log::to_run(&folder.dir);
+    let stop = signals::stop_flag();
+    let mut watch = Watch::new(say);
+    let result = job::run(&folder, &environment.places(), &stop, &mut |line| {
+        if say.json {
+            say.json(line);
+        }
+        watch.line(line);
+    });
+    watch.end();
+    result
+}

@@ -1,0 +1,44 @@
+//! `lathe` and `lathe webui`: the studio.
+
+use crate::{
+    args::Webui,
+    environment::{self, Environment},
+    home, log,
+    outcome::{self, FAILED, Failure, HELD, Outcome, WRONG},
+    say::Say,
+};
+use serde_json::json;
+use server::{Options, Program};
+use std::net::SocketAddr;
+
+pub fn run(args: Webui, environment: &Environment, say: &Say) -> Outcome {
+    log::to_stderr("info");
+    home::set_up(&environment.home)?;
+    let path = std::env::current_exe().map_err(|e| Failure::failed(outcome::internal(e)))?;
+    let args_of_worker = vec!["worker".into(), "--home".into(), environment.home.clone().into_os_string()];
+    let program = Program { path, args: args_of_worker, env: environment::all() };
+    let catalog = engine::catalog::catalog();
+    let mut options = Options::new(environment.home.clone(), program, catalog, environment.hub.clone());
+    options.host = args.host.unwrap_or(options.host);
+    options.port = args.port.unwrap_or(options.port);
+    options.token = args.token.or_else(|| environment.token.clone());
+    options.names = args.name;
+
+    let runtime = server::runtime().map_err(|e| Failure::failed(outcome::internal(e)))?;
+    let ready = |address: SocketAddr| {
+        let url = format!("http://{address}");
+        let home = &environment.home;
+        say.result(&json!({ "url": url, "pid": std::process::id(), "home": home }), || match say.is_chinese() {
+            true => format!("Lathe 已就绪：{url}（数据文件夹 {}）。按 Ctrl-C 结束。", home.display()),
+            false => format!("Lathe is at {url} (data folder {}). Ctrl-C ends it.", home.display()),
+        });
+    };
+    runtime.block_on(server::serve(options, ready)).map_err(|error| {
+        let code = match () {
+            () if error.is_held() => HELD,
+            () if error.is_usage() => WRONG,
+            () => FAILED,
+        };
+        Failure::new(code, vec![error.problem()])
+    })
+}

@@ -1,0 +1,51 @@
+//! `lathe worker`: what the studio starts. No terminal, no questions; everything by files and standard streams.
+
+use crate::{
+    args::Worker,
+    environment::Environment,
+    job, log,
+    outcome::{Failure, Outcome},
+    runs::RunFolder,
+    say::Say,
+    signals,
+};
+use api::{Problem, chat::LoadChat, question::Question};
+use serde::de::DeserializeOwned;
+use std::io::{self, BufRead, Read};
+
+/// The largest question, and the longest line that names a chat model.
+const LARGEST: u64 = 16 << 20;
+
+pub fn run(args: Worker, environment: &Environment, say: &Say) -> Outcome {
+    log::to_stderr("info");
+    let places = environment.places();
+    if args.ask {
+        let mut text = String::new();
+        io::stdin().take(LARGEST).read_to_string(&mut text).map_err(unreadable)?;
+        let question: Question = parse(&text)?;
+        say.json(&engine::ask::answer(question, &places));
+        return Ok(());
+    }
+    if args.chat {
+        let mut input = io::BufReader::new(io::stdin());
+        let mut line = String::new();
+        input.by_ref().take(LARGEST).read_line(&mut line).map_err(unreadable)?;
+        let load: LoadChat = parse(&line)?;
+        let served = engine::chat::serve(&load, input, io::stdout().lock(), &places);
+        return served.map_err(|e| Failure { is_told: true, ..Failure::failed(e.into_problem()) });
+    }
+    let folder = RunFolder::open(&args.run.unwrap_or_default())?;
+    job::run(&folder, &places, &signals::stop_flag(), &mut |_| {})
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Outcome<T> {
+    serde_json::from_str(text).map_err(unreadable)
+}
+
+fn unreadable(error: impl ToString) -> Failure {
+    let what = error.to_string();
+    Failure::wrong(
+        Problem::new("bad_request", format!("stdin is not understood: {what}."), format!("无法理解标准输入：{what}。"))
+            .hint("It takes the JSON that the studio writes.", "应为工作室写出的 JSON。"),
+    )
+}
