@@ -5,6 +5,7 @@ use super::{Encoder, Example, Registry, Sequence, info, pack, reader};
 use crate::random::Random;
 use crate::{Error, Result};
 use api::{Problem, Problems, plan::PlannedDataset};
+use rayon::prelude::*;
 use std::ops::ControlFlow;
 
 /// What a stage learns from.
@@ -42,6 +43,9 @@ pub struct Dataset {
     /// Worth knowing, for the plan's warnings.
     pub notes: Vec<Problem>,
 }
+
+/// Rows that are encoded at once, on all cores.
+const BATCH: usize = 1024;
 
 /// More faults than this in one dataset are only counted.
 const SHOWN_FAULTS: usize = 20;
@@ -145,26 +149,48 @@ fn one(registry: &Registry, name: &str, options: &LoadOptions, encoder: &Encoder
     let cutoff = encoder.options().cutoff_len;
     let (mut samples, mut faults, mut faulty) = (Vec::new(), Problems::default(), 0u64);
     let mut shows_tools = encoder.template().takes_tools();
-    examples(registry, entry, options.max_samples, &mut |row, example| {
-        all.rows += 1;
-        let sequence = example.map_err(Error::Problem).and_then(|example| {
-            if example.tools.is_some() && !std::mem::replace(&mut shows_tools, true) {
-                all.notes.push(tools_note(name));
-            }
-            encoded(&example, options, encoder, cutoff).map_err(|e| at_row(e.into_problem(), name, row).into())
-        });
-        match sequence {
-            Ok(sequence) if sequence.targets() == 0 => all.skipped += 1,
-            Ok(sequence) => samples.push(sequence),
-            Err(error) => {
-                faulty += 1;
-                if faults.0.len() < SHOWN_FAULTS {
-                    faults.push(error.into_problem());
+    let mut take = |batch: &mut Vec<(u64, Result<Example, Box<Problem>>)>| {
+        all.rows += batch.len() as u64;
+        let sequences: Vec<Result<Sequence>> = batch
+            .par_drain(..)
+            .map(|(row, example)| {
+                let example = example.map_err(Error::Problem)?;
+                encoded(&example, options, encoder).map_err(|e| at_row(e.into_problem(), name, row).into())
+            })
+            .collect();
+        for sequence in sequences {
+            match sequence {
+                Ok(sequence) if sequence.targets() == 0 => all.skipped += 1,
+                Ok(sequence) => samples.push(sequence),
+                Err(error) => {
+                    faulty += 1;
+                    if faults.0.len() < SHOWN_FAULTS {
+                        faults.push(error.into_problem());
+                    }
                 }
             }
         }
+    };
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut unseen_tools = false;
+    let read = examples(registry, entry, options.max_samples, &mut |row, example| {
+        if example.as_ref().is_ok_and(|example| example.tools.is_some()) && !shows_tools {
+            (shows_tools, unseen_tools) = (true, true);
+        }
+        batch.push((row, example));
+        if batch.len() == BATCH {
+            take(&mut batch);
+        }
         Ok(())
-    })?;
+    });
+    take(&mut batch);
+    if unseen_tools {
+        all.notes.push(tools_note(name));
+    }
+    if let Err(error) = read {
+        // A broken file is told together with the faults of the rows before.
+        error.into_problems().into_iter().for_each(|problem| faults.push(problem));
+    }
     if faulty > SHOWN_FAULTS as u64 {
         faults.push(more_faults(name, faulty - SHOWN_FAULTS as u64));
     }
@@ -179,12 +205,12 @@ fn one(registry: &Registry, name: &str, options: &LoadOptions, encoder: &Encoder
     Ok(())
 }
 
-fn encoded(example: &Example, options: &LoadOptions, encoder: &Encoder, cutoff: usize) -> Result<Sequence> {
+fn encoded(example: &Example, options: &LoadOptions, encoder: &Encoder) -> Result<Sequence> {
     match options.needs {
         Needs::Instructions => encoder.conversation(example),
         Needs::Text => {
             let whole = encoder.conversation_as_text(example)?;
-            Ok(if options.packing { whole } else { whole.cut(cutoff) })
+            Ok(if options.packing { whole } else { whole.cut(encoder.options().cutoff_len) })
         }
     }
 }

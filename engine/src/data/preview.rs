@@ -4,7 +4,7 @@ use super::example::at_row;
 use super::{FORMATS, Kind, Registry, Row, Source, info, load, reader};
 use crate::{Error, Result};
 use api::Problem;
-use api::data::{DatasetInfo, Preview, PreviewRow};
+use api::data::{DatasetInfo, Message, Preview, PreviewRow};
 use serde_json::{Map, Value};
 use std::fs::{self, File};
 use std::io::Write;
@@ -40,7 +40,7 @@ pub fn rows(dir: &Path, name: &str, offset: u64, limit: u64) -> Result<Preview> 
                     other => reader::object(other.clone()).and_then(|row| format.example(&row, entry)),
                 };
                 let (messages, problem) = match example {
-                    Ok(example) => (example.shown(), None),
+                    Ok(example) => (example.shown().into_iter().map(cut).collect(), None),
                     Err(problem) => (Vec::new(), Some(at_row(*problem, name, index + 1))),
                 };
                 rows.push(PreviewRow { index, raw: shortened(value), messages, problem });
@@ -228,12 +228,20 @@ fn check_name(name: &str) -> Result<()> {
 /// The value with long texts cut, so that a preview stays small.
 fn shortened(value: Value) -> Value {
     match value {
-        Value::String(text) if text.len() > MAX_SHOWN => {
-            let end = text.floor_char_boundary(MAX_SHOWN);
-            Value::String(format!("{}…", &text[..end]))
-        }
+        Value::String(text) => Value::String(cut_text(text)),
         Value::Array(items) => items.into_iter().map(shortened).collect(),
         Value::Object(row) => row.into_iter().map(|(key, value)| (key, shortened(value))).collect(),
         other => other,
     }
+}
+
+fn cut(message: Message) -> Message {
+    Message { content: cut_text(message.content), ..message }
+}
+
+fn cut_text(text: String) -> String {
+    if text.len() <= MAX_SHOWN {
+        return text;
+    }
+    format!("{}…", &text[..text.floor_char_boundary(MAX_SHOWN)])
 }

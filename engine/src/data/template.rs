@@ -119,7 +119,7 @@ impl ChatTemplate {
         }
         let template = self.environment.get_template("chat").map_err(|e| render_problem(&e))?;
         let mut out = Bounded(Vec::new());
-        template.render_captured_to(Value::from_iter(context), &mut out).map_err(|e| render_problem(&e))?;
+        template.render_captured_to(Value::from(context), &mut out).map_err(|e| render_problem(&e))?;
         String::from_utf8(out.0).map_err(|e| crate::Error::Internal(e.to_string()))
     }
 }
