@@ -65,7 +65,8 @@ impl Tuning for AllWeights {
             Ok(parameter.get())
         };
         let dtype = export::storage_type(base.files);
-        export::write_into(dir, base.files, &weights, SHARD, dtype, tensor, &mut |_, _| {})
+        export::write_into(dir, base.files, &weights, SHARD, dtype, tensor, &mut |_, _| {})?;
+        export::write_tokenizer(dir, base.files)
     }
 }
 
