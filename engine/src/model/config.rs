@@ -125,11 +125,11 @@ impl DecoderConfig {
                 return bad(key, value, format!("must be 1 to {most}"), format!("应在 1 到 {most} 之间"));
             }
         }
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             let heads = self.heads;
             return bad("num_key_value_heads", self.kv_heads, format!("must divide num_attention_heads ({heads})"), format!("应整除 num_attention_heads（{heads}）"));
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return bad("head_dim", self.head_dim, "must be even".into(), "应为偶数".into());
         }
         Ok(self)

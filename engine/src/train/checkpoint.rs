@@ -155,7 +155,8 @@ mod tests {
         let save = |step: u64| {
             let tensors = HashMap::from([("m.a".into(), Tensor::new(&[step as f32], &Device::Cpu).unwrap())]);
             let state = serde_json::json!({"global_step": step});
-            write(dir.path(), step, &tensors, &state, |d| Ok(fs::write(d.join("weights"), vec![7; 100]).unwrap())).unwrap()
+            let weights = |d: &Path| fs::write(d.join("weights"), vec![7; 100]).map_err(Error::io(d));
+            write(dir.path(), step, &tensors, &state, weights).unwrap()
         };
         save(5);
         assert_eq!(save(10).0, "checkpoint-10");
