@@ -1,7 +1,7 @@
 # Lathe from source. `make run` builds what is missing and serves the studio; `make test` runs every check.
 #
 #   make run ARGS="--port 8000 --home DIR"     flags of `lathe` are passed on
-#   make build | ui | test | fmt | lint | starter | clean
+#   make build | ui | test | test-smollm2 | fmt | lint | starter | clean
 #
 # Cargo's own variables (CARGO_TARGET_DIR, CARGO_BUILD_JOBS) are honoured. FEATURES=… is handed to cargo.
 
@@ -18,7 +18,7 @@ UI := static/dist/index.html
 # `make test` makes everything in cargo's dev profile, `make build` in release: neither compiles the bundler twice.
 BUNDLE := $(if $(filter test lint,$(MAKECMDGOALS)),,--release)
 
-.PHONY: run build ui test browser-tools fmt lint starter clean
+.PHONY: run build ui test test-smollm2 browser-tools fmt lint starter clean
 
 run: build
 	$(LATHE) $(ARGS)
@@ -45,6 +45,15 @@ $(UI): $(shell find api/src frontend -type f -not -path '*/target/*') Cargo.lock
 
 test: browser-tools ui lint
 	$(CARGO) test --locked --workspace
+
+# With a real model, against PyTorch, transformers and PEFT in a venv of their own (6 GB, made once; LATHE_ORACLES says
+# where). LATHE_DATA: a folder with LLaMA-Factory's identity.json. About a quarter of an hour.
+ORACLES := $(abspath $(or $(LATHE_ORACLES),$(TARGET)/oracles))
+
+test-smollm2:
+	scripts/oracle-venv.sh $(ORACLES)
+	LATHE_ORACLES=$(ORACLES) $(CARGO) test --locked -p engine --test smollm2 -- --nocapture --test-threads 1
+	LATHE_ORACLES=$(ORACLES) $(CARGO) test --locked -p cli --test identity_smollm2 -- --ignored --nocapture
 
 lint:
 	$(CARGO) fmt --all --check
