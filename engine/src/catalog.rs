@@ -1,6 +1,8 @@
 //! What there is to choose from, collected from the registries: the form, the command line and the checks read this.
 
-use crate::{adapters::ADAPTERS, data::FORMATS, data::template, entry::Entry, model::families::FAMILIES, stages::STAGES};
+use crate::{
+    adapters::ADAPTERS, data::FORMATS, data::template, entry::Entry, model::families::FAMILIES, stages::STAGES,
+};
 use api::{
     Card, Catalog, Text,
     catalog::{Group, Preset},
@@ -9,11 +11,8 @@ use api::{
 use serde_json::{Map, Value, json};
 
 pub fn catalog() -> Catalog {
-    let group = |name: &str, en: &str, zh: &str, schema: Value| Group {
-        name: name.into(),
-        title: Text::new(en, zh),
-        schema,
-    };
+    let group =
+        |name: &str, en: &str, zh: &str, schema: Value| Group { name: name.into(), title: Text::new(en, zh), schema };
     Catalog {
         version: env!("CARGO_PKG_VERSION").into(),
         groups: vec![
@@ -65,7 +64,10 @@ fn presets() -> Vec<Preset> {
         preset(
             "persona",
             ["Remember", "记住"],
-            ["A few rows, learned by heart: a name, a style, some facts.", "把少量样本牢牢记住：名字、风格、一些事实。"],
+            [
+                "A few rows, learned by heart: a name, a style, some facts.",
+                "把少量样本牢牢记住：名字、风格、一些事实。",
+            ],
             json!({"num_train_epochs": 6.0, "learning_rate": 1e-3, "per_device_train_batch_size": 4,
                 "gradient_accumulation_steps": 1, "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "cutoff_len": 512}),
         ),

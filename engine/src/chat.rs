@@ -3,10 +3,9 @@
 
 use crate::{Error, Places, Result, generate::Generation, loaded::Loaded};
 use api::{
-    Problem,
+    Problem, RunConfig,
     chat::{Command, FinishReason, LoadChat, Reply, Usage},
     params::{self, GenerateParams, ModelParams},
-    RunConfig,
 };
 use std::{
     io::{BufRead, Write},
@@ -22,7 +21,12 @@ struct Active {
 }
 
 /// Loads the model and serves until `input` ends. A failure to load is said on `output` and returned.
-pub fn serve(load: &LoadChat, input: impl BufRead + Send + 'static, mut output: impl Write, places: &Places) -> Result<()> {
+pub fn serve(
+    load: &LoadChat,
+    input: impl BufRead + Send + 'static,
+    mut output: impl Write,
+    places: &Places,
+) -> Result<()> {
     let begun = Instant::now();
     let loaded = match Loaded::open(&model_params(load), places) {
         Ok(loaded) => loaded,
@@ -93,7 +97,12 @@ fn next(commands: &Receiver<Result<Command, String>>, wait: bool) -> Result<Opti
     })
 }
 
-fn obey(command: Result<Command, String>, loaded: &Loaded, active: &mut Vec<Active>, output: &mut impl Write) -> Result<()> {
+fn obey(
+    command: Result<Command, String>,
+    loaded: &Loaded,
+    active: &mut Vec<Active>,
+    output: &mut impl Write,
+) -> Result<()> {
     match command {
         Ok(Command::Generate { id, messages, params }) => {
             let read = params::read::<GenerateParams>(&RunConfig(params)).map_err(Error::from);
@@ -109,7 +118,11 @@ fn obey(command: Result<Command, String>, loaded: &Loaded, active: &mut Vec<Acti
             }
         }
         Err(reason) => {
-            let problem = Problem::new("bad_command", format!("A chat command is not understood: {reason}."), format!("无法理解聊天命令：{reason}。"));
+            let problem = Problem::new(
+                "bad_command",
+                format!("A chat command is not understood: {reason}."),
+                format!("无法理解聊天命令：{reason}。"),
+            );
             say(output, &Reply::Failed { id: String::new(), problem })?;
         }
     }

@@ -2,8 +2,8 @@
 
 use crate::{
     Places, Result,
-    adapters::lora::LoraTuning,
     adapters::Tuning,
+    adapters::lora::LoraTuning,
     data::Encoder,
     files::ModelFiles,
     generate::Generation,

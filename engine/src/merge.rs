@@ -42,7 +42,11 @@ pub fn arguments(config: &RunConfig) -> Result<(ModelParams, ExportParams)> {
 
 /// Merges and writes; `id` names the folder where `export_dir` doesn't.
 pub fn export(
-    config: &RunConfig, id: &str, places: &Places, sink: &mut dyn FnMut(Event) -> Result<()>, stop: &AtomicBool,
+    config: &RunConfig,
+    id: &str,
+    places: &Places,
+    sink: &mut dyn FnMut(Event) -> Result<()>,
+    stop: &AtomicBool,
 ) -> Result<Outcome> {
     let (model, params) = arguments(config)?;
     let dir = params.export_dir.as_deref().filter(|d| !d.is_empty());
@@ -65,12 +69,13 @@ pub fn export(
         tensors.get(name).cloned().map_or_else(|| loaded.files.tensor(name, DType::F32, &candle_core::Device::Cpu), Ok)
     };
     let mut told = Ok(());
-    let written = write_model(&dir, &loaded.files, &export::stored(&loaded.files)?, shard, dtype, tensor, &mut |done, total| {
-        let event = Event::Status { text: Text::new("Writing the model", "正在写出模型"), done, total };
-        if told.is_ok() {
-            told = sink(event);
-        }
-    });
+    let written =
+        write_model(&dir, &loaded.files, &export::stored(&loaded.files)?, shard, dtype, tensor, &mut |done, total| {
+            let event = Event::Status { text: Text::new("Writing the model", "正在写出模型"), done, total };
+            if told.is_ok() {
+                told = sink(event);
+            }
+        });
     if stop.load(Ordering::Relaxed) {
         return Ok(Outcome::Stopped);
     }
@@ -98,4 +103,3 @@ fn refuse_existing(dir: &Path) -> Result<()> {
         .field("export_dir")
         .into())
 }
-

@@ -159,7 +159,9 @@ pub fn open(params: &ModelParams, places: &Places) -> Result<Opened> {
     let config = family.config(&raw)?;
     let tokenizer = files.tokenizer()?;
     let (source, template_name) = match (&params.template, &tokenizer.chat_template) {
-        (Some(name), _) if name != "model" && name != "default" => (data::template::find(name)?.to_string(), name.clone()),
+        (Some(name), _) if name != "model" && name != "default" => {
+            (data::template::find(name)?.to_string(), name.clone())
+        }
         (_, Some(own)) => (own.clone(), "model".to_string()),
         _ => (data::template::find("default")?.to_string(), "default".to_string()),
     };
@@ -242,7 +244,8 @@ fn check_keys(config: &RunConfig, problems: &mut Problems) -> Vec<String> {
 }
 
 fn read<T: schemars::JsonSchema + serde::de::DeserializeOwned + Default>(
-    config: &RunConfig, problems: &mut Problems,
+    config: &RunConfig,
+    problems: &mut Problems,
 ) -> T {
     params::read(config).unwrap_or_else(|found: Problems| {
         problems.0.extend(found.0);
@@ -276,5 +279,6 @@ fn stretch(config: &mut serde_json::Value, scaling: RopeScaling) {
         "rope_type": kind, "factor": factor, "rope_theta": theta, "original_max_position_embeddings": context,
         "low_freq_factor": 1.0, "high_freq_factor": 4.0
     });
-    config["max_position_embeddings"] = json!(context as f64 * factor).as_f64().map_or(json!(context), |n| json!(n as u64));
+    config["max_position_embeddings"] =
+        json!(context as f64 * factor).as_f64().map_or(json!(context), |n| json!(n as u64));
 }

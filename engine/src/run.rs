@@ -9,10 +9,7 @@ use crate::{
     prepare::{Prepared, prepare, sampler},
     train::{AdamW, Run, TrainerLog, checkpoint},
 };
-use api::{
-    Event, JobKind, Outcome, Problem, RunConfig, Text,
-    job::Spec,
-};
+use api::{Event, JobKind, Outcome, Problem, RunConfig, Text, job::Spec};
 use candle_core::Device;
 use serde_json::Value;
 use std::{
@@ -42,7 +39,11 @@ pub fn run(spec: &Spec, dir: &Path, places: &Places, sink: Sink, stop: &AtomicBo
 }
 
 fn train(
-    config: &RunConfig, dir: &Path, places: &Places, sink: Sink, stop: &AtomicBool,
+    config: &RunConfig,
+    dir: &Path,
+    places: &Places,
+    sink: Sink,
+    stop: &AtomicBool,
 ) -> Result<(Outcome, BTreeMap<String, f64>)> {
     status(sink, "Reading the data", "正在读取数据")?;
     let prepared = prepare(config, places)?;
@@ -177,7 +178,10 @@ fn room_for(prepared: &Prepared, dir: &Path) -> Result<()> {
         format!("The run needs {needed} MB on the disk, {free} MB are free."),
         format!("此运行需要 {needed} MB 磁盘空间，可用 {free} MB。"),
     )
-    .hint("Free some space, or set save_total_limit or a larger save_steps.", "请腾出空间，或设置 save_total_limit、调大 save_steps。")
+    .hint(
+        "Free some space, or set save_total_limit or a larger save_steps.",
+        "请腾出空间，或设置 save_total_limit、调大 save_steps。",
+    )
     .field("save_steps")
     .into())
 }

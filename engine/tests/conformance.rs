@@ -40,10 +40,13 @@ impl Home {
             .collect();
         fs::write(data.join("numbers.json"), Value::from(rows).to_string()).unwrap();
         fs::write(data.join("dataset_info.json"), r#"{"numbers": {"file_name": "numbers.json"}}"#).unwrap();
-        let made = home.run("base", json!({
-            "model_name_or_path": shape, "train_from_scratch": true, "finetuning_type": "full", "stage": "pt",
-            "dataset": "numbers", "max_steps": 1, "learning_rate": 0.0
-        }));
+        let made = home.run(
+            "base",
+            json!({
+                "model_name_or_path": shape, "train_from_scratch": true, "finetuning_type": "full", "stage": "pt",
+                "dataset": "numbers", "max_steps": 1, "learning_rate": 0.0
+            }),
+        );
         assert_eq!(made.outcome, Outcome::Succeeded);
         home
     }
@@ -142,7 +145,8 @@ fn the_loss_falls_and_everything_trained_moves() {
             }
         } else {
             for (name, value) in values(&ended.dir.join("model.safetensors")) {
-                let moved = (&value - &base[&name]).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                let moved =
+                    (&value - &base[&name]).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
                 assert!(moved > 0.0, "{what}: {name} was never trained");
             }
         }
@@ -243,10 +247,13 @@ fn bad_input_is_named() {
     let shape = home.path().join("models/shape/config.json");
     let wider = fs::read_to_string(&shape).unwrap().replace("\"hidden_size\":32", "\"hidden_size\":64");
     fs::write(&shape, wider).unwrap();
-    let ended = home.run("other", json!({
-        "model_name_or_path": home.path().join("models/shape"), "train_from_scratch": true, "dataset": "numbers",
-        "adapter_name_or_path": trained.dir
-    }));
+    let ended = home.run(
+        "other",
+        json!({
+            "model_name_or_path": home.path().join("models/shape"), "train_from_scratch": true, "dataset": "numbers",
+            "adapter_name_or_path": trained.dir
+        }),
+    );
     let Some(Event::Finished { problem: Some(problem), .. }) = ended.events.last() else { panic!("accepted") };
     assert_eq!(problem.code, "adapter_for_another_model");
 }

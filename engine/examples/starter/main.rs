@@ -132,11 +132,11 @@ finetuning_type: full
 dataset_dir: {out}
 dataset: corpus
 cutoff_len: 256
-# Not joined: a conversation must not see the persona of the one before it. 32 of them are about 2200 tokens.
+# Not joined: a conversation must not see the persona of the one before it. 16 of them are about 1100 tokens.
 packing: false
-per_device_train_batch_size: 32
+per_device_train_batch_size: 16
 gradient_accumulation_steps: 1
-num_train_epochs: 1.0
+max_steps: 1750
 learning_rate: 2.0e-3
 lr_scheduler_type: cosine
 warmup_steps: 50

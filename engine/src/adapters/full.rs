@@ -36,7 +36,10 @@ impl Adapter for Full {
                 format!("adapter_name_or_path is {dir}, but full tuning has no adapter."),
                 format!("adapter_name_or_path 为 {dir}，但全参数训练没有适配器。"),
             )
-            .hint("Export the adapter first and train the merged model, or choose lora.", "请先导出适配器再训练合并后的模型，或选择 lora。")
+            .hint(
+                "Export the adapter first and train the merged model, or choose lora.",
+                "请先导出适配器再训练合并后的模型，或选择 lora。",
+            )
             .field("adapter_name_or_path")
             .into());
         }

@@ -148,7 +148,11 @@ impl LoraTuning {
     fn value(&self, name: &str, shape: (usize, usize), device: &Device) -> Result<Tensor> {
         if let Some(value) = self.values.get(name) {
             if value.dims() != [shape.0, shape.1] {
-                return Err(self.other_model(name, &format!("{:?}", value.dims()), &format!("{:?}", [shape.0, shape.1])));
+                return Err(self.other_model(
+                    name,
+                    &format!("{:?}", value.dims()),
+                    &format!("{:?}", [shape.0, shape.1]),
+                ));
             }
             return Ok(value.to_dtype(candle_core::DType::F32)?.to_device(device)?);
         }
@@ -327,7 +331,13 @@ impl Patch for LoraPatch {
     }
 
     fn backward(
-        &self, x: &Tensor, dy: &Tensor, dx: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads,
+        &self,
+        x: &Tensor,
+        dy: &Tensor,
+        dx: Tensor,
+        pass: &Pass,
+        keep: &mut Keep,
+        grads: &mut Grads,
     ) -> Result<Tensor> {
         let low = keep.pop()?;
         let dlow = matmul::linear_input(dy, &self.b.get())?;

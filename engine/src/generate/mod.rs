@@ -37,7 +37,11 @@ pub struct Generation {
 impl Generation {
     /// `prompt` must not be empty and must leave room in the model's context.
     pub fn new(
-        model: &Model, tokenizer: Arc<Tokenizer>, eos: &[u32], prompt: Vec<u32>, params: GenerateParams,
+        model: &Model,
+        tokenizer: Arc<Tokenizer>,
+        eos: &[u32],
+        prompt: Vec<u32>,
+        params: GenerateParams,
     ) -> Result<Self> {
         let context = model.config.context;
         if prompt.is_empty() || prompt.len() >= context {
@@ -121,7 +125,9 @@ impl Generation {
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.tokenizer.decode(ids, true).map_err(|e| crate::Error::Internal(format!("tokens could not be decoded: {e}")))
+        self.tokenizer
+            .decode(ids, true)
+            .map_err(|e| crate::Error::Internal(format!("tokens could not be decoded: {e}")))
     }
 }
 

@@ -5,7 +5,10 @@ use api::params::GenerateParams;
 
 /// The next token for logits (vocab); `seen` are the tokens so far.
 pub fn choose(
-    logits: &mut [f32], params: &GenerateParams, seen: impl Iterator<Item = u32>, random: &mut Random,
+    logits: &mut [f32],
+    params: &GenerateParams,
+    seen: impl Iterator<Item = u32>,
+    random: &mut Random,
 ) -> u32 {
     if params.repetition_penalty != 1.0 {
         penalise(logits, params.repetition_penalty as f32, seen);

@@ -77,7 +77,12 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], shape: Shap
 
 /// Gradients of q, k and v, in their shapes; dy is (tokens, heads · dim).
 pub fn attention_backward(
-    q: &Tensor, k: &Tensor, v: &Tensor, dy: &Tensor, spans: &[Span], shape: Shape,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    dy: &Tensor,
+    spans: &[Span],
+    shape: Shape,
 ) -> Result<(Tensor, Tensor, Tensor)> {
     if !on_cpu(q) {
         return plain::attention_backward(q, k, v, dy, spans, shape);
@@ -107,15 +112,25 @@ pub fn attention_backward(
                     }
                     let (p, d) = (Matrix::columns(&scores, n), Matrix::rows(&dscores, n));
                     gemm(m, n, dim, d, part.rows(&ks, keys.start), &mut dq[rows.start * dim..], dim, 1.0, false, false);
-                    gemm(n, m, dim, Matrix::columns(&dscores, n), q, &mut dk[keys.start * dim..], dim, 1.0, true, false);
+                    gemm(
+                        n,
+                        m,
+                        dim,
+                        Matrix::columns(&dscores, n),
+                        q,
+                        &mut dk[keys.start * dim..],
+                        dim,
+                        1.0,
+                        true,
+                        false,
+                    );
                     gemm(n, m, dim, p, dy, &mut dv[keys.start * dim..], dim, 1.0, true, false);
                 }
             }
             [dq, dk, dv]
         })
         .collect();
-    let (mut dq, mut dk, mut dv) =
-        (vec![0.0; q.elem_count()], vec![0.0; k.elem_count()], vec![0.0; v.elem_count()]);
+    let (mut dq, mut dk, mut dv) = (vec![0.0; q.elem_count()], vec![0.0; k.elem_count()], vec![0.0; v.elem_count()]);
     for ((span, kv), [q, k, v]) in tasks.iter().zip(&parts) {
         scatter(&mut dq, q_width, span.queries.clone(), kv * group * dim, dim, q);
         scatter(&mut dk, kv_width, span.keys.clone(), kv * dim, dim, k);

@@ -34,7 +34,15 @@ impl<'a> Matrix<'a> {
 /// values between two rows. `parallel` spreads the work over the thread pool.
 #[allow(clippy::too_many_arguments)]
 pub fn gemm(
-    m: usize, k: usize, n: usize, a: Matrix, b: Matrix, c: &mut [f32], width: usize, scale: f32, add: bool,
+    m: usize,
+    k: usize,
+    n: usize,
+    a: Matrix,
+    b: Matrix,
+    c: &mut [f32],
+    width: usize,
+    scale: f32,
+    add: bool,
     parallel: bool,
 ) {
     if m == 0 || n == 0 {

@@ -22,7 +22,11 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
 
 /// Gradients of [`rms_norm`]: of x, and of w if `weight`.
 pub fn rms_norm_backward(
-    x: &Tensor, w: &Tensor, dy: &Tensor, eps: f32, weight: bool,
+    x: &Tensor,
+    w: &Tensor,
+    dy: &Tensor,
+    eps: f32,
+    weight: bool,
 ) -> Result<(Tensor, Option<Tensor>)> {
     if !on_cpu(x) {
         return plain::rms_norm_backward(x, w, dy, eps, weight);

@@ -14,7 +14,11 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
 }
 
 pub fn rms_norm_backward(
-    x: &Tensor, w: &Tensor, dy: &Tensor, eps: f32, weight: bool,
+    x: &Tensor,
+    w: &Tensor,
+    dy: &Tensor,
+    eps: f32,
+    weight: bool,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let [dx, dw] = gradients([x, w], dy, |[x, w]| rms_norm(x, w, eps))?;
     Ok((dx, weight.then_some(dw)))
@@ -52,8 +56,11 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], shape: Shap
     let mut parts = Vec::new();
     for span in spans {
         let (nq, nk) = (span.queries.len(), span.keys.len());
-        let (q, k, v) =
-            (heads_first(q, &span.queries)?, repeat(heads_first(k, &span.keys)?)?, repeat(heads_first(v, &span.keys)?)?);
+        let (q, k, v) = (
+            heads_first(q, &span.queries)?,
+            repeat(heads_first(k, &span.keys)?)?,
+            repeat(heads_first(v, &span.keys)?)?,
+        );
         let mask: Vec<f32> = (0..nq * nk)
             .map(|i| {
                 let (query, key) = (i / nk + nk - nq, i % nk);
@@ -70,7 +77,12 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], shape: Shap
 }
 
 pub fn attention_backward(
-    q: &Tensor, k: &Tensor, v: &Tensor, dy: &Tensor, spans: &[Span], shape: Shape,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    dy: &Tensor,
+    spans: &[Span],
+    shape: Shape,
 ) -> Result<(Tensor, Tensor, Tensor)> {
     let [dq, dk, dv] = gradients([q, k, v], dy, |[q, k, v]| attention(q, k, v, spans, shape))?;
     Ok((dq, dk, dv))
@@ -95,7 +107,9 @@ pub fn cross_entropy(h: &Tensor, w: &Tensor, targets: &[u32], scale: f32, want: 
 /// Gradients of `f`'s inputs by candle's autograd, given that of its output: makes a backward pass of any function
 /// that candle can differentiate.
 pub fn gradients<const N: usize>(
-    inputs: [&Tensor; N], dy: &Tensor, f: impl Fn([&Tensor; N]) -> Result<Tensor>,
+    inputs: [&Tensor; N],
+    dy: &Tensor,
+    f: impl Fn([&Tensor; N]) -> Result<Tensor>,
 ) -> Result<[Tensor; N]> {
     let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(&t.copy()?)).collect::<candle_core::Result<_>>()?;
     let tensors: [&Tensor; N] = std::array::from_fn(|i| vars[i].as_tensor());

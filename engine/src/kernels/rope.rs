@@ -16,8 +16,11 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, backward: bool) -> Result<Te
     let (xs, cs, ss) = (floats(x)?, floats(cos)?, floats(sin)?);
     let (half, sign) = (dim / 2, if backward { -1.0 } else { 1.0 });
     let mut y = vec![0.0; xs.len()];
-    y.par_chunks_mut(heads * dim).zip(xs.par_chunks(heads * dim)).enumerate().with_min_len(rows_per_task(heads * dim)).for_each(
-        |(t, (y, x))| {
+    y.par_chunks_mut(heads * dim)
+        .zip(xs.par_chunks(heads * dim))
+        .enumerate()
+        .with_min_len(rows_per_task(heads * dim))
+        .for_each(|(t, (y, x))| {
             let (cos, sin) = (&cs[t * half..][..half], &ss[t * half..][..half]);
             for (y, x) in y.chunks_mut(dim).zip(x.chunks(dim)) {
                 for i in 0..half {
@@ -26,7 +29,6 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, backward: bool) -> Result<Te
                     y[half + i] = b * cos[i] + a * s;
                 }
             }
-        },
-    );
+        });
     Ok(Tensor::from_vec(y, (tokens, heads, dim), x.device())?)
 }

@@ -6,7 +6,12 @@ use super::{
     decoder::Model,
     parameter::{Parameter, Store},
 };
-use crate::{Error, Result, files::ModelFiles, kernels::{attention::Shape, dropout::mix}, random::Random};
+use crate::{
+    Error, Result,
+    files::ModelFiles,
+    kernels::{attention::Shape, dropout::mix},
+    random::Random,
+};
 use api::Problem;
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
@@ -15,7 +20,9 @@ use std::sync::Arc;
 pub enum Source<'a> {
     Files(&'a ModelFiles),
     /// Normal with the model's own deviation; norms are 1, biases 0.
-    Random { seed: u64 },
+    Random {
+        seed: u64,
+    },
 }
 
 /// What a tuning type adds while a model is built. Everything does nothing by default.
@@ -38,7 +45,11 @@ impl Attach for () {}
 
 /// Builds the model in float32; trainable parameters are remembered in `store`.
 pub fn build(
-    config: &DecoderConfig, source: &Source, attach: &dyn Attach, store: &mut Store, device: &Device,
+    config: &DecoderConfig,
+    source: &Source,
+    attach: &dyn Attach,
+    store: &mut Store,
+    device: &Device,
 ) -> Result<Model> {
     let mut builder = Builder { config, source, attach, store, device };
     let c = config;
@@ -128,7 +139,10 @@ fn checked(files: &ModelFiles, name: &str, shape: &[usize], device: &Device) -> 
                 format!("{path} has no weight {name}."),
                 format!("{path} 中没有权重 {name}。"),
             )
-            .hint("The model folder is incomplete or of another kind; get it again.", "模型文件夹不完整或类型不符，请重新获取。"),
+            .hint(
+                "The model folder is incomplete or of another kind; get it again.",
+                "模型文件夹不完整或类型不符，请重新获取。",
+            ),
         ));
     }
     let tensor = files.tensor(name, DType::F32, device)?;
@@ -140,7 +154,10 @@ fn checked(files: &ModelFiles, name: &str, shape: &[usize], device: &Device) -> 
                 format!("{path}: {name} has the shape {found:?}, config.json wants {shape:?}."),
                 format!("{path}：{name} 的形状为 {found:?}，config.json 要求 {shape:?}。"),
             )
-            .hint("Weights and config.json belong to different models; get it again.", "权重与 config.json 不属于同一模型，请重新获取。"),
+            .hint(
+                "Weights and config.json belong to different models; get it again.",
+                "权重与 config.json 不属于同一模型，请重新获取。",
+            ),
         ));
     }
     Ok(tensor)

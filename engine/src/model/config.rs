@@ -41,12 +41,31 @@ pub struct RopeConfig {
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     None,
-    Linear { factor: f64 },
+    Linear {
+        factor: f64,
+    },
     /// NTK-aware, by the length of the sequence.
-    Dynamic { factor: f64, original: usize },
+    Dynamic {
+        factor: f64,
+        original: usize,
+    },
     /// Peng et al., 2023.
-    Yarn { factor: f64, original: usize, beta_fast: f64, beta_slow: f64, attention_factor: Option<f64>, mscale: Option<f64>, mscale_all_dim: Option<f64>, truncate: bool },
-    Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original: usize },
+    Yarn {
+        factor: f64,
+        original: usize,
+        beta_fast: f64,
+        beta_slow: f64,
+        attention_factor: Option<f64>,
+        mscale: Option<f64>,
+        mscale_all_dim: Option<f64>,
+        truncate: bool,
+    },
+    Llama3 {
+        factor: f64,
+        low_freq_factor: f64,
+        high_freq_factor: f64,
+        original: usize,
+    },
 }
 
 impl DecoderConfig {
@@ -127,7 +146,12 @@ impl DecoderConfig {
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             let heads = self.heads;
-            return bad("num_key_value_heads", self.kv_heads, format!("must divide num_attention_heads ({heads})"), format!("应整除 num_attention_heads（{heads}）"));
+            return bad(
+                "num_key_value_heads",
+                self.kv_heads,
+                format!("must divide num_attention_heads ({heads})"),
+                format!("应整除 num_attention_heads（{heads}）"),
+            );
         }
         if !self.head_dim.is_multiple_of(2) {
             return bad("head_dim", self.head_dim, "must be even".into(), "应为偶数".into());
@@ -175,7 +199,9 @@ impl RopeScaling {
             other => {
                 return Err(Problem::new(
                     "unknown_rope",
-                    format!("config.json: rope_scaling {other:?} is not known; known are linear, dynamic, yarn, llama3."),
+                    format!(
+                        "config.json: rope_scaling {other:?} is not known; known are linear, dynamic, yarn, llama3."
+                    ),
                     format!("config.json：不认识 rope_scaling {other:?}；支持 linear、dynamic、yarn、llama3。"),
                 )
                 .hint("Choose a model without it.", "请选择不使用它的模型。")
@@ -188,7 +214,10 @@ impl RopeScaling {
 fn number(config: &Value, key: &str, default: Option<usize>) -> Result<usize> {
     config[key].as_u64().map(|n| n as usize).or(default).ok_or_else(|| {
         Problem::new("bad_model_config", format!("config.json has no {key}."), format!("config.json 中没有 {key}。"))
-            .hint("The model folder is damaged or of another kind; get it again.", "模型文件夹已损坏或类型不符，请重新获取。")
+            .hint(
+                "The model folder is damaged or of another kind; get it again.",
+                "模型文件夹已损坏或类型不符，请重新获取。",
+            )
             .into()
     })
 }

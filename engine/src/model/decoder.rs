@@ -135,7 +135,10 @@ impl Model {
     }
 
     fn pass<'a>(
-        &self, sequences: &[(usize, usize)], cache: Option<&'a Cache>, random: Option<u64>,
+        &self,
+        sequences: &[(usize, usize)],
+        cache: Option<&'a Cache>,
+        random: Option<u64>,
     ) -> Result<Pass<'a>> {
         let mut start = 0;
         let spans = sequences.iter().map(|(from, to)| {
@@ -161,7 +164,12 @@ impl Model {
     }
 
     fn hidden_backward(
-        &self, ids: &[u32], mut dx: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads,
+        &self,
+        ids: &[u32],
+        mut dx: Tensor,
+        pass: &Pass,
+        keep: &mut Keep,
+        grads: &mut Grads,
     ) -> Result<()> {
         for layer in self.layers.iter().rev() {
             dx = match self.recompute {

@@ -44,11 +44,19 @@ fn frequencies(rope: &RopeConfig, dim: usize, length: usize) -> (Vec<f64>, f64) 
             let stretch = factor * length / original as f64 - (factor - 1.0);
             (base(rope.theta * stretch.powf(dim as f64 / (dim as f64 - 2.0))), 1.0)
         }
-        RopeScaling::Yarn { factor, original, beta_fast, beta_slow, attention_factor, mscale, mscale_all_dim, truncate } => {
+        RopeScaling::Yarn {
+            factor,
+            original,
+            beta_fast,
+            beta_slow,
+            attention_factor,
+            mscale,
+            mscale_all_dim,
+            truncate,
+        } => {
             // The dimension at which a full position turns `rotations` times.
-            let turning = |rotations: f64| {
-                dim as f64 * (original as f64 / (rotations * TAU)).ln() / (2.0 * rope.theta.ln())
-            };
+            let turning =
+                |rotations: f64| dim as f64 * (original as f64 / (rotations * TAU)).ln() / (2.0 * rope.theta.ln());
             let (mut low, mut high) = (turning(beta_fast), turning(beta_slow));
             if truncate {
                 (low, high) = (low.floor(), high.ceil());

@@ -29,7 +29,11 @@ struct Manifest {
 
 /// Writes `DIR/checkpoint-STEP`; `save` writes the trained weights into the folder it is given. Returns name and bytes.
 pub fn write(
-    dir: &Path, step: u64, optimizer: &HashMap<String, Tensor>, state: &Value, save: impl FnOnce(&Path) -> Result<()>,
+    dir: &Path,
+    step: u64,
+    optimizer: &HashMap<String, Tensor>,
+    state: &Value,
+    save: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<(String, u64)> {
     let name = format!("checkpoint-{step}");
     let (partial, whole) = (dir.join(format!("{name}.partial")), dir.join(&name));
@@ -106,8 +110,7 @@ pub fn folder_bytes(dir: &Path) -> u64 {
 pub fn read(checkpoint: &Path) -> Result<(u64, HashMap<String, Tensor>, Value)> {
     let path = checkpoint.join(STATE);
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let state: Value = serde_json::from_str(&text)
-        .map_err(|e| Error::Internal(format!("{}: {e}", path.display())))?;
+    let state: Value = serde_json::from_str(&text).map_err(|e| Error::Internal(format!("{}: {e}", path.display())))?;
     let step = manifest(checkpoint).map(|m| m.step).or(state["global_step"].as_u64()).unwrap_or(0);
     let optimizer = candle_core::safetensors::load(checkpoint.join(OPTIMIZER), &Device::Cpu)?;
     Ok((step, optimizer, state))

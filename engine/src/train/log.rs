@@ -38,7 +38,8 @@ impl TrainerLog {
         self.losses.clear();
         let rate = values.get("learning_rate").copied().unwrap_or(0.0);
         let norm = values.get("grad_norm").copied().unwrap_or(0.0);
-        self.history.push(json!({"epoch": epoch, "grad_norm": norm, "learning_rate": rate, "loss": loss, "step": step}));
+        self.history
+            .push(json!({"epoch": epoch, "grad_norm": norm, "learning_rate": rate, "loss": loss, "step": step}));
         self.line(step, epoch, json!({"loss": round(loss), "lr": rate}))
     }
 

@@ -54,7 +54,8 @@ impl AdamW {
     pub fn restore(&mut self, store: &Store, mut state: HashMap<String, Tensor>, steps: u64) -> Result<()> {
         self.steps = steps;
         for parameter in store.trainable() {
-            let (m, v) = (state.remove(&format!("m.{}", parameter.name)), state.remove(&format!("v.{}", parameter.name)));
+            let (m, v) =
+                (state.remove(&format!("m.{}", parameter.name)), state.remove(&format!("v.{}", parameter.name)));
             match (m, v) {
                 (Some(m), Some(v)) if m.shape() == parameter.get().shape() && v.shape() == m.shape() => {
                     self.moments.insert(parameter.name.clone(), (m, v));

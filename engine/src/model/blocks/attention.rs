@@ -31,7 +31,12 @@ impl Attention {
     }
 
     fn head_backward(
-        &self, dx: Tensor, norm: Option<&RmsNorm>, pass: &Pass, keep: &mut Keep, grads: &mut Grads,
+        &self,
+        dx: Tensor,
+        norm: Option<&RmsNorm>,
+        pass: &Pass,
+        keep: &mut Keep,
+        grads: &mut Grads,
     ) -> Result<Tensor> {
         let mut dx = rope(&dx, &pass.rope.cos, &pass.rope.sin, true)?;
         if let Some(norm) = norm {

@@ -25,7 +25,13 @@ pub trait Patch: Send + Sync {
 
     /// Adds its part to dx, and its parameters' gradients to `grads`.
     fn backward(
-        &self, x: &Tensor, dy: &Tensor, dx: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads,
+        &self,
+        x: &Tensor,
+        dy: &Tensor,
+        dx: Tensor,
+        pass: &Pass,
+        keep: &mut Keep,
+        grads: &mut Grads,
     ) -> Result<Tensor>;
 
     /// The weight (out, in) that does the same without the patch.

@@ -9,7 +9,10 @@ use crate::{
         head::{Gradients, cross_entropy},
         plain,
     },
-    model::{Batch, DecoderConfig, Model, Parameter, Source, Store, build, config::RopeConfig, config::RopeScaling, rope::RopeTable},
+    model::{
+        Batch, DecoderConfig, Model, Parameter, Source, Store, build, config::RopeConfig, config::RopeScaling,
+        rope::RopeTable,
+    },
 };
 use candle_core::{DType, Device, Var};
 use std::{collections::BTreeMap, sync::Arc};
@@ -43,7 +46,13 @@ fn pass<'a>(lengths: &[usize], dim: usize) -> Pass<'a> {
 }
 
 /// Compares a block with `f(x, parameters)` under autograd: output, gradient of x, gradient of each parameter.
-fn check(block: &dyn Block, x: Tensor, pass: &Pass, parameters: &[&Arc<Parameter>], f: impl Fn(&Tensor, &[Tensor]) -> Tensor) {
+fn check(
+    block: &dyn Block,
+    x: Tensor,
+    pass: &Pass,
+    parameters: &[&Arc<Parameter>],
+    f: impl Fn(&Tensor, &[Tensor]) -> Tensor,
+) {
     let (mut keep, mut grads) = (Keep::default(), Grads::default());
     let y = block.forward(&x, pass, &mut keep).unwrap();
     let dy = random(y.dims());
@@ -58,7 +67,11 @@ fn check(block: &dyn Block, x: Tensor, pass: &Pass, parameters: &[&Arc<Parameter
     let oracle = (plain * dy).unwrap().sum_all().unwrap().backward().unwrap();
     near("gradient of x", &dx, oracle.get(&x).unwrap());
     for (p, v) in parameters.iter().zip(&vars) {
-        near(&p.name, grads.get(&p.name).unwrap_or_else(|| panic!("{} got no gradient", p.name)), oracle.get(v).unwrap());
+        near(
+            &p.name,
+            grads.get(&p.name).unwrap_or_else(|| panic!("{} got no gradient", p.name)),
+            oracle.get(v).unwrap(),
+        );
     }
 }
 
@@ -90,7 +103,8 @@ fn linear_with_bias() {
 
 #[test]
 fn gated_mlp() {
-    let block = GatedMlp { gate: linear("g", 8, 20, false), up: linear("u", 8, 20, false), down: linear("d", 20, 8, false) };
+    let block =
+        GatedMlp { gate: linear("g", 8, 20, false), up: linear("u", 8, 20, false), down: linear("d", 20, 8, false) };
     let p = [&block.gate.weight, &block.up.weight, &block.down.weight];
     check(&block, random(&[6, 8]), &pass(&[6], 4), &p, |x, p| {
         apply(&plain::swiglu(&apply(x, &p[0]), &apply(x, &p[1])).unwrap(), &p[2])
@@ -100,7 +114,9 @@ fn gated_mlp() {
 /// Sequences longer than a tile, grouped queries, windows, norms on heads, biases.
 #[test]
 fn attention() {
-    for (lengths, window, norms) in [(vec![5], None, false), (vec![3, 70, 1], None, true), (vec![130, 9], Some(8), true)] {
+    for (lengths, window, norms) in
+        [(vec![5], None, false), (vec![3, 70, 1], None, true), (vec![130, 9], Some(8), true)]
+    {
         let (heads, kv_heads, dim, hidden) = (4, 2, 8, 12);
         let shape = Shape { heads, kv_heads, dim, scale: 0.3, window };
         let norm = |name: &str| norms.then(|| RmsNorm { weight: parameter(name, &[dim]), eps: 1e-6 });
@@ -184,7 +200,11 @@ fn the_whole_model_against_finite_differences() {
             loss
         };
         let measured = (at(step) - at(-step)) / (2.0 * step);
-        assert!((measured - f64::from(slope)).abs() < 2e-2 * measured.abs().max(1.0), "{}: {measured} and {slope}", p.name);
+        assert!(
+            (measured - f64::from(slope)).abs() < 2e-2 * measured.abs().max(1.0),
+            "{}: {measured} and {slope}",
+            p.name
+        );
     }
 }
 
