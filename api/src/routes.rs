@@ -22,6 +22,7 @@ pub const JOB_METRICS: &str = "/api/jobs/{id}/metrics";
 pub const JOB_LOG: &str = "/api/jobs/{id}/log";
 pub const JOB_CHECKPOINTS: &str = "/api/jobs/{id}/checkpoints";
 /// `GET`: one SSE stream of [`Feed`](crate::job::Feed) for a page; replays from `Last-Event-ID` (or `?after=`).
+/// Without either it begins with an event `hello` that carries only the number to go on from.
 pub const EVENTS: &str = "/api/events";
 pub const MODELS: &str = "/api/models";
 pub const MODELS_PULL: &str = "/api/models/pull";

@@ -3,7 +3,7 @@
 use crate::error::{Failure, Reply};
 use api::Problem;
 use axum::{
-    body::{Body, Bytes, to_bytes},
+    body::{Body, Bytes, HttpBody, to_bytes},
     extract::{FromRequest, Request},
     http::{StatusCode, header},
 };
@@ -46,21 +46,23 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
 /// The whole body, if it has at most `most` bytes, counted and not believed.
 pub async fn bounded(body: Body, most: usize) -> Reply<Bytes> {
+    // What says itself that it is too large isn't waited for.
+    if body.size_hint().lower() > most as u64 {
+        return Err(too_large(most));
+    }
     to_bytes(body, most).await.map_err(|error| {
         let is_length = std::error::Error::source(&error).is_some_and(|e| e.to_string().contains("length limit"));
         if is_length {
-            let mib = most >> 20;
-            let problem = Problem::new(
-                "too_large",
-                format!("The request is larger than {mib} MiB."),
-                format!("请求超过 {mib} MiB。"),
-            );
-            Failure::new(StatusCode::PAYLOAD_TOO_LARGE, problem.hint("Send less at once.", "请减少单次发送的内容。"))
-        } else {
-            Failure::bad(
-                Problem::new("cut_off", "The request was cut off.", "请求中断。")
-                    .hint("Send it again.", "请重新发送。"),
-            )
+            return too_large(most);
         }
+        let problem = Problem::new("cut_off", "The request was cut off.", "请求中断。");
+        Failure::bad(problem.hint("Send it again.", "请重新发送。"))
     })
+}
+
+fn too_large(most: usize) -> Failure {
+    let mib = most >> 20;
+    let problem =
+        Problem::new("too_large", format!("The request is larger than {mib} MiB."), format!("请求超过 {mib} MiB。"));
+    Failure::new(StatusCode::PAYLOAD_TOO_LARGE, problem.hint("Send less at once.", "请减少单次发送的内容。"))
 }

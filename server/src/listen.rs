@@ -13,12 +13,12 @@ use tokio::{
 };
 use tower::Service;
 
-/// Connections at once.
-const CONNECTIONS: usize = 1024;
+/// Connections at once; most systems give a process 1024 files.
+const CONNECTIONS: usize = 800;
 /// A request's headers have to come within this.
 const HEADERS: Duration = Duration::from_secs(10);
 /// Answers under way have so long to end when the server does.
-const FAREWELL: Duration = Duration::from_secs(2);
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Listens on the address asked for and no other.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
@@ -37,7 +37,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 pub async fn accept(listener: TcpListener, guard: Guard<Router>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(64 << 10).max_headers(100);
+    http.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_header_size(64 << 10);
     let mut connections = JoinSet::new();
     let end = ended();
     tokio::pin!(end);

@@ -174,3 +174,35 @@ fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response<Body> {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    #[tokio::test]
+    async fn a_panic_is_a_problem_and_the_server_goes_on() {
+        let router = Router::new()
+            .route(
+                "/panic",
+                get(|| async {
+                    if true {
+                        panic!("secret path")
+                    }
+                }),
+            )
+            .layer(CatchPanicLayer::custom(panicked))
+            .layer(from_fn(problems_only));
+        for _ in 0..2 {
+            let request = Request::builder().uri("/panic").body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            let body = to_bytes(response.into_body(), 10_000).await.unwrap();
+            let body: api::problem::ProblemBody = serde_json::from_slice(&body).unwrap();
+            assert_eq!(body.problems[0].code, "internal");
+            assert!(!body.detail.contains("secret"));
+        }
+    }
+}

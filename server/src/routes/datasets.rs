@@ -14,7 +14,8 @@ use api::{
 };
 use axum::{
     Json,
-    extract::{DefaultBodyLimit, Multipart, Path, Query, State, multipart::MultipartRejection},
+    body::HttpBody,
+    extract::{DefaultBodyLimit, FromRequest, Multipart, Path, Query, Request, State},
     http::{Method, StatusCode},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
@@ -59,8 +60,9 @@ async fn list(State(app): State<App>) -> Reply<Json<Vec<DatasetInfo>>> {
     }
 }
 
-async fn create(State(app): State<App>, form: Result<Multipart, MultipartRejection>) -> Reply<Response> {
-    let form = form.map_err(|_| upload::not_a_form())?;
+async fn create(State(app): State<App>, request: Request) -> Reply<Response> {
+    upload::check_length(&app.home, request.body().size_hint().lower(), app.upload_limit)?;
+    let form = Multipart::from_request(request, &()).await.map_err(|_| upload::not_a_form())?;
     let upload = upload::receive(&app.home, form, app.upload_limit).await?;
     let question = Question::Register { name: upload.name.clone(), file: upload.file_name() };
     match app.ask.ask(&question).await? {

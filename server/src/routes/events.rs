@@ -49,7 +49,7 @@ async fn events(State(app): State<App>, Query(query): Query<EventsQuery>, header
     let after = match last.or(query.after) {
         // A page that has just loaded: from here on. The event tells it from where.
         None => {
-            first.push_back(Event::default().event("open").id(newest.to_string()).data("{}"));
+            first.push_back(Event::default().event("hello").id(newest.to_string()).data("{}"));
             newest
         }
         Some(seq) if seq >= 0 && seq <= newest && seq + 1 >= app.store.feed_oldest().await? => seq,

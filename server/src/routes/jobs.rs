@@ -27,6 +27,8 @@ use std::{
 
 /// Points of a curve that are given at most.
 const MOST_POINTS: i64 = 4000;
+/// The largest configuration in bytes.
+const LARGEST_CONFIG: usize = 1 << 20;
 /// Of a log, at most so much from its end.
 const LOG_BYTES: u64 = 1 << 20;
 
@@ -73,6 +75,16 @@ async fn create(State(app): State<App>, Json(new): Json<NewJob>) -> Reply<Respon
     if new.name.chars().count() > 200 {
         let problem = Problem::new("name_too_long", "The name is longer than 200 characters.", "名称超过 200 个字符。");
         return Err(Failure::bad(problem.hint("Choose a shorter one.", "请缩短名称。").field("name")));
+    }
+    let size = serde_json::to_vec(&new.config).map_or(0, |text| text.len());
+    if size > LARGEST_CONFIG {
+        let problem = Problem::new(
+            "too_large",
+            format!("The configuration has {size} bytes, at most {LARGEST_CONFIG} are taken."),
+            format!("配置有 {size} 字节，最多允许 {LARGEST_CONFIG} 字节。"),
+        );
+        let problem = problem.hint("Put long texts into a dataset.", "请将长文本放入数据集。");
+        return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, problem));
     }
     if new.kind == JobKind::Pull && new.config.text("model_name_or_path").is_none() {
         let problem = Problem::new("model_missing", "No model is named.", "未指定模型。");

@@ -82,6 +82,16 @@ pub async fn receive(home: &Home, mut form: Multipart, limit: u64) -> Reply<Uplo
     Ok(Uploaded { name, file })
 }
 
+/// Refuses at once what says itself that it is too large, or larger than the disk; what is written is counted all the same.
+pub fn check_length(home: &Home, bytes: u64, limit: u64) -> Reply<()> {
+    // The form around the file takes a little.
+    if bytes > limit.saturating_add(64 << 10) {
+        return Err(too_large(limit));
+    }
+    let free = home.free().map_err(|e| Failure::io(["Storing the upload", "保存上传的文件"], &e))?;
+    if bytes.saturating_add(SPARE) > free { Err(no_room(free)) } else { Ok(()) }
+}
+
 pub fn not_a_form() -> Failure {
     let problem =
         Problem::new("not_a_form", "The upload isn't multipart/form-data.", "上传的内容不是 multipart/form-data。");
@@ -240,8 +250,8 @@ fn no_room(free: u64) -> Failure {
     let (free, spare) = (free >> 20, SPARE >> 20);
     let problem = Problem::new(
         "disk_full",
-        format!("Only {free} MiB of disk space are left, {spare} MiB have to stay free."),
-        format!("磁盘仅剩 {free} MiB，需保留 {spare} MiB。"),
+        format!("{free} MiB of disk space are left, which is too little: {spare} MiB have to stay free."),
+        format!("磁盘剩余 {free} MiB，空间不足：需保留 {spare} MiB。"),
     );
     Failure::new(
         StatusCode::INSUFFICIENT_STORAGE,

@@ -69,7 +69,6 @@ impl Supervisor {
             None if events == 0 && silent < SILENT => return Ok(()),
             _ => {}
         }
-        let _gate = self.gate.lock().await;
         if self.active().contains_key(&id) {
             return Ok(());
         }
@@ -77,6 +76,9 @@ impl Supervisor {
             self.insert(&id, &dir).await?;
         }
         let mut follower = Follower::new(self.base.clone(), id.clone(), dir.clone());
+        // A long file takes a while; nobody waits for that at the gate.
+        follower.catch_up().await?;
+        let _gate = self.gate.lock().await;
         let Some(record) = follower.catch_up().await? else { return Ok(()) };
         if !matches!(record.job.state, JobState::Running | JobState::Stopping) {
             return Ok(());
@@ -99,6 +101,7 @@ impl Supervisor {
         let mut record = Record::new(id.to_owned(), spec.kind, spec.config, spec.created_at);
         // Until its events say otherwise.
         record.job.state = JobState::Running;
+        let _gate = self.gate.lock().await;
         let store = async {
             let mut change = self.base.store.begin().await?;
             if change.job(id).await?.is_none() {
