@@ -48,7 +48,7 @@ impl EventLog {
 pub fn lock(dir: &Path) -> Outcome<File> {
     let path = dir.join("worker.lock");
     let file = File::options().create(true).append(true).open(&path).map_err(|e| Failure::io(&path, e))?;
-    match file.try_lock() {
+    match patiently(&file) {
         Ok(()) => Ok(file),
         Err(TryLockError::Error(e)) => Err(Failure::io(&path, e)),
         Err(TryLockError::WouldBlock) => {
@@ -67,6 +67,17 @@ pub fn lock(dir: &Path) -> Outcome<File> {
             ))
         }
     }
+}
+
+/// The server looks at the lock now and then, for a moment; another worker keeps it.
+fn patiently(file: &File) -> Result<(), TryLockError> {
+    for _ in 0..20 {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(std::time::Duration::from_millis(50)),
+            other => return other,
+        }
+    }
+    file.try_lock()
 }
 
 /// Seconds since 1970.
