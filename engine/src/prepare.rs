@@ -131,7 +131,8 @@ pub fn prepare(config: &RunConfig, places: &Places) -> Result<Prepared> {
         steps_per_epoch: sampler.steps_per_epoch(),
         steps,
         memory: estimate::memory(&opened.config, &train, &load),
-        disk: saved + kept * (saved + trainable * 8),
+        // A checkpoint holds weights and two moments in float32.
+        disk: saved + kept * trainable * 12,
         device: "cpu".into(),
         compute: processor().into(),
         seconds: Some(seconds),

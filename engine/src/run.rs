@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Places, Result,
-    adapters::Base,
+    adapters::{Base, Precision},
     files::export,
     merge,
     model::{Source, Store, build},
@@ -93,7 +93,7 @@ fn train(
     };
     let outcome = stage.start(config)?.train(&mut run)?;
     if outcome == Outcome::Succeeded {
-        tuning.save(dir, &model, &store, &run.base)?;
+        tuning.save(dir, &model, &store, &run.base, Precision::Storage)?;
         export::write_tokenizer(dir, files)?;
         let bytes = checkpoint::folder_bytes(dir);
         (run.sink)(Event::Artifact { path: dir.display().to_string(), bytes })?;

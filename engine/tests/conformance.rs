@@ -31,7 +31,7 @@ impl Home {
         let config = json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 4096, "hidden_size": 32,
             "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-            "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "tie_word_embeddings": true, "dtype": "float32",
+            "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "tie_word_embeddings": true, "dtype": "bfloat16",
             "initializer_range": 0.1, "rope_theta": 10000.0
         });
         fs::write(shape.join("config.json"), config.to_string()).unwrap();
@@ -185,7 +185,7 @@ fn the_merged_model_speaks_like_the_adapter_on_its_base() {
         Loaded::open(&params, &home.places()).unwrap()
     };
     let merged = home.path().join("exports/merged");
-    let config = json!({"model_name_or_path": base, "adapter_name_or_path": trained.dir, "export_dir": merged, "export_size": 0.0001});
+    let config = json!({"model_name_or_path": base, "adapter_name_or_path": trained.dir, "export_dir": merged, "export_size": 0.0001, "export_dtype": "float32"});
     let ended = home.job(JobKind::Export, "export", config, None);
     assert_eq!(ended.outcome, Outcome::Succeeded, "{:?}", ended.events.last());
     assert!(ModelFiles::open(&merged).is_ok() && merged.join("model.safetensors.index.json").exists());

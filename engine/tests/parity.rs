@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use common::{CASES, Case, distance, fixtures, read_json, read_tensors, relative_distance};
 use engine::{
     Places,
-    adapters::{Base, Tuning, lora::LoraTuning},
+    adapters::{Base, Precision, Tuning, lora::LoraTuning},
     files::ModelFiles,
     merge,
     model::{Attach, Batch, Cache, Grads, Model, Source, Store, build, families::family},
@@ -233,7 +233,7 @@ fn a_saved_adapter_is_what_peft_saves() {
         let (tuning, mut store) = (LoraTuning::read(&case.adapter).unwrap(), Store::default());
         let model = open(&case, &tuning, &mut store);
         let saved = tempfile::tempdir().unwrap();
-        tuning.save(saved.path(), &model, &store, &Base { files: &files, name: "tiny" }).unwrap();
+        tuning.save(saved.path(), &model, &store, &Base { files: &files, name: "tiny" }, Precision::Exact).unwrap();
 
         let [ours, theirs] =
             [saved.path(), &case.adapter].map(|dir| read_tensors(&dir.join("adapter_model.safetensors")));

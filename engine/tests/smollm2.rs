@@ -13,7 +13,7 @@ use candle_core::{Device, Tensor};
 use common::{Oracle, distance, read_tensors, relative_distance};
 use engine::{
     Places,
-    adapters::{Base, Tuning, lora::LoraTuning},
+    adapters::{Base, Precision, Tuning, lora::LoraTuning},
     files::ModelFiles,
     loaded::Loaded,
     merge,
@@ -110,7 +110,7 @@ fn an_adapter_of_ours_loads_in_peft() {
     disturb(&store);
     let adapter = oracle.work.path().join("ours");
     std::fs::create_dir(&adapter).unwrap();
-    tuning.save(&adapter, &model, &store, &Base { files: &files, name: "smollm2" }).unwrap();
+    tuning.save(&adapter, &model, &store, &Base { files: &files, name: "smollm2" }, Precision::Exact).unwrap();
     check_logits(&oracle, &model, &base, Some(&adapter), &ids);
 }
 

@@ -1,6 +1,6 @@
 //! All weights are trained; the result is a whole model.
 
-use super::{Adapter, Base, Tuning};
+use super::{Adapter, Base, Precision, Tuning};
 use crate::{
     Error, Result,
     entry::Entry,
@@ -8,6 +8,7 @@ use crate::{
     model::{Attach, DecoderConfig, Model, Store},
 };
 use api::{Card, Problem, Problems, RunConfig, Text};
+use candle_core::DType;
 use serde_json::json;
 use std::path::Path;
 
@@ -60,14 +61,17 @@ impl Tuning for AllWeights {
         Ok((config.parameters(), vec!["all".into()]))
     }
 
-    /// A Hugging Face folder, in the base model's storage type.
-    fn save(&self, dir: &Path, _: &Model, store: &Store, base: &Base) -> Result<()> {
+    /// A Hugging Face folder.
+    fn save(&self, dir: &Path, _: &Model, store: &Store, base: &Base, precision: Precision) -> Result<()> {
         let weights: Vec<_> = store.trainable().map(|p| (p.name.clone(), p.get().dims().to_vec())).collect();
         let tensor = |name: &str| {
             let parameter = store.get(name).ok_or_else(|| Error::Internal(format!("{name} is not trained")))?;
             Ok(parameter.get())
         };
-        let dtype = export::storage_type(base.files);
+        let dtype = match precision {
+            Precision::Exact => DType::F32,
+            Precision::Storage => export::storage_type(base.files),
+        };
         export::write_into(dir, base.files, &weights, SHARD, dtype, tensor, &mut |_, _| {})?;
         export::write_tokenizer(dir, base.files)
     }

@@ -1,6 +1,6 @@
 //! LoRA (Hu et al., 2021): `y += scale · B A dropout(x)` beside frozen linears, with PEFT's names, files and rules.
 
-use super::{Adapter, Base, Tuning, linears};
+use super::{Adapter, Base, Precision, Tuning, linears};
 use crate::{
     Error, Result,
     entry::Entry,
@@ -227,8 +227,8 @@ impl Tuning for LoraTuning {
         Ok((chosen.iter().map(|(_, inp, out)| (self.rank * (inp + out)) as u64).sum(), targets))
     }
 
-    /// A PEFT folder.
-    fn save(&self, dir: &Path, model: &Model, store: &Store, base: &Base) -> Result<()> {
+    /// A PEFT folder, in float32 always.
+    fn save(&self, dir: &Path, model: &Model, store: &Store, base: &Base, _: Precision) -> Result<()> {
         let (_, targets) = self.count(&model.config)?;
         let config = AdapterConfig {
             base_model_name_or_path: Some(base.name.into()),

@@ -24,7 +24,16 @@ pub trait Tuning: Attach {
     fn count(&self, config: &DecoderConfig) -> Result<(u64, Vec<String>)>;
 
     /// Writes what was trained, in the format that the field reads, into an existing folder.
-    fn save(&self, dir: &Path, model: &Model, store: &Store, base: &Base) -> Result<()>;
+    fn save(&self, dir: &Path, model: &Model, store: &Store, base: &Base, precision: Precision) -> Result<()>;
+}
+
+/// How exactly trained values are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// As they are in memory, so that a resumed run goes on from the same bits.
+    Exact,
+    /// As the base model stores its weights.
+    Storage,
 }
 
 /// The model that a run started from.

@@ -179,7 +179,8 @@ impl RopeScaling {
         Ok(match kind {
             "default" => Self::None,
             "linear" => Self::Linear { factor },
-            "dynamic" => Self::Dynamic { factor, original },
+            // transformers takes the context itself here, whatever else the entry says.
+            "dynamic" => Self::Dynamic { factor, original: context },
             "yarn" => Self::Yarn {
                 factor,
                 original,

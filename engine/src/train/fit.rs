@@ -3,7 +3,7 @@
 use super::{AdamW, Sampler, TrainerLog, checkpoint, clip, schedule};
 use crate::{
     Error, Result,
-    adapters::{Base, Tuning},
+    adapters::{Base, Precision, Tuning},
     data::Sequence,
     kernels::dropout::mix,
     model::{Batch, Grads, Model, Store},
@@ -61,7 +61,7 @@ impl Run<'_> {
     pub fn save(&mut self) -> Result<()> {
         let state = self.log.state(self.step, self.epoch(), self.params.num_train_epochs);
         let (name, bytes) = checkpoint::write(self.dir, self.step, &self.optimizer.state(), &state, |dir| {
-            self.tuning.save(dir, self.model, self.store, &self.base)
+            self.tuning.save(dir, self.model, self.store, &self.base, Precision::Exact)
         })?;
         if let Some(limit) = self.output.save_total_limit {
             let faults = checkpoint::damage(&self.dir.join(&name));
