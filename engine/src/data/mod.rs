@@ -45,3 +45,7 @@ pub static FORMATS: &[&dyn Format] = &[&sharegpt::OpenAi, &sharegpt::ShareGpt, &
 pub fn format(name: &str) -> Result<&'static dyn Format> {
     crate::entry::find(FORMATS, ["dataset format", "数据集格式"], "formatting", name)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

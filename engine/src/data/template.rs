@@ -53,7 +53,9 @@ impl ChatTemplate {
         environment.add_filter("tojson", tojson_filter);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
-        environment.add_template_owned("chat", without_generation_tags(source)).map_err(|e| syntax_problem(&e))?;
+        environment
+            .add_template_owned("chat", without_generation_tags(&joined_lines(source)))
+            .map_err(|e| syntax_problem(&e))?;
         Ok(Self {
             environment: Arc::new(environment),
             bos: bos.map(String::from),
@@ -153,6 +155,40 @@ impl std::fmt::Display for Raised {
 
 impl std::error::Error for Raised {}
 
+/// In Python's string literals a backslash at the end of a line joins it with the next; minijinja's know no such escape.
+/// Takes these two characters out of the literals inside `{{ }}` and `{% %}`.
+fn joined_lines(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let (mut inside, mut comment, mut quote) = (false, false, None);
+    let mut chars = source.chars().peekable();
+    while let Some(c) = chars.next() {
+        let next = chars.peek().copied();
+        match quote {
+            Some(_) if c == '\\' && next == Some('\n') => {
+                chars.next();
+                continue;
+            }
+            Some(_) if c == '\\' => {
+                out.push(c);
+                out.extend(chars.next());
+                continue;
+            }
+            Some(open) if c == open => quote = None,
+            Some(_) => {}
+            None if inside && (c == '\'' || c == '"') => quote = Some(c),
+            None if inside && matches!((c, next), ('%' | '}', Some('}'))) => inside = false,
+            None if comment && c == '#' && next == Some('}') => comment = false,
+            None if !inside && !comment && c == '{' => {
+                inside = matches!(next, Some('%' | '{'));
+                comment = next == Some('#');
+            }
+            None => {}
+        }
+        out.push(c);
+    }
+    out
+}
+
 /// transformers marks the answers with `{% generation %}`; for the text the tags mean nothing. A condition that always
 /// holds keeps their control of white space.
 fn without_generation_tags(source: &str) -> String {
@@ -209,6 +245,12 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> std::
                 };
                 parts.reverse();
                 return Ok(Value::from_iter(parts));
+            }
+            "index" => {
+                let (part,): (&str,) = from_args(args)?;
+                let at =
+                    text.find(part).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "substring not found"))?;
+                return Ok(Value::from(text[..at].chars().count()));
             }
             "removeprefix" => {
                 let (prefix,): (&str,) = from_args(args)?;
@@ -309,6 +351,7 @@ mod tests {
             ("{% for m in messages %}{% if loop.last %}{% break %}{% endif %}{{ m.role }}{% endfor %}", "user"),
             ("x\n    {% if true %}\n    y\n    {% endif %}\nz\n", "x\n    y\nz"),
             ("{% generation %}\nin {%- endgeneration %}\n out", "in out"),
+            ("{# it's #}{{ 'a\\\nb' }}'\\\n{{ \"{%\" }}", "ab'\\\n{%"),
             ("{{ none }} {{ true }} {{ 1.0 }} {{ [1, 'a'] }}", "None True 1.0 [1, 'a']"),
             ("{{ strftime_now('%Y') | length }}", "4"),
             ("{{ documents is none }}{{ missing is defined }}", "TrueFalse"),

@@ -8,9 +8,9 @@
 //! 1. An answer begins where the generation prompt for it ends, if the whole text begins with that prompt (so thoughts
 //!    that stand between are trained). Where the template writes history in another way than a prompt, it begins with its
 //!    content.
-//! 2. It ends with what the template puts after its content when it is the last message, without white space at the end:
-//!    in ChatML `<|im_end|>` is trained, the line feed after it isn't. An end of text that some templates put after
-//!    everything belongs to the last answer only. Where the whole text goes on in another way, it ends with its content.
+//! 2. It ends with what the template puts after its content both when it is the last message and when a question follows,
+//!    without white space at the end: in ChatML `<|im_end|>` is trained, the line feed after it isn't, nor is an end of
+//!    text or the beginning of an answer that some templates put after everything.
 //! 3. Rendered with and without marks, the text must be the same, and an answer without a place of its own (a tool call)
 //!    must be told by its prompt and its end. Otherwise the row is a problem: no mask is guessed.
 
@@ -50,15 +50,24 @@ impl Answers {
                         // A space before the first word may be part of its token.
                         _ => text[..content.start].trim_end_matches(' ').len(),
                     };
-                    let (whole, places) = if upto.len() == messages.len() {
-                        (text.clone(), contents.clone())
-                    } else {
-                        let whole = render(upto, false)?;
-                        let places = marked.places(render(&marked.messages[..=i], false).ok(), &whole);
-                        (whole, places)
+                    let rest = &text[content.end..];
+                    // What follows the content where it is the last message, and where it isn't.
+                    let after = |messages: &[Message]| {
+                        let marked = Marked::of(messages, template.takes_calls());
+                        let text = render(messages, false).ok()?;
+                        let place =
+                            marked.places(render(&marked.messages, false).ok(), &text).get(i).cloned().flatten()?;
+                        Some(text[place.end..].to_string())
                     };
-                    let end = places.get(i).cloned().flatten().map_or("", |place| &whole[place.end..]);
-                    start..content.end + ending(end, &text[content.end..], template.eos())
+                    let ending = if upto.len() < messages.len() {
+                        after(upto).map_or(0, |last| ending(&last, rest, template.eos()))
+                    } else if rest.trim().contains(char::is_whitespace) {
+                        let asked: Vec<Message> = upto.iter().cloned().chain([Message::new("user", "?")]).collect();
+                        after(&asked).map_or(rest.trim_end().len(), |next| ending(rest, &next, template.eos()))
+                    } else {
+                        rest.trim_end().len()
+                    };
+                    start..content.end + ending
                 }
                 None => {
                     let whole = render(upto, false)?;
@@ -138,11 +147,21 @@ impl Marked {
     }
 }
 
-/// Bytes of `rest` (what follows a content in the whole text) that are the end of that answer: `end` is what follows it
-/// where it is the last message.
-fn ending(end: &str, rest: &str, eos: Option<&str>) -> usize {
-    let without = eos.and_then(|eos| end.trim_end().strip_suffix(eos));
-    [Some(end), without].into_iter().flatten().find(|end| rest.starts_with(end)).map_or(0, |end| end.trim_end().len())
+/// Length of the end of an answer, without white space at its end: what stands after its content both where it is the last
+/// message (`last`) and where a question follows (`next`).
+fn ending(last: &str, next: &str, eos: Option<&str>) -> usize {
+    let without = eos.and_then(|eos| last.trim_end().strip_suffix(eos));
+    if let Some(whole) = [Some(last), without].into_iter().flatten().find(|last| next.starts_with(last)) {
+        return whole.trim_end().len();
+    }
+    // Both go on, in different ways, perhaps inside a token: the first word that is whole.
+    let common = last.char_indices().zip(next.chars()).find(|((_, a), b)| a != b).map_or(next.len(), |((i, _), _)| i);
+    let common = &last[..common.min(last.len())];
+    let word = common.split_whitespace().next().map_or(0, |word| common.find(word).unwrap_or(0) + word.len());
+    if word < common.len() {
+        return word;
+    }
+    common.rfind(['>', ']']).map_or(0, |i| i + 1)
 }
 
 /// The length, without white space at the end, of `whole` as the beginning of `text`.
@@ -185,7 +204,15 @@ mod tests {
     fn an_end_of_text_after_everything_is_no_end_of_an_answer() {
         let phi = "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}\
                    {% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}";
-        assert_eq!(spans(phi, TURNS).unwrap(), ["u<|end|>", " <think>t</think>\n\na <|end|>\n</s>"]);
+        assert_eq!(spans(phi, TURNS).unwrap(), ["u<|end|>", " <think>t</think>\n\na <|end|>"]);
+    }
+
+    #[test]
+    fn a_prompt_after_everything_is_no_end_of_an_answer() {
+        let command = "{% for m in messages %}{{ '<START><' + m.role + '>' + m.content + '<RESPONSE><END>\n' }}{% endfor %}\
+                       <START><assistant>";
+        assert_eq!(spans(command, &TURNS[..2]).unwrap(), ["u<RESPONSE><END>"]);
+        assert_eq!(spans(command, TURNS).unwrap()[0], "u<RESPONSE><END>");
     }
 
     #[test]
@@ -217,7 +244,7 @@ mod tests {
 
     #[test]
     fn no_mask_is_guessed() {
-        let odd = "{% for m in messages %}{{ m.content | upper | replace('U', messages | length) }}{% endfor %}";
+        let odd = "{% for m in messages | reverse %}{{ m.content | length }},{% endfor %}";
         assert_eq!(spans(odd, TURNS).unwrap_err().into_problem().code, "template_mask");
         let twice = "{% for m in messages %}{{ m.content + m.content }}{% endfor %}x";
         assert_eq!(spans(twice, &TURNS[..2]).unwrap_err().into_problem().code, "template_mask");

@@ -1,0 +1,244 @@
+//! Templates against what transformers rendered (`tests/fixtures/templates.py` made the fixtures), and whole datasets:
+//! loading, previews, registration, bad input.
+
+use super::*;
+use api::data::Message;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+fn fixture() -> Value {
+    serde_json::from_str(include_str!("../../tests/fixtures/templates.json")).unwrap()
+}
+
+/// Data beside the repository, or in the folder that `LATHE_DATA` names; tests that want it pass where it is absent.
+fn outside(path: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("LATHE_DATA").map(PathBuf::from);
+    let folder = folder.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"));
+    Some(folder.join(path)).filter(|path| path.exists())
+}
+
+/// What the template makes of a conversation of the fixture; `None` if it refuses.
+fn rendered(fixture: &Value, source: &str, conversation: &str, prompt: bool) -> Option<String> {
+    let words = fixture["words"].as_object().unwrap().clone();
+    let template = ChatTemplate::new(source, words["bos_token"].as_str(), words["eos_token"].as_str()).unwrap();
+    let [messages, tools] = fixture["conversations"][conversation].as_array().unwrap().as_slice() else { panic!() };
+    let tools = Some(tools).filter(|tools| !tools.is_null());
+    template.render_values(messages.as_array().unwrap(), tools, prompt, &words).ok()
+}
+
+/// Compares every text of `expected` (conversation → without and with generation prompt); where transformers refuses,
+/// nothing is asked.
+fn compare(name: &str, source: &str, expected: &Value, fixture: &Value, view: impl Fn(String) -> String) -> usize {
+    let mut compared = 0;
+    for (conversation, texts) in expected.as_object().unwrap() {
+        for (i, wanted) in texts.as_array().unwrap().iter().enumerate().filter(|(_, wanted)| !wanted.is_null()) {
+            let text = rendered(fixture, source, conversation, i == 1).map(&view);
+            assert_eq!(text.as_deref(), wanted.as_str(), "{name}: {conversation}");
+            compared += 1;
+        }
+    }
+    compared
+}
+
+#[test]
+fn own_templates_render_as_in_transformers() {
+    let fixture = fixture();
+    for (name, expected) in fixture["own"].as_object().unwrap() {
+        assert!(compare(name, template::named(name).unwrap(), expected, &fixture, |text| text) > 30);
+    }
+    assert_eq!(fixture["own"].as_object().unwrap().len(), template::NAMES.len());
+}
+
+#[test]
+fn snippets_render_as_in_transformers() {
+    let fixture = fixture();
+    let mut wrong = Vec::new();
+    for pair in fixture["snippets"].as_array().unwrap() {
+        let (source, wanted) = (pair[0].as_str().unwrap(), pair[1].as_str());
+        let found = std::panic::catch_unwind(|| rendered(&fixture, source, "call", false)).unwrap_or_default();
+        if wanted.is_some() && found.as_deref() != wanted {
+            wrong.push(format!("{source}\n  wanted {wanted:?}\n  found  {found:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn real_templates_render_as_in_transformers() {
+    let Some(folder) = outside("templates") else { return };
+    let fixture = fixture();
+    let digest = |text: String| -> String {
+        Sha256::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    };
+    for (name, expected) in fixture["real"].as_object().unwrap() {
+        let Ok(source) = fs::read_to_string(folder.join(name)) else { continue };
+        compare(name, &source, expected, &fixture, digest);
+    }
+}
+
+#[test]
+fn ids_of_smollm2_are_those_of_transformers() {
+    let Some(folder) = std::env::var_os("LATHE_ORACLES").map(|f| PathBuf::from(f).join("smollm2")) else { return };
+    let files = crate::files::ModelFiles::open(&folder).unwrap();
+    let read = files.tokenizer().unwrap();
+    let word = |token: &Option<(String, u32)>| token.as_ref().map(|(word, _)| word.clone());
+    let source = read.chat_template.clone().unwrap();
+    let template = ChatTemplate::new(&source, word(&read.bos).as_deref(), word(&read.eos).as_deref()).unwrap();
+    let special = SpecialTokens { bos: read.bos.clone(), eos: read.eos.clone() };
+    let encoder = Encoder::new(Arc::clone(&read.tokenizer), template, special, EncodeOptions::default()).unwrap();
+    let fixture = fixture();
+    for (conversation, expected) in fixture["smollm2"].as_object().unwrap() {
+        let messages = fixture["conversations"][conversation][0].clone();
+        let messages: Vec<Message> = serde_json::from_value(messages).unwrap();
+        let example = Example { messages: messages.clone(), ..Example::default() };
+        let ids = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
+        assert_eq!(encoder.conversation(&example).unwrap().ids, ids(&expected[0]), "{conversation}");
+        assert_eq!(encoder.prompt(&messages, None).unwrap(), ids(&expected[1]), "{conversation}");
+    }
+}
+
+fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    files.iter().for_each(|(name, text)| fs::write(dir.path().join(name), text).unwrap());
+    dir
+}
+
+/// Words are tokens: `0` unknown.
+fn encoder(cutoff_len: usize) -> Encoder {
+    let json = json!({"version": "1.0", "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "added_tokens": [{"id": 1, "content": "</s>", "special": true, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false}],
+        "model": {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"}});
+    let tokenizer = Arc::new(json.to_string().parse().unwrap());
+    let template = ChatTemplate::new(template::named("alpaca").unwrap(), None, Some("</s>")).unwrap();
+    let special = SpecialTokens { bos: None, eos: Some(("</s>".into(), 1)) };
+    Encoder::new(tokenizer, template, special, EncodeOptions { cutoff_len, ..EncodeOptions::default() }).unwrap()
+}
+
+fn loaded(dir: &Path, names: &[&str], needs: Needs, cutoff: usize) -> Result<Dataset> {
+    let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+    let options = LoadOptions { needs, max_samples: None, packing: needs == Needs::Text };
+    load(&Registry::open(dir).unwrap(), &names, &options, &encoder(cutoff))
+}
+
+#[test]
+fn datasets_are_counted() {
+    let dir = folder(&[
+        (
+            "dataset_info.json",
+            r#"{"a": {"file_name": "a.json"}, "t": {"file_name": "t.txt", "columns": {"prompt": "text"}},
+            "folder": {"file_name": "many"}}"#,
+        ),
+        ("a.json", r#"[{"instruction": "q", "output": "one two"}, {"instruction": "q q q q", "output": "x"}]"#),
+        ("t.txt", "a b c\n\nd e f g\n"),
+    ]);
+    fs::create_dir(dir.path().join("many")).unwrap();
+    for name in ["2.jsonl", "1.jsonl", "notes.md"] {
+        fs::write(dir.path().join("many").join(name), r#"{"instruction": "q", "output": "x"}"#).unwrap();
+    }
+    let data = loaded(dir.path(), &["a", "folder"], Needs::Instructions, 100).unwrap();
+    assert_eq!(data.samples.iter().map(Sequence::targets).collect::<Vec<_>>(), [3, 2, 2, 2]);
+    assert_eq!(data.datasets.iter().map(|d| d.samples).collect::<Vec<_>>(), [2, 2]);
+    let short = loaded(dir.path(), &["a"], Needs::Instructions, data.longest as usize - 1).unwrap();
+    assert_eq!((short.truncated, short.notes[0].code.as_str()), (1, "truncated"));
+    let none = loaded(dir.path(), &["a"], Needs::Instructions, 4).unwrap_err().into_problem();
+    assert_eq!((none.code.as_str(), none.field.as_deref()), ("nothing_trained", Some("cutoff_len")));
+    // Four and five tokens with the end of each: blocks of six.
+    let text = loaded(dir.path(), &["t"], Needs::Text, 6).unwrap();
+    assert_eq!(text.samples.iter().map(Sequence::len).collect::<Vec<_>>(), [6, 3]);
+    // Every stage on text takes conversations too, but not the other way round.
+    assert!(loaded(dir.path(), &["a"], Needs::Text, 100).unwrap().samples[0].targets() > 10);
+    let wrong = loaded(dir.path(), &["t"], Needs::Instructions, 100).unwrap_err().into_problem();
+    assert!(wrong.message.contains("plain text") && wrong.hint.contains("pt"), "{wrong}");
+}
+
+#[test]
+fn every_fault_is_told_with_its_row() {
+    let dir = folder(&[
+        (
+            "dataset_info.json",
+            r#"{"a": {"file_name": "a.json"}, "b": {"file_name": "b.jsonl"}, "c": {"file_name": "c.json"}}"#,
+        ),
+        ("a.json", r#"[{"instruction": "q", "output": "x"}, {"instruction": "q"}, 7]"#),
+        ("b.jsonl", "{\"instruction\": \"q\", \"output\": \"x\"}\n{\"instruction\": q}\n"),
+        ("c.json", "[]"),
+    ]);
+    let problems = loaded(dir.path(), &["a", "b", "nobody"], Needs::Instructions, 100).unwrap_err().into_problems();
+    let messages: Vec<&str> = problems.iter().map(|p| p.message.as_str()).collect();
+    assert_eq!(messages.len(), 4, "{messages:?}");
+    assert!(messages[0].starts_with("Row 2 of dataset a: column \"output\" is missing"), "{messages:?}");
+    assert!(messages[1].starts_with("Row 3 of dataset a: the row is a number"), "{messages:?}");
+    assert!(messages[2].contains("b.jsonl") && messages[2].contains("line 2, column 17"), "{messages:?}");
+    assert!(messages[3].contains("nobody"), "{messages:?}");
+    assert!(problems.iter().all(|p| p.zh.as_ref().is_some_and(|zh| !zh.message.is_empty())));
+    let empty = loaded(dir.path(), &["c"], Needs::Instructions, 100).unwrap_err().into_problem();
+    assert_eq!(empty.code, "dataset_empty");
+}
+
+#[test]
+fn a_file_is_registered_shown_and_forgotten() {
+    let dir = folder(&[
+        ("dataset_info.json", r#"{"old": {"file_name": "old.json", "note": "kept"}}"#),
+        ("old.json", "[]"),
+        (
+            "chat.jsonl",
+            "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"assistant\", \"content\": \"yo\"}]}\n{\"messages\": []}\n",
+        ),
+        ("broken.json", "[{\"a\": 1},]"),
+        ("odd.json", "[{\"id\": 1}]"),
+    ]);
+    let info = preview::register(dir.path(), "聊天", "chat.jsonl").unwrap();
+    assert_eq!((info.rows, info.kind.as_str(), info.formatting.as_str()), (2, "instructions", "sharegpt"));
+    assert!(info.problem.unwrap().message.starts_with("Row 2 of dataset 聊天"));
+    let shown = preview::rows(dir.path(), "聊天", 0, 10).unwrap();
+    assert_eq!(shown.rows[0].messages, [Message::new("user", "hi"), Message::new("assistant", "yo")]);
+    assert!(shown.rows[1].problem.is_some() && shown.rows[1].raw["messages"].is_array());
+    assert_eq!(preview::rows(dir.path(), "聊天", 1, 1).unwrap().rows[0].index, 1);
+
+    let code = |name: &str, file: &str| preview::register(dir.path(), name, file).unwrap_err().into_problem().code;
+    assert_eq!(code("聊天", "chat.jsonl"), "dataset_taken");
+    assert_eq!(code("../x", "chat.jsonl"), "dataset_name");
+    assert_eq!(code("x", "../chat.jsonl"), "dataset_outside");
+    assert_eq!(code("x", "broken.json"), "dataset_not_json");
+    assert_eq!(code("x", "odd.json"), "dataset_unknown");
+    assert_eq!(code("x", "none.json"), "dataset_file_missing");
+
+    let names = || preview::list(dir.path()).unwrap().into_iter().map(|d| d.name).collect::<Vec<_>>();
+    assert_eq!(names(), ["old", "聊天"]);
+    preview::forget(dir.path(), "聊天").unwrap();
+    assert_eq!(names(), ["old"]);
+    assert!(!dir.path().join("chat.jsonl").exists() && dir.path().join("old.json").exists());
+    assert!(fs::read_to_string(dir.path().join("dataset_info.json")).unwrap().contains("\"note\": \"kept\""));
+    assert_eq!(preview::forget(dir.path(), "chat").unwrap_err().into_problem().code, "unknown_dataset");
+}
+
+#[test]
+fn llama_factorys_demo_data_is_read() {
+    let Some(dir) = outside("") else { return };
+    let registry = Registry::open(&dir).unwrap();
+    assert_eq!(registry.entries().len(), 104);
+    let counted = |name: &str| {
+        let (mut rows, mut answers, entry) = (0, 0, registry.entry(name).unwrap());
+        super::load::examples(&registry, entry, None, &mut |_, example| {
+            let example = example.map_err(crate::Error::Problem)?;
+            rows += 1;
+            answers += example.messages.iter().filter(|m| example::is_answer(m)).count();
+            Ok(())
+        })
+        .unwrap();
+        (rows, answers, entry.format().unwrap().kind(entry).name())
+    };
+    assert_eq!(counted("identity"), (91, 91, "instructions"));
+    assert_eq!(counted("alpaca_en_demo"), (999, 999, "instructions"));
+    assert_eq!(counted("alpaca_zh_demo"), (1000, 1000, "instructions"));
+    assert_eq!(counted("glaive_toolcall_en_demo"), (300, 746 + 211, "instructions"));
+    assert_eq!(counted("dpo_en_demo"), (300, 263, "preferences"));
+    assert_eq!(counted("kto_en_demo"), (300, 487, "kto"));
+    assert_eq!(counted("wiki_demo").0, 30);
+    assert_eq!(counted("c4_demo"), (300, 0, "text"));
+    let remote = registry.files(registry.entry("lima").unwrap()).unwrap_err().into_problem();
+    assert_eq!(remote.code, "dataset_remote");
+}
