@@ -10,10 +10,22 @@ use std::{
     rc::Rc,
 };
 use wasm_bindgen::{JsCast, prelude::Closure};
-use web_sys::{EventSource, MessageEvent};
+use web_sys::{EventSource, MessageEvent, PageTransitionEvent};
 
-/// Follows the server for as long as the page lives.
+/// Asks for everything, and follows the server for as long as the page lives.
 pub fn follow(store: Store) {
+    store.refresh();
+    connect(store, true);
+    let back = Closure::<dyn Fn(PageTransitionEvent)>::new(move |event: PageTransitionEvent| {
+        if event.persisted() {
+            connect(store, false);
+        }
+    });
+    let _ = window().add_event_listener_with_callback("pageshow", back.as_ref().unchecked_ref());
+    back.forget();
+}
+
+fn connect(store: Store, first: bool) {
     let Ok(source) = EventSource::new(routes::EVENTS) else {
         again(store);
         return;
@@ -31,12 +43,11 @@ pub fn follow(store: Store) {
             .forget();
         }
     });
-    let stands = Rc::new(Cell::new(false));
-    let opened = stands.clone();
+    let first = Cell::new(first);
     let opened = Closure::<dyn Fn()>::new(move || {
-        opened.set(true);
         store.online.set(true);
-        store.refresh();
+        // What changed between the first answers and now, or while the connection was lost.
+        if first.replace(false) { store.refresh_jobs() } else { store.refresh() }
     });
     let lost = {
         let source = source.clone();
@@ -51,18 +62,15 @@ pub fn follow(store: Store) {
     let _ = source.add_event_listener_with_callback("feed", feed.as_ref().unchecked_ref());
     source.set_onopen(Some(opened.as_ref().unchecked_ref()));
     source.set_onerror(Some(lost.as_ref().unchecked_ref()));
-    // A stream that is slow to begin keeps no page empty.
-    Timeout::new(1_500, move || {
-        if !stands.get() {
-            store.refresh();
-        }
-    })
-    .forget();
+    // A page that is left keeps no connection: browsers allow six to a host. One that is come back to takes a new one.
+    let left = Closure::<dyn Fn()>::new(move || source.close());
+    let _ = window().add_event_listener_with_callback("pagehide", left.as_ref().unchecked_ref());
+    left.forget();
     feed.forget();
     opened.forget();
     lost.forget();
 }
 
 fn again(store: Store) {
-    Timeout::new(3_000, move || follow(store)).forget();
+    Timeout::new(3_000, move || connect(store, false)).forget();
 }

@@ -78,6 +78,11 @@ pub fn measure(value: f64) -> String {
     }
 }
 
+/// Things a second: `87`, `3.4`.
+pub fn rate(value: f64) -> String {
+    if value >= 9.95 { count(value.round() as u64) } else { trim(format!("{:.1}", value.max(0.0))) }
+}
+
 /// `1.8 %`.
 pub fn percent(share: f64) -> String {
     let value = share * 100.0;
@@ -154,6 +159,11 @@ mod tests {
         assert_eq!([5e-5, 3.0, 0.0, 0.05, 1e-4].map(number), ["5e-5", "3", "0", "0.05", "1e-4"]);
         assert_eq!([1.2841, 6.31e-5, 2148.2, 0.0, f64::NAN].map(measure), ["1.284", "6.31e-5", "2,148", "0", "–"]);
         assert_eq!([0.018, 0.61, 0.0, 0.00001].map(percent), ["1.8 %", "61 %", "0 %", "< 0.01 %"]);
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!([87.5, 3.44, 2148.0, -1.0].map(rate), ["88", "3.4", "2,148", "0"]);
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Store {
 
     /// Asks for everything anew: at the start, and after the connection was lost.
     pub fn refresh(self) {
-        self.ask(routes::JOBS, self.jobs);
+        self.refresh_jobs();
         self.ask(routes::SYSTEM, self.system);
         self.refresh_models();
         self.refresh_datasets();
@@ -73,6 +73,10 @@ impl Store {
         for job in self.checkpoints.with_untracked(|all| all.keys().cloned().collect::<Vec<_>>()) {
             self.ask_checkpoints(&job);
         }
+    }
+
+    pub fn refresh_jobs(self) {
+        self.ask(routes::JOBS, self.jobs);
     }
 
     pub fn refresh_models(self) {

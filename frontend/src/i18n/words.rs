@@ -47,13 +47,10 @@ words! {
     loading: "Loading…", "正在加载…";
     delete: "Delete", "删除";
     keep: "Keep", "保留";
-    open: "Open", "打开";
-    try_again: "Try again", "重试";
     default_value: "default {value}", "默认 {value}";
     preset_value: "preset {value}", "预设 {value}";
     on: "on", "开";
     off: "off", "关";
-    automatic: "automatic", "自动";
     empty_value: "automatic", "自动";
 
     // States
@@ -82,7 +79,6 @@ words! {
     more_models: "{n} more on this computer", "本机另有 {n} 个";
     pull: "Download", "下载";
     pulling: "Downloading {name}", "正在下载 {name}";
-    pulled: "{name} is on this computer", "{name} 已在本机";
     pull_first: "Not on this computer yet.", "尚未在本机。";
     no_models: "No model yet", "还没有模型";
     no_models_help: "Name a hub id or a folder below.", "请在下方填写 Hub 名称或文件夹。";
@@ -126,7 +122,6 @@ words! {
     back_to_defaults: "Back to the defaults", "恢复默认值";
     find_setting: "Find a setting", "查找设置";
     no_setting: "No setting has this in its name or help.", "没有名称或说明包含它的设置。";
-    reset_setting: "Back to {value}", "恢复为 {value}";
 
     // Plan
     plan: "Plan", "计划";
@@ -228,7 +223,6 @@ words! {
     deleted: "{name} is deleted.", "{name} 已删除。";
     chat_with_it: "Chat with it", "与它对话";
     all_steps: "All {n} steps", "全部 {n} 步";
-    notes: "Notes", "提示";
 
     // Runs
     runs_lead: "{active} active, {done} finished. Everything that a run needs to be made again is kept with it.", "{active} 个进行中，{done} 个已结束。重做一次运行所需的一切都随它保存。";
@@ -256,6 +250,8 @@ words! {
     trained_runs: "Runs", "运行";
     what_to_load: "Model or run", "模型或运行";
     load: "Load", "加载";
+    loaded: "Loaded", "已加载";
+    more_settings: "More", "更多";
     loading_model: "Loading…", "正在加载…";
     not_loaded: "Not loaded", "未加载";
     unload: "Free the memory", "释放内存";
@@ -283,7 +279,6 @@ words! {
     cut_length: "cut at the longest answer", "达到最长回答，已截断";
     you_stopped: "you stopped it", "已手动停止";
     conversation: "Conversation", "对话内容";
-    assistant: "Assistant", "助手";
     stream_ended: "The answer ended before it was whole.", "回答未完成就结束了。";
     stream_ended_hint: "Load the model again and ask once more.", "请重新加载模型后再问一次。";
 
@@ -291,7 +286,6 @@ words! {
     export_lead: "Take the model with you: base and adapter become one folder that others can load.", "带走模型：基础模型与适配器合并为一个文件夹，可供其他程序加载。";
     what: "What", "内容";
     how: "How", "方式";
-    export_run_help: "A run's checkpoint, or a model as it is.", "某次运行的检查点，或原样的模型。";
     export_do: "Export", "导出";
     export_merged: "A full model folder in Hugging Face’s format, for transformers, vLLM, llama.cpp’s converter and further training.", "Hugging Face 格式的完整模型文件夹，可用于 transformers、vLLM、llama.cpp 转换及继续训练。";
     adapter_only: "The adapter alone is already on the disk, as PEFT loads it:", "适配器本身已在磁盘上，可由 PEFT 直接加载：";
@@ -300,8 +294,6 @@ words! {
     no_exports_help: "Each export is listed here with its folder.", "每次导出都会连同文件夹列在这里。";
     exporting: "Exporting…", "正在导出…";
     exported_to: "Written to", "已写入";
-    files_done: "{done} of {total}", "{done} / {total}";
-    choose_first: "Choose what to export.", "请选择要导出的内容。";
     delete_job_help: "It leaves the list. The exported folder stays.", "它会从列表中移除，导出的文件夹会保留。";
     nothing_to_export: "A full model is exported as it is.", "完整模型将按原样导出。";
 
@@ -331,14 +323,8 @@ words! {
     next: "Next", "下一页";
     row_n: "Row {n}", "第 {n} 行";
     all_datasets: "All datasets", "全部数据集";
-    choose_dataset: "Choose a dataset", "选择一个数据集";
-    choose_dataset_help: "Its rows appear here, as the trainer reads them.", "其各行会按训练读取的样子显示在这里。";
     no_datasets_title: "No dataset yet", "还没有数据集";
     no_datasets_help: "Upload a file with your rows: questions and answers, conversations, or plain text.", "上传含有数据行的文件：问答、对话或纯文本。";
-    file: "File", "文件";
-    format: "Format", "格式";
-    kind: "Kind", "类型";
-    size: "Size", "大小";
     role_user: "user", "用户";
     role_assistant: "assistant", "助手";
     role_system: "system", "系统";

@@ -155,13 +155,13 @@ fn row(job: Job, ask: impl Fn(String) + Copy + Send + 'static) -> impl IntoView 
         <tr data-testid=format!("run-row-{id}")>
             <td class="name"><a href=format!("/runs/{id}")>{id.clone()}</a>{problem}</td>
             <td data-l=w.state>{badge(job.state, share(&job.progress))}</td>
-            <td class="full">{model_name(&job)}<small>{datasets(&job)}</small></td>
-            <td data-l=w.method>{method(&job)}</td>
+            <td class="full model">{model_name(&job)}<small>{datasets(&job)}</small></td>
+            <td class="nowrap" data-l=w.method>{method(&job)}</td>
             <td class="num" data-l=w.loss>{figure(loss)}</td>
             <td class="num" data-l=w.validation_loss>{figure(latest("eval_loss"))}</td>
             <td class="num" data-l=w.time>{time}</td>
             <td class="num narrow-hide" data-l=w.started>{clock(job.started_at.unwrap_or(job.created_at), language)}</td>
-            <td class="end">
+            <td class="end hide">
                 {(!active).then(|| view! {
                     <button type="button" class="btn quiet icon s" title=w.delete_run aria-label=format!("{}: {id}", w.delete_run) on:click=delete>{icon("trash", 16)}</button>
                 })}

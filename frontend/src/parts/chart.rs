@@ -186,22 +186,6 @@ pub fn small_svg(points: &[Point], total: f64, width: f64, height: f64, colour: 
     out
 }
 
-/// The path of a tiny curve in a table, 80 by 24 pixels.
-pub fn spark_path(points: &[Point]) -> String {
-    let mut frame = LossCurve { raw: points.to_vec(), ..LossCurve::default() }.frame(80.0, 24.0, false);
-    frame.left = 0.0;
-    let (x, y) = (frame.x, frame.y);
-    let place = |p: &Point| {
-        (80.0 * (p.0 - x.0) / (x.1 - x.0).max(1e-9), 2.0 + 20.0 * (1.0 - (p.1 - y.0) / (y.1 - y.0).max(1e-12)))
-    };
-    let mut out = String::new();
-    for (i, point) in thin(points, 80).iter().enumerate() {
-        let (px, py) = place(point);
-        let _ = write!(out, "{}{px:.1} {py:.1}", if i == 0 { 'M' } else { 'L' });
-    }
-    out
-}
-
 /// The width of an element in pixels, as it changes.
 pub fn width_of(node: NodeRef<html::Div>) -> Signal<f64> {
     let width = RwSignal::new(0.0);

@@ -16,6 +16,8 @@ pub fn Field(setting: Setting, values: Values) -> impl IntoView {
     let key = setting.key.clone();
     let id = field_id(&key);
     let (label, help, hint) = (setting.label(language), setting.help(language), setting.hint(language));
+    // Help that only repeats the label says nothing.
+    let help = if help.trim_end_matches(['.', '。']) == label { String::new() } else { help };
     let setting = StoredValue::new(setting);
     let changed = Memo::new(move |_| setting.with_value(|s| values.is_changed(s)));
     let problem = {
@@ -64,7 +66,7 @@ pub fn Field(setting: Setting, values: Values) -> impl IntoView {
         <div class="field" class:changed=changed class:bad=bad>
             <label for=id>{label}{was}<span class="key">{key}</span></label>
             {control}
-            <p class="help">{help}</p>
+            {(!help.is_empty()).then(|| view! { <p class="help">{help}</p> })}
             {error}
             {hint}
         </div>

@@ -53,6 +53,7 @@ pub fn Chat() -> impl IntoView {
                     {empty}
                     <div class="chat" aria-live="polite">
                         <For each=move || talk.said.get() key=|said| said.id children=|said| view! { <Message said /> } />
+                        <div id="chat-end"></div>
                     </div>
                 </section>
                 <Composer />
@@ -75,7 +76,7 @@ fn Message(said: Said) -> impl IntoView {
     let end = said.end.clone();
     let state = move || {
         let end = end.get();
-        let speed = (end.seconds > 0.0).then(|| format::measure(end.tokens as f64 / end.seconds));
+        let speed = (end.seconds > 0.0).then(|| format::rate(end.tokens as f64 / end.seconds));
         let parts = [
             end.writing.then(|| w.writing.to_owned()),
             (end.tokens > 0).then(|| fill(w.tokens_n, &[("n", &format::count(end.tokens))])),

@@ -5,7 +5,7 @@ use crate::{
     format,
     i18n::fill,
     parts::{Field, ProblemNote, icon, source::SourceFields},
-    setting::settings,
+    setting::{Setting, settings},
     store::store,
     ui,
 };
@@ -53,7 +53,8 @@ pub fn ModelCard() -> impl IntoView {
                 <SourceFields source=talk.source testid="chat-model" />
                 <button type="button" class="btn block" class:primary=move || !talk.is_ready() data-testid="chat-load"
                     disabled=move || !can_load() on:click=move |_| talk.load()>
-                    {icon("play", 18)}{move || if talk.is_loading() { w.loading_model } else { w.load }}
+                    {move || icon(if same() { "check" } else { "play" }, 18)}
+                    {move || if talk.is_loading() { w.loading_model } else if same() { w.loaded } else { w.load }}
                 </button>
                 {problem}
                 {about}
@@ -72,7 +73,13 @@ pub fn AnswersCard() -> impl IntoView {
         let schema =
             store.catalog.with(|c| c.as_ref().and_then(|c| c.generation.as_ref().map(|g| g.schema.clone())))?;
         let values = talk.values;
-        Some(settings(&schema).into_iter().map(|setting| view! { <Field setting values /> }).collect_view())
+        let field = |setting| view! { <Field setting values /> };
+        let (main, more): (Vec<_>, Vec<_>) = settings(&schema).into_iter().partition(Setting::is_main);
+        let more = (!more.is_empty()).then(|| {
+            let fields = more.into_iter().map(field).collect_view();
+            view! { <details class="more"><summary>{w.more_settings}</summary><div class="stack mt">{fields}</div></details> }
+        });
+        Some(view! { {main.into_iter().map(field).collect_view()}{more} })
     };
     let reset = move || {
         talk.values.set.with(|set| !set.0.is_empty()).then(|| {

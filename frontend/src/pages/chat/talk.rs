@@ -20,7 +20,9 @@ use gloo_timers::future::TimeoutFuture;
 use leptos::{prelude::*, task::spawn_local};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{AbortController, ReadableStreamDefaultReader, RequestInit, Response};
+use web_sys::{
+    AbortController, ReadableStreamDefaultReader, RequestInit, Response, ScrollIntoViewOptions, ScrollLogicalPosition,
+};
 
 #[derive(Clone)]
 pub struct Said {
@@ -365,12 +367,14 @@ impl From<Problem> for Stopped {
 
 /// Keeps the end of the conversation in view, unless the person has scrolled away from it.
 fn bottom(always: bool) {
-    spawn_local(async move {
-        let Some(root) = document().document_element() else { return };
-        let rest = root.scroll_height() - root.scroll_top() - root.client_height();
-        if always || rest < 160 {
+    let Some(end) = document().get_element_by_id("chat-end") else { return };
+    let height = document().document_element().map_or(0, |root| root.client_height());
+    if always || end.get_bounding_client_rect().top() < f64::from(height + 160) {
+        spawn_local(async move {
             TimeoutFuture::new(20).await;
-            root.set_scroll_top(root.scroll_height());
-        }
-    });
+            let options = ScrollIntoViewOptions::new();
+            options.set_block(ScrollLogicalPosition::Nearest);
+            end.scroll_into_view_with_scroll_into_view_options(&options);
+        });
+    }
 }

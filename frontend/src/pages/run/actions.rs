@@ -75,7 +75,7 @@ pub fn Actions(job: Memo<Option<Job>>, state: Memo<JobState>) -> impl IntoView {
     let buttons = move || {
         match state.get() {
         JobState::Queued | JobState::Running => view! {
-            <button type="button" class="btn danger" data-testid="run-stop" on:click=move |_| ask_stop.set(true)>{icon("stop", 18)}{w.stop_save}</button>
+            <button type="button" class="btn danger wide-only" data-testid="run-stop" on:click=move |_| ask_stop.set(true)>{icon("stop", 18)}{w.stop_save}</button>
         }
         .into_any(),
         JobState::Stopping => ().into_any(),

@@ -143,10 +143,10 @@ fn Progress(job: Memo<Option<Job>>, state: Memo<JobState>) -> impl IntoView {
         let job = job.get()?;
         let progress = &job.progress;
         let planned = job.plan.as_ref().map(|p| p.epochs);
-        let first = if progress.total > 0 {
-            fill(w.step_of, &[("done", &format::count(progress.done)), ("total", &format::count(progress.total))])
-        } else if state.get() == JobState::Queued {
+        let first = if state.get() == JobState::Queued && progress.done == 0 {
             w.waiting_turn.into()
+        } else if progress.total > 0 {
+            fill(w.step_of, &[("done", &format::count(progress.done)), ("total", &format::count(progress.total))])
         } else {
             w.preparing.into()
         };

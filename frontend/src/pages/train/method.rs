@@ -32,7 +32,7 @@ pub fn MethodCard() -> impl IntoView {
         Some(view! {
             <div class="rule"><div class="field">
                 <span class="label" id="preset-label">{w.preset}</span>
-                <div class="picks duo" role="radiogroup" aria-labelledby="preset-label">{cards.collect_view()}</div>
+                <div class="picks six" role="radiogroup" aria-labelledby="preset-label">{cards.collect_view()}</div>
             </div></div>
         })
     };

@@ -4,7 +4,7 @@ use crate::{
     form::train_form,
     i18n::fill,
     parts::{Field, field::spoken, icon},
-    setting::{Section, Setting},
+    setting::{Section, Setting, same as same_value},
     store::store,
     ui,
 };
@@ -12,6 +12,9 @@ use leptos::prelude::*;
 
 /// Unchanged values that a closed group says.
 const SAID: usize = 4;
+
+/// Main settings that come first; others follow in the order of the catalog.
+const FIRST: [&str; 3] = ["learning_rate", "num_train_epochs", "cutoff_len"];
 
 #[component]
 pub fn SettingsCard() -> impl IntoView {
@@ -59,11 +62,9 @@ pub fn SettingsCard() -> impl IntoView {
             return view! { <div class="pad">{found}</div> }.into_any();
         }
         let values = form.values;
-        let main = drawn()
-            .into_iter()
-            .filter(Setting::is_main)
-            .map(|setting| view! { <Field setting values /> })
-            .collect_view();
+        let mut main: Vec<Setting> = drawn().into_iter().filter(Setting::is_main).collect();
+        main.sort_by_key(|s| FIRST.iter().position(|key| *key == s.key).unwrap_or(FIRST.len()));
+        let main = main.into_iter().map(|setting| view! { <Field setting values /> }).collect_view();
         let groups = sections.get().into_iter().map(|section| view! { <Group section /> }).collect_view();
         view! { <div class="pad"><div class="grid four" data-testid="settings-main">{main}</div></div>{groups} }
             .into_any()
@@ -107,7 +108,8 @@ fn Group(section: Section) -> impl IntoView {
             let (changed, same): (Vec<&Setting>, Vec<&Setting>) = all.iter().partition(|s| values.is_changed(s));
             let said = |s: &Setting| format!("{} {}", s.label(language), spoken(s, &values.current(s)));
             let changed = changed.into_iter().map(|s| view! { <b>{said(s)}</b>" · " }.into_any());
-            let rest: Vec<String> = same.into_iter().take(SAID).map(said).collect();
+            let rest = same.into_iter().filter(|s| !same_value(&values.current(s), &serde_json::Value::Null));
+            let rest: Vec<String> = rest.take(SAID).map(said).collect();
             let more = if all.len() > SAID { " …" } else { "" };
             let rest = view! { {rest.join(" · ")}{more} }.into_any();
             changed.chain([rest]).collect_view()
