@@ -3,19 +3,25 @@
 
 use crate::store::Store;
 use api::{job::Feed, routes};
-use gloo_timers::callback::Timeout;
+use gloo_timers::callback::{Interval, Timeout};
 use leptos::prelude::*;
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
 };
 use wasm_bindgen::{JsCast, prelude::Closure};
-use web_sys::{EventSource, MessageEvent, PageTransitionEvent};
+use web_sys::{Event, EventSource, MessageEvent, PageTransitionEvent};
 
 /// Asks for everything, and follows the server for as long as the page lives.
 pub fn follow(store: Store) {
     store.refresh();
     connect(store, true);
+    Interval::new(15_000, move || {
+        if !document().hidden() && store.online.get_untracked() {
+            store.refresh_system();
+        }
+    })
+    .forget();
     let back = Closure::<dyn Fn(PageTransitionEvent)>::new(move |event: PageTransitionEvent| {
         if event.persisted() {
             connect(store, false);
@@ -44,7 +50,11 @@ fn connect(store: Store, first: bool) {
         }
     });
     let first = Cell::new(first);
-    let opened = Closure::<dyn Fn()>::new(move || {
+    let opened = Closure::<dyn Fn(Event)>::new(move |event: Event| {
+        // The server's first message is called so too.
+        if event.has_type::<MessageEvent>() {
+            return;
+        }
         store.online.set(true);
         // What changed between the first answers and now, or while the connection was lost.
         if first.replace(false) { store.refresh_jobs() } else { store.refresh() }

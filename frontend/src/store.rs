@@ -57,7 +57,7 @@ impl Store {
     /// Asks for everything anew: at the start, and after the connection was lost.
     pub fn refresh(self) {
         self.refresh_jobs();
-        self.ask(routes::SYSTEM, self.system);
+        self.refresh_system();
         self.refresh_models();
         self.refresh_datasets();
         if self.catalog.with_untracked(Option::is_none) {
@@ -73,6 +73,10 @@ impl Store {
         for job in self.checkpoints.with_untracked(|all| all.keys().cloned().collect::<Vec<_>>()) {
             self.ask_checkpoints(&job);
         }
+    }
+
+    pub fn refresh_system(self) {
+        self.ask(routes::SYSTEM, self.system);
     }
 
     pub fn refresh_jobs(self) {
@@ -150,6 +154,8 @@ impl Store {
             Feed::Changed { what } => match what.as_str() {
                 "models" => self.refresh_models(),
                 "datasets" => self.refresh_datasets(),
+                // More happened than the server remembers.
+                "all" => self.refresh(),
                 _ => {}
             },
         }

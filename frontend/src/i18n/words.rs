@@ -173,6 +173,7 @@ words! {
     gone: "{time} gone", "已用 {time}";
     left: "{time} left", "剩余 {time}";
     done_at: "done at {time}", "{time} 完成";
+    ended_at: "ended {time}", "{time} 结束";
     preparing: "Preparing…", "正在准备…";
     waiting_turn: "Waits for its turn. It starts by itself.", "正在排队，会自动开始。";
     training_progress: "Training progress", "训练进度";

@@ -51,6 +51,10 @@ impl Frame {
         for (i, (x, y)) in thin(points, self.columns()).into_iter().enumerate() {
             let _ = write!(out, "{}{:.1} {:.1}", if i == 0 { 'M' } else { 'L' }, self.px(x), self.py(y));
         }
+        // One point is a dot: a line of no length has round ends.
+        if points.len() == 1 {
+            out.push_str("h0.01");
+        }
         out
     }
 
@@ -114,7 +118,7 @@ impl LossCurve {
         if low > high {
             (low, high) = (0.0, 1.0);
         }
-        let pad = ((high - low) * 0.06).max(high.abs() * 1e-3).max(1e-9);
+        let pad = ((high - low) * 0.06).max(high.abs() * 0.02).max(1e-9);
         let y = if log {
             (low * 0.94, high * 1.06)
         } else {

@@ -11,7 +11,7 @@ use crate::{
     ui,
 };
 use api::{
-    Problem,
+    Job, JobKind, Problem,
     chat::{ChatModel, ChatState, FinishReason, Generate, LoadChat, Reply},
     data::Message,
     routes,
@@ -98,6 +98,16 @@ impl Talk {
             {
                 let loading = model.state == ChatState::Loading;
                 let id = model.id.clone();
+                // The run that it belongs to is found by name once the jobs are known.
+                for _ in 0..20 {
+                    if self.store.jobs.with_untracked(Option::is_some) {
+                        break;
+                    }
+                    TimeoutFuture::new(100).await;
+                }
+                if self.source.run.with_untracked(Option::is_none) {
+                    self.choose(&model.load);
+                }
                 self.model.set(Some(model));
                 if loading {
                     self.follow(id).await;
@@ -194,12 +204,8 @@ impl Talk {
     /// `identity-lora-2, step 25` for a checkpoint of a run, else the last part of the name.
     pub fn name_of(self, load: &LoadChat) -> String {
         let path = load.adapter_name_or_path.as_deref().unwrap_or(&load.model_name_or_path);
-        let run = self.store.jobs.with(|jobs| {
-            let in_path = |id: &str| path.split(['/', '\\']).any(|part| part == id);
-            jobs.iter().flatten().find(|job| in_path(&job.id)).map(|job| job.id.clone())
-        });
         let last = format::last_part(path);
-        match run {
+        match self.store.jobs.with(|jobs| run_of(jobs.iter().flatten(), path)) {
             Some(run) => match last.strip_prefix("checkpoint-") {
                 Some(step) => {
                     format!("{run}, {}", crate::i18n::fill(ui::words().step_checkpoint, &[("step", step)]))
@@ -207,6 +213,18 @@ impl Talk {
                 None => run,
             },
             None => last.to_owned(),
+        }
+    }
+
+    /// Shows as chosen what is loaded.
+    fn choose(self, load: &LoadChat) {
+        let path = load.adapter_name_or_path.as_deref().unwrap_or(&load.model_name_or_path);
+        match self.store.jobs.with_untracked(|jobs| run_of(jobs.iter().flatten(), path)) {
+            Some(run) => {
+                let name = Some(format::last_part(path)).filter(|last| last.starts_with("checkpoint-"));
+                self.source.choose_run(&run, Some(name.unwrap_or("final").to_owned()));
+            }
+            None => self.source.model.set(load.model_name_or_path.clone()),
         }
     }
 
@@ -348,6 +366,12 @@ impl Talk {
             }
         }
     }
+}
+
+/// The run in whose folder a path lies.
+fn run_of<'a>(mut jobs: impl Iterator<Item = &'a Job>, path: &str) -> Option<String> {
+    let inside = |id: &str| path.split(['/', '\\']).any(|part| part == id);
+    jobs.find(|job| job.kind == JobKind::Train && inside(&job.id)).map(|job| job.id.clone())
 }
 
 pub fn talk() -> Talk {

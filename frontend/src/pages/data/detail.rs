@@ -123,7 +123,7 @@ pub fn Detail(name: String) -> impl IntoView {
             </div>
             {move || problem().map(|note| view! { <div class="mt">{note}</div> })}
         </section>
-        <section class="card flush" data-testid="dataset-rows">
+        <section class="card flush" data-testid="dataset-rows" hidden=move || !usable() && total() == 0 && preview.with(|p| p.as_ref().is_none_or(|p| p.rows.is_empty()))>
             <div class="card-h">
                 <h2>{w.rows}</h2><span class="sub num">{move || (total() > 0).then(range)}</span>
                 <div class="seg s push" role="radiogroup" aria-label=w.rows>

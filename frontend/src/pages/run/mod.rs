@@ -162,7 +162,10 @@ fn Progress(job: Memo<Option<Job>>, state: Memo<JobState>) -> impl IntoView {
                 left(progress, language),
                 progress.seconds_left.map(|s| fill(w.done_at, &[("time", &clock(now() + s, language))])),
             ),
-            _ => (None, job.finished_at.map(|t| fill(w.done_at, &[("time", &clock(t, language))]))),
+            state => {
+                let text = if state == JobState::Succeeded { w.done_at } else { w.ended_at };
+                (None, job.finished_at.map(|t| fill(text, &[("time", &clock(t, language))])))
+            }
         };
         let comma = if language == Language::Chinese { "，" } else { ", " };
         let comma = (left.is_some() && until.is_some()).then_some(comma);

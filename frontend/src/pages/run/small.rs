@@ -25,6 +25,7 @@ pub fn Tiles(job: Memo<Option<Job>>) -> impl IntoView {
         let points = store.metrics.with(|all| all.get(&job.id).cloned()).unwrap_or_default();
         let losses = ema(&series(&points, "loss"), 0.8);
         let (first, last) = (losses.first()?.1, losses.last()?.1);
+        let moved = (last - first).abs() > first.abs() * 1e-3;
         let (word, class) = if last <= first { (w.from_value, "d good") } else { (w.up_from_value, "d") };
         let validation = series(&points, "eval_loss");
         let best = validation.iter().min_by(|a, b| a.1.total_cmp(&b.1)).copied();
@@ -50,8 +51,13 @@ pub fn Tiles(job: Memo<Option<Job>>) -> impl IntoView {
         });
         let time = (!job.state.is_active()).then(|| seconds(&job)).flatten();
         let time = time.map(|s| tile(w.time, format::duration(s, language), "", String::new(), "d").into_any());
-        let loss =
-            tile(w.loss_smoothed, format::measure(last), "", fill(word, &[("value", &format::measure(first))]), class);
+        let loss = tile(
+            w.loss_smoothed,
+            format::measure(last),
+            "",
+            if moved { fill(word, &[("value", &format::measure(first))]) } else { String::new() },
+            class,
+        );
         Some(view! { <div class="tiles">{loss}{validation}{speed}{trainable}{time}</div> })
     };
     view! { {tiles} }
@@ -96,7 +102,8 @@ fn Small(id: String, title: &'static str, name: &'static str, colour: &'static s
     let width = width_of(node);
     let points =
         Memo::new(move |_| store.metrics.with(|all| all.get(&id).map(|m| series(m, name)).unwrap_or_default()));
-    let last = move || points.with(|p| p.last().map(|p| format::measure(p.1)));
+    let figure = if name == "tokens_per_s" { format::rate } else { format::measure };
+    let last = move || points.with(|p| p.last().map(|p| figure(p.1)));
     let drawing =
         move || points.with(|p| small_svg(p, total.get(), width.get().max(160.0), 112.0, colour, ui::words().step));
     view! {

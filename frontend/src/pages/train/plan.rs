@@ -189,7 +189,7 @@ pub fn facts(plan: Plan) -> impl IntoView {
     view! {
         <div class="big">
             <div><div class="k">{w.time}</div><div class="v">{time}</div></div>
-            <div><div class="k">{w.memory}</div><div class="v">{amount}<small>{format!(" {unit} {of}")}</small></div></div>
+            <div><div class="k">{w.memory}</div><div class="v">{amount}<small>" "{unit}</small></div><div class="k">{of}</div></div>
         </div>
         <div class="stack tight">
             <div class="parts" aria-hidden="true">{parts.collect_view()}</div>
