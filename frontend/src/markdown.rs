@@ -82,7 +82,7 @@ mod tests {
                 "href=\"j",
                 "href=\"J",
                 "href=\"d",
-                " style=",
+                " style=\"",
                 "\" onmouse",
                 "\"onmouse",
             ] {

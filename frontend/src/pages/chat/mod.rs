@@ -1,5 +1,6 @@
 //! Chat with a model, or with what a run made of it.
 
+mod answer;
 mod side;
 mod talk;
 

@@ -130,6 +130,7 @@ fn post(
 
 /// A dataset name out of a file name: letters, digits, `_` and `-`, and a number if it is taken.
 fn free_name(file: &str, taken: &[String]) -> String {
+    let file = crate::format::last_part(file);
     let stem = file.strip_suffix(".gz").unwrap_or(file);
     let stem = stem.rsplit_once('.').map_or(stem, |(stem, _)| stem);
     let word: String =
@@ -149,7 +150,7 @@ mod tests {
         assert_eq!(free_name("my rows (1).jsonl", &[]), "my_rows__1");
         assert_eq!(free_name("identity.json", &["identity".into(), "identity_2".into()]), "identity_3");
         assert_eq!(free_name("数据.csv", &[]), "dataset");
-        assert_eq!(free_name("../../etc/passwd", &[]), "etc_passwd");
+        assert_eq!(free_name("../../etc/passwd", &[]), "passwd");
         assert_eq!(free_name("rows.json.gz", &[]), "rows");
     }
 }
