@@ -195,7 +195,7 @@ impl Store {
     pub fn active(self) -> Option<Job> {
         self.jobs.with(|jobs| {
             let active = || jobs.iter().flatten().filter(|job| job.state.is_active());
-            active().find(|job| job.state != JobState::Queued).or_else(|| active().last()).cloned()
+            active().find(|job| job.state != JobState::Queued).or_else(|| active().next_back()).cloned()
         })
     }
 
@@ -257,7 +257,7 @@ pub fn place(curve: &mut Vec<Metric>, point: Metric) {
 }
 
 fn newest_first(list: &mut [Checkpoint]) {
-    list.sort_by(|a, b| (b.step, b.name == "final").cmp(&(a.step, a.name == "final")));
+    list.sort_by_key(|c| std::cmp::Reverse((c.step, c.name == "final")));
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ impl Source {
     pub fn load(self, store: Store) -> Option<LoadChat> {
         let Some(run) = self.run.get() else {
             let model = self.model.get();
-            return (!model.is_empty()).then(|| LoadChat {
+            return (!model.is_empty()).then_some(LoadChat {
                 model_name_or_path: model,
                 adapter_name_or_path: None,
                 template: None,
