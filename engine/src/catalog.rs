@@ -55,21 +55,21 @@ fn presets() -> Vec<Preset> {
     };
     vec![
         preset(
+            "persona",
+            ["Remember", "记住"],
+            [
+                "A small model learns a few rows by heart: a name, a style, some facts.",
+                "让小模型牢牢记住少量样本：名字、风格、一些事实。",
+            ],
+            json!({"num_train_epochs": 10.0, "learning_rate": 2e-3, "per_device_train_batch_size": 4,
+                "gradient_accumulation_steps": 1, "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "cutoff_len": 512}),
+        ),
+        preset(
             "quick",
             ["Quick look", "快速一试"],
             ["200 rows, once. Does it work at all?", "200 行，学一遍。能跑通吗？"],
             json!({"max_samples": 200, "num_train_epochs": 1.0, "learning_rate": 5e-4, "per_device_train_batch_size": 4,
                 "gradient_accumulation_steps": 1, "lr_scheduler_type": "cosine", "cutoff_len": 512}),
-        ),
-        preset(
-            "persona",
-            ["Remember", "记住"],
-            [
-                "A few rows, learned by heart: a name, a style, some facts.",
-                "把少量样本牢牢记住：名字、风格、一些事实。",
-            ],
-            json!({"num_train_epochs": 6.0, "learning_rate": 1e-3, "per_device_train_batch_size": 4,
-                "gradient_accumulation_steps": 1, "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "cutoff_len": 512}),
         ),
         preset(
             "standard",
