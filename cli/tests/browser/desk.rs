@@ -216,6 +216,14 @@ impl Browser {
         serde_json::from_str::<Value>(&text).unwrap()["value"].take()
     }
 
+    /// A command of Chromium's own protocol.
+    pub fn devtools(&self, command: &str, parameters: &Value) {
+        let path = format!("/session/{}/goog/cdp/execute", self.session);
+        let (status, text) =
+            http(&self.address, "POST", &path, Some(&json!({ "cmd": command, "params": parameters }))).unwrap();
+        assert_eq!(status, 200, "{text}");
+    }
+
     /// # Panics
     /// If the console holds an error: of a script, of the network, or a violation of the content policy.
     pub async fn assert_quiet(&self) {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod desk;
+mod pictures;
 
 use desk::{Browser, Studio, end};
 use nix::sys::signal::Signal;
