@@ -51,6 +51,8 @@ pub fn export(
     let (model, params) = arguments(config)?;
     let dir = params.export_dir.as_deref().filter(|d| !d.is_empty());
     let dir = dir.map_or_else(|| places.exports().join(id), PathBuf::from);
+    // Whole in the artifact: what reads the event stands elsewhere.
+    let dir = std::path::absolute(&dir).unwrap_or(dir);
     refuse_existing(&dir)?;
     sink(Event::Status { text: Text::new("Loading the model", "正在加载模型"), done: 0, total: 0 })?;
     let loaded = Loaded::open(&ModelParams { train_from_scratch: false, ..model }, places)?;

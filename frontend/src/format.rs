@@ -119,6 +119,9 @@ pub fn parts(seconds: f64, language: Language) -> Vec<(String, &'static str)> {
     let zh = language == Language::Chinese;
     let unit = |en, chinese| if zh { chinese } else { en };
     let total = if seconds.is_finite() && seconds > 0.0 { seconds.min(1e12) } else { 0.0 };
+    if total < 0.095 && total > 0.0 {
+        return vec![(trim(format!("{:.2}", total.max(0.01))), unit("s", "秒"))];
+    }
     if total < 9.95 && total > 0.0 {
         return vec![(trim(format!("{total:.1}")), unit("s", "秒"))];
     }
@@ -171,6 +174,7 @@ mod tests {
         assert_eq!(duration(126.0, English), "2 min 06 s");
         assert_eq!(duration(126.0, Chinese), "2 分 06 秒");
         assert_eq!(duration(3.25, English), "3.2 s");
+        assert_eq!(duration(0.038, English), "0.04 s");
         assert_eq!(duration(7260.0, English), "2 h 01 min");
         assert_eq!(duration(-1.0, English), "0 s");
         assert_eq!(time_left(1234.0, English), "21 min");

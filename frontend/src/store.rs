@@ -137,13 +137,12 @@ impl Store {
                     place(curve, metric);
                 }
             }),
-            Feed::Checkpoint { job, checkpoint } => self.checkpoints.update(|all| {
-                if let Some(list) = all.get_mut(&job) {
-                    list.retain(|c| c.name != checkpoint.name);
-                    list.push(checkpoint);
-                    newest_first(list);
+            // The list is asked for: with a new checkpoint an old one may have gone (`save_total_limit`).
+            Feed::Checkpoint { job, .. } => {
+                if self.checkpoints.with_untracked(|all| all.contains_key(&job)) {
+                    self.ask_checkpoints(&job);
                 }
-            }),
+            }
             Feed::Note { job, problem } => self.notes.update(|all| {
                 let list = all.entry(job).or_default();
                 if !list.contains(&problem) {

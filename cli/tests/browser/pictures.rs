@@ -25,7 +25,7 @@ async fn pictures() {
     start(&studio, "ada", "identity", &settings);
     wait(&studio, "ada", "succeeded").await;
     let adapter = studio.home.join("runs/ada");
-    let merge = json!({ "model_name_or_path": "starter", "adapter_name_or_path": adapter, "export_dir": "ada-merged" });
+    let merge = json!({ "model_name_or_path": "starter", "adapter_name_or_path": adapter });
     let job = json!({ "kind": "export", "name": "ada-merged", "config": merge });
     assert!(studio.ask("POST", "/api/jobs", Some(&job)).0 < 300);
     browser.client.goto(&page("/chat?run=ada")).await.unwrap();
@@ -42,20 +42,23 @@ async fn pictures() {
 
     // One that goes on: the README's picture is taken on its way.
     let settings = json!({
-        "learning_rate": 1e-3, "num_train_epochs": 40.0, "per_device_train_batch_size": 8, "lora_rank": 16,
-        "val_size": 0.1, "eval_steps": 40, "save_steps": 100, "save_total_limit": 3,
+        "learning_rate": 2e-3, "num_train_epochs": 10.0, "per_device_train_batch_size": 2, "lora_rank": 16,
+        "val_size": 0.1, "eval_steps": 25, "save_steps": 100, "save_total_limit": 2,
     });
-    start(&studio, "instructions-lora", "instructions_en,instructions_zh", &settings);
-    step(&browser, "/runs/instructions-lora", "nav-runs").await;
+    start(&studio, "harbour-library", "identity", &settings);
+    step(&browser, "/runs/harbour-library", "nav-runs").await;
     size(&browser, 1440, 900).await;
     let far =
-        "const b = document.querySelector('[role=progressbar]'); return Number(b?.getAttribute('aria-valuenow')) >= 60";
+        "const b = document.querySelector('[role=progressbar]'); return Number(b?.getAttribute('aria-valuenow')) >= 70";
     browser.until("the run is well on its way", 300, far).await;
     picture(&browser, &folder.join("studio.png")).await;
-    wait(&studio, "instructions-lora", "succeeded").await;
+    wait(&studio, "harbour-library", "succeeded").await;
     let settings =
-        json!({ "max_steps": 100_000, "per_device_train_batch_size": 4, "save_steps": 500, "save_total_limit": 2 });
-    start(&studio, "long", "chats", &settings);
+        json!({ "max_steps": 5_000, "per_device_train_batch_size": 4, "save_steps": 500, "save_total_limit": 2 });
+    start(&studio, "long", "instructions_en,instructions_zh", &settings);
+    step(&browser, "/data/identity", "nav-data").await;
+    browser.click("[data-testid=dataset-train]").await;
+    browser.until("the plan", 20, "return document.querySelector('[data-testid=plan-steps]')").await;
 
     for language in ["en", "zh-CN"] {
         for theme in ["light", "dark"] {
