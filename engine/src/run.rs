@@ -98,7 +98,7 @@ fn train(
         let bytes = checkpoint::folder_bytes(dir);
         (run.sink)(Event::Artifact { path: dir.display().to_string(), bytes })?;
     }
-    let summary = run.log.finish(run.step, run.epoch(), train.num_train_epochs, plan.samples)?;
+    let summary = run.log.finish(run.step, run.epoch(), train.num_train_epochs, plan.samples as f64 * run.epoch())?;
     Ok((outcome, summary))
 }
 

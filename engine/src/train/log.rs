@@ -62,15 +62,16 @@ impl TrainerLog {
         })
     }
 
-    /// Writes `trainer_state.json`, `train_results.json` and `all_results.json` at the end of a run.
-    pub fn finish(&self, step: u64, epoch: f64, epochs: f64, samples: u64) -> Result<BTreeMap<String, f64>> {
+    /// Writes `trainer_state.json`, `train_results.json` and `all_results.json` at the end of a run that went through
+    /// `samples` samples.
+    pub fn finish(&self, step: u64, epoch: f64, epochs: f64, samples: f64) -> Result<BTreeMap<String, f64>> {
         let seconds = self.begun.elapsed().as_secs_f64();
         let losses: Vec<f64> = self.history.iter().filter_map(|h| h["loss"].as_f64()).collect();
         let mut results = BTreeMap::from([
             ("epoch".to_string(), epoch),
             ("train_loss".to_string(), losses.iter().sum::<f64>() / losses.len().max(1) as f64),
             ("train_runtime".to_string(), seconds),
-            ("train_samples_per_second".to_string(), samples as f64 / seconds.max(1e-9)),
+            ("train_samples_per_second".to_string(), samples / seconds.max(1e-9)),
             ("train_steps_per_second".to_string(), (step - self.first) as f64 / seconds.max(1e-9)),
         ]);
         if let Some(loss) = self.history.iter().rev().find_map(|h| h["eval_loss"].as_f64()) {
