@@ -77,11 +77,11 @@ browser-tools:
 starter: build
 	$(CARGO) run --release --locked -p engine --example starter -- $(TARGET)/starter --seed 1
 	$(LATHE) --home $(TARGET)/starter/home train $(TARGET)/starter/pretrain.yaml
-	rm -rf $(TARGET)/starter/export
-	$(LATHE) --home $(TARGET)/starter/home export model_name_or_path=$(TARGET)/starter/run \
-	  export_dir=$(TARGET)/starter/export export_dtype=bfloat16
+	rm -rf $(TARGET)/starter/model
+	$(CARGO) run --release --locked -p engine --example starter -- spread \
+	  $(TARGET)/starter/run $(TARGET)/starter/corpus.jsonl $(TARGET)/starter/model
 	mkdir -p models/starter
-	cp $(TARGET)/starter/export/* models/starter/
+	cp $(TARGET)/starter/model/* models/starter/
 
 clean:
 	$(CARGO) clean

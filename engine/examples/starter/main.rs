@@ -3,12 +3,14 @@
 //!
 //!     cargo run --release -p engine --example starter -- OUT_DIR --seed 1
 //!     lathe train OUT_DIR/pretrain.yaml
+//!     cargo run --release -p engine --example starter -- spread OUT_DIR/run OUT_DIR/corpus.jsonl MODEL_DIR
 
 mod chinese;
 mod english;
 mod persona;
 mod rng;
 mod seeds;
+mod spread;
 mod tokenizer;
 mod words;
 
@@ -40,7 +42,12 @@ const DATASETS: [&str; 6] = [
 
 fn main() -> Result<(), Failure> {
     let (mut out, mut seed, mut rows) = (None, 1, 60_000);
-    let mut words = env::args().skip(1);
+    let mut words = env::args().skip(1).peekable();
+    if words.next_if_eq("spread").is_some() {
+        let paths: Vec<PathBuf> = words.map(PathBuf::from).collect();
+        let [from, corpus, to] = paths.as_slice() else { return Err("usage: starter spread FROM CORPUS TO".into()) };
+        return spread::spread(from, corpus, to);
+    }
     while let Some(word) = words.next() {
         let mut number = || words.next().and_then(|w| w.parse().ok()).ok_or(format!("{word} needs a number"));
         match word.as_str() {
