@@ -249,8 +249,11 @@ fn read<T: schemars::JsonSchema + serde::de::DeserializeOwned + Default>(
     problems: &mut Problems,
 ) -> T {
     params::read(config).unwrap_or_else(|found: Problems| {
+        // What is left of the group still names the stage, the model and so on, whose problems belong in the same answer.
+        let mut rest = config.clone();
+        found.0.iter().filter_map(|p| p.field.as_deref()).for_each(|field| rest.remove(field));
         problems.0.extend(found.0);
-        T::default()
+        params::read(&rest).unwrap_or_default()
     })
 }
 
