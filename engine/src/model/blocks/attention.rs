@@ -1,9 +1,12 @@
 //! Attention: q, k, v, optional norms on their heads, rotary embedding, scores, output.
 
-use super::{Block, Linear, RmsNorm};
+use super::{
+    Block, Linear, RmsNorm,
+    linear::{backward_all, forward_all},
+};
 use crate::{
-    Result,
-    kernels::{self, attention, attention::Shape, rope::rope},
+    Error, Result,
+    kernels::{attention, attention::Shape, rope::rope},
     model::{Grads, Keep, Pass},
 };
 use candle_core::Tensor;
@@ -48,11 +51,11 @@ impl Attention {
 
 impl Block for Attention {
     fn forward(&self, x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
-        let q = self.q.forward(x, pass, keep)?;
+        let [q, k, v]: [Tensor; 3] = forward_all(&[&self.q, &self.k, &self.v], x, pass, keep)?
+            .try_into()
+            .map_err(|_| Error::Internal("three projections expected".into()))?;
         let q = self.head(q, self.shape.heads, self.q_norm.as_ref(), pass, keep)?;
-        let k = self.k.forward(x, pass, keep)?;
         let mut k = self.head(k, self.shape.kv_heads, self.k_norm.as_ref(), pass, keep)?;
-        let v = self.v.forward(x, pass, keep)?;
         let mut v = v.reshape((v.dim(0)?, self.shape.kv_heads, self.shape.dim))?;
         if let Some(cache) = pass.cache {
             (k, v) = cache.extend(self.layer, k, v)?;
@@ -68,10 +71,9 @@ impl Block for Attention {
         let dy = self.out.backward(dy, pass, keep, grads)?;
         let (v, k, q) = (keep.pop()?, keep.pop()?, keep.pop()?);
         let (dq, dk, dv) = attention::attention_backward(&q, &k, &v, &dy, &pass.spans, self.shape)?;
-        let mut dx = self.v.backward(dv.flatten(1, 2)?, pass, keep, grads)?;
         let dk = self.head_backward(dk, self.k_norm.as_ref(), pass, keep, grads)?;
-        dx = kernels::add(dx, &self.k.backward(dk, pass, keep, grads)?)?;
         let dq = self.head_backward(dq, self.q_norm.as_ref(), pass, keep, grads)?;
-        kernels::add(dx, &self.q.backward(dq, pass, keep, grads)?)
+        let dys = vec![dq, dk, dv.flatten(1, 2)?];
+        backward_all(&[&self.q, &self.k, &self.v], dys, pass, keep, grads)
     }
 }

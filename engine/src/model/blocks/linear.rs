@@ -2,8 +2,8 @@
 
 use super::Block;
 use crate::{
-    Result,
-    kernels::matmul,
+    Error, Result,
+    kernels::{self, matmul},
     model::{Grads, Keep, Parameter, Pass},
 };
 use candle_core::Tensor;
@@ -79,4 +79,28 @@ impl Block for Linear {
         }
         Ok(dx)
     }
+}
+
+/// Outputs of linears that read the same x, in their order.
+pub fn forward_all(linears: &[&Linear], x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Vec<Tensor>> {
+    linears.iter().map(|linear| linear.forward(x, pass, keep)).collect()
+}
+
+/// Gradient of the x that the linears share, given those of their outputs.
+pub fn backward_all(
+    linears: &[&Linear],
+    dys: Vec<Tensor>,
+    pass: &Pass,
+    keep: &mut Keep,
+    grads: &mut Grads,
+) -> Result<Tensor> {
+    let mut sum: Option<Tensor> = None;
+    for (linear, dy) in linears.iter().zip(dys).rev() {
+        let dx = linear.backward(dy, pass, keep, grads)?;
+        sum = Some(match sum {
+            Some(sum) => kernels::add(sum, &dx)?,
+            None => dx,
+        });
+    }
+    sum.ok_or_else(|| Error::Internal("no linear to go back through".into()))
 }

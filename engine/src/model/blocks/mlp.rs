@@ -1,9 +1,12 @@
 //! The gated MLP: `down(silu(gate(x)) * up(x))`.
 
-use super::{Block, Linear};
+use super::{
+    Block, Linear,
+    linear::{backward_all, forward_all},
+};
 use crate::{
-    Result,
-    kernels::{self, activation},
+    Error, Result,
+    kernels::activation,
     model::{Grads, Keep, Pass},
 };
 use candle_core::Tensor;
@@ -16,8 +19,9 @@ pub struct GatedMlp {
 
 impl Block for GatedMlp {
     fn forward(&self, x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
-        let gate = self.gate.forward(x, pass, keep)?;
-        let up = self.up.forward(x, pass, keep)?;
+        let [gate, up]: [Tensor; 2] = forward_all(&[&self.gate, &self.up], x, pass, keep)?
+            .try_into()
+            .map_err(|_| Error::Internal("two projections expected".into()))?;
         let y = activation::swiglu(&gate, &up)?;
         keep.push(&gate);
         keep.push(&up);
@@ -28,7 +32,6 @@ impl Block for GatedMlp {
         let dy = self.down.backward(dy, pass, keep, grads)?;
         let (up, gate) = (keep.pop()?, keep.pop()?);
         let (dgate, dup) = activation::swiglu_backward(&gate, &up, &dy)?;
-        let dx = self.up.backward(dup, pass, keep, grads)?;
-        kernels::add(dx, &self.gate.backward(dgate, pass, keep, grads)?)
+        backward_all(&[&self.gate, &self.up], vec![dgate, dup], pass, keep, grads)
     }
 }
