@@ -3,7 +3,7 @@
 use crate::{config::RunConfig, plan::Plan, problem::Problem};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 /// What stands in `RUN_DIR/spec.json`: everything a worker needs to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -141,4 +141,28 @@ pub enum Feed {
     Changed {
         what: String,
     },
+}
+
+/// The id that a new job would like: `name` (empty: none), or model and stage; never empty, at most 48 characters, and
+/// fit for a folder's name: `^[A-Za-z0-9][A-Za-z0-9._-]*$`.
+pub fn wished_id(kind: JobKind, name: &str, config: &RunConfig) -> String {
+    let model = config.text("model_name_or_path").unwrap_or("model");
+    let model = Path::new(model).file_stem().map_or_else(|| model.into(), |stem| stem.to_string_lossy());
+    let made = match kind {
+        JobKind::Train => format!("{model}-{}", config.text("stage").unwrap_or("sft")),
+        JobKind::Export => format!("export-{model}"),
+        JobKind::Pull => format!("pull-{model}"),
+    };
+    [name, &made].into_iter().map(slug).find(|id| !id.is_empty()).unwrap_or_else(|| "run".into())
+}
+
+fn slug(name: &str) -> String {
+    let mut out = String::new();
+    for c in name.trim().chars() {
+        let c = if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+        if c != '-' || !out.ends_with('-') {
+            out.push(c);
+        }
+    }
+    out.trim_matches(|c: char| !c.is_ascii_alphanumeric()).chars().take(48).collect()
 }

@@ -4,7 +4,10 @@ use crate::{
     events,
     outcome::{Failure, Outcome},
 };
-use api::{JobKind, Problem, RunConfig, job::Spec};
+use api::{
+    JobKind, Problem, RunConfig,
+    job::{Spec, wished_id},
+};
 use engine::Places;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -23,7 +26,7 @@ impl RunFolder {
     /// (`resume_from_checkpoint`) or may be written over (`overwrite_output_dir`): then its old run goes.
     pub fn make(kind: JobKind, config: RunConfig, places: &Places) -> Outcome<Self> {
         let runs = places.runs();
-        let wish = wished_id(kind, &config);
+        let wish = wished_id(kind, config.text("run_name").unwrap_or_default(), &config);
         let output = config.text("output_dir").filter(|_| kind == JobKind::Train);
         let (id, dir) = match output {
             None => {
@@ -77,30 +80,6 @@ impl RunFolder {
         fs::write(&part, text).and_then(|()| fs::rename(&part, &path)).map_err(|e| Failure::io(&path, e))?;
         Ok(Self { spec, dir, _lock: lock })
     }
-}
-
-/// The id that a run would like: its name, or model and stage, as the studio makes it.
-fn wished_id(kind: JobKind, config: &RunConfig) -> String {
-    let model = config.text("model_name_or_path").unwrap_or("model");
-    let model = Path::new(model).file_stem().map_or_else(|| model.into(), |stem| stem.to_string_lossy());
-    let made = match kind {
-        JobKind::Export => format!("export-{model}"),
-        _ => format!("{model}-{}", config.text("stage").unwrap_or("sft")),
-    };
-    let names = [config.text("run_name").unwrap_or_default(), &made, "run"].map(slug);
-    names.into_iter().find(|id| !id.is_empty()).unwrap_or_default()
-}
-
-/// `^[A-Za-z0-9][A-Za-z0-9._-]*$`, at most 48 characters.
-fn slug(name: &str) -> String {
-    let mut out = String::new();
-    for c in name.trim().chars() {
-        let c = if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
-        if c != '-' || !out.ends_with('-') {
-            out.push(c);
-        }
-    }
-    out.trim_matches(|c: char| !c.is_ascii_alphanumeric()).chars().take(48).collect()
 }
 
 /// The first of `wish`, `wish-2`, `wish-3` … that `make` can make.

@@ -46,7 +46,7 @@ pub fn seconds(c: &DecoderConfig, params: &TrainParams, load: &Load) -> (f64, Te
     let linears = c.parameters() as f64 - embeddings * if c.tie_embeddings { 1.0 } else { 2.0 };
     // Forward, backward to the inputs, and to the weights where all are trained; forward again with recompute.
     let passes = 2.0 + f64::from(u8::from(load.full)) + f64::from(u8::from(params.gradient_checkpointing));
-    let per_token = 2.0 * linears * passes + 2.0 * embeddings * load.trained_share * (passes + 0.0);
+    let per_token = 2.0 * linears * passes + 2.0 * embeddings * load.trained_share * passes;
     let speed = flops();
     // Everything that is no matrix product takes about as long as a third of them.
     let seconds = load.total_tokens as f64 * per_token / speed * 1.35;

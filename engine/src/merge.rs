@@ -18,12 +18,8 @@ use std::{
 
 /// Arguments of an export, checked; all problems at once.
 pub fn arguments(config: &RunConfig) -> Result<(ModelParams, ExportParams)> {
-    let mut problems = Problems::default();
-    let known = [params::schema::<ModelParams>(), params::schema::<ExportParams>()];
-    let ignored: Vec<String> = params::ignored().into_iter().map(|i| i.name).collect();
-    let names = known.iter().filter_map(|s| s["properties"].as_object()).flat_map(|p| p.keys().map(String::as_str));
-    let names: Vec<&str> = names.chain(ignored.iter().map(String::as_str)).chain(["finetuning_type"]).collect();
-    problems.0.extend(params::unknown_keys(config, names.iter().copied()));
+    let schemas = [params::schema::<ModelParams>(), params::schema::<ExportParams>()];
+    let mut problems = Problems(params::check_keys(config, &schemas, &["finetuning_type"]));
     let model = params::read::<ModelParams>(config).map_err(|p| problems.0.extend(p.0));
     let export = params::read::<ExportParams>(config).map_err(|p| problems.0.extend(p.0));
     let (Ok(model), Ok(export), true) = (model, export, problems.is_empty()) else { return Err(problems.into()) };

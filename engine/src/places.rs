@@ -1,6 +1,6 @@
 //! Where things stand on this machine; handed in by `cli`, which alone reads the environment.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Clone, Debug)]
 pub struct Places {
@@ -25,10 +25,5 @@ impl Places {
 
     pub fn exports(&self) -> PathBuf {
         self.home.join("exports")
-    }
-
-    /// A path as the person wrote it, relative to where they stand.
-    pub fn given(&self, path: &str) -> PathBuf {
-        Path::new(path).to_path_buf()
     }
 }

@@ -17,10 +17,7 @@ use api::{
     params::{self, DataParams, ModelParams, OutputParams, RopeScaling, TrainParams},
 };
 use serde_json::{Map, json};
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// A training run with everything resolved; no weights are loaded yet.
 pub struct Prepared {
@@ -97,7 +94,8 @@ pub fn prepare(config: &RunConfig, places: &Places) -> Result<Prepared> {
     let epochs = steps as f64 / sampler.steps_per_epoch().max(1) as f64;
     let tokens: u64 = samples.iter().map(|s| s.len() as u64).sum();
     let trained: u64 = samples.iter().map(|s| s.targets() as u64).sum();
-    let full = train.finetuning_type == "full";
+    // No adapter beside the weights: what is trained and saved is the model itself.
+    let full = trainable == opened.config.parameters();
     let load = estimate::Load {
         parameters: opened.config.parameters(),
         trainable,
@@ -233,15 +231,10 @@ fn largest_batch(samples: &[Sequence], train: &TrainParams) -> u64 {
 /// Reports unknown keys, and returns those without effect.
 fn check_keys(config: &RunConfig, problems: &mut Problems) -> Vec<String> {
     let catalog = catalog();
-    let schemas = catalog.groups.iter().map(|g| &g.schema);
-    let schemas = schemas.chain(catalog.stages.iter().chain(&catalog.adapters).map(|c| &c.schema));
-    let known: BTreeSet<&str> =
-        schemas.filter_map(|s| s["properties"].as_object()).flat_map(|p| p.keys().map(String::as_str)).collect();
-    let ignored: BTreeSet<&str> = catalog.ignored.iter().map(|i| i.name.as_str()).collect();
-    for problem in params::unknown_keys(config, known.union(&ignored).copied()) {
-        problems.push(problem);
-    }
-    config.keys().filter(|key| ignored.contains(key)).map(str::to_owned).collect()
+    let groups = catalog.groups.iter().map(|group| &group.schema);
+    let cards = catalog.stages.iter().chain(&catalog.adapters).map(|card| &card.schema);
+    problems.0.extend(params::check_keys(config, groups.chain(cards), &[]));
+    catalog.ignored.into_iter().map(|i| i.name).filter(|name| config.get(name).is_some()).collect()
 }
 
 fn read<T: schemars::JsonSchema + serde::de::DeserializeOwned + Default>(
@@ -278,11 +271,44 @@ fn stretch(config: &mut serde_json::Value, scaling: RopeScaling) {
         RopeScaling::Llama3 => "llama3",
     };
     let theta = config["rope_theta"].as_f64().or(config["rope_parameters"]["rope_theta"].as_f64()).unwrap_or(10_000.0);
-    let factor = 2.0;
     config["rope_parameters"] = json!({
-        "rope_type": kind, "factor": factor, "rope_theta": theta, "original_max_position_embeddings": context,
+        "rope_type": kind, "factor": STRETCH, "rope_theta": theta, "original_max_position_embeddings": context,
         "low_freq_factor": 1.0, "high_freq_factor": 4.0
     });
-    config["max_position_embeddings"] =
-        json!(context as f64 * factor).as_f64().map_or(json!(context), |n| json!(n as u64));
+    // The dynamic kind grows with each text from the context that the model was trained on, as transformers does: there
+    // `max_position_embeddings` stays. The others say the length that they stretch to.
+    if scaling != RopeScaling::Dynamic {
+        config["max_position_embeddings"] = json!(context.saturating_mul(STRETCH));
+    }
+}
+
+/// How many times longer the stretched context is.
+const STRETCH: u64 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretching_lengthens_the_context_of_every_kind_but_the_dynamic() {
+        for (scaling, kind, context) in [
+            (RopeScaling::Linear, "linear", 4096),
+            (RopeScaling::Dynamic, "dynamic", 2048),
+            (RopeScaling::Yarn, "yarn", 4096),
+            (RopeScaling::Llama3, "llama3", 4096),
+        ] {
+            let mut config = json!({"max_position_embeddings": 2048, "rope_theta": 5e5});
+            stretch(&mut config, scaling);
+            let rope = &config["rope_parameters"];
+            assert_eq!(config["max_position_embeddings"], context, "{kind}");
+            assert_eq!(
+                (&rope["rope_type"], &rope["factor"], &rope["rope_theta"]),
+                (&json!(kind), &json!(2), &json!(5e5))
+            );
+            assert_eq!(rope["original_max_position_embeddings"], 2048);
+        }
+        let mut config = json!({"max_position_embeddings": 2048});
+        stretch(&mut config, RopeScaling::Model);
+        assert_eq!(config, json!({"max_position_embeddings": 2048}));
+    }
 }

@@ -84,7 +84,7 @@ fn train(
         output,
         sampler: sampler(&prepared.samples, train),
         optimizer,
-        log: TrainerLog::new(dir, plan.steps, output.logging_steps, step, history),
+        log: TrainerLog::new(dir, plan.steps, train, output, step, history),
         step,
         steps: plan.steps,
         dir,
@@ -98,7 +98,7 @@ fn train(
         let bytes = checkpoint::folder_bytes(dir);
         (run.sink)(Event::Artifact { path: dir.display().to_string(), bytes })?;
     }
-    let summary = run.log.finish(run.step, run.epoch(), train.num_train_epochs, plan.samples as f64 * run.epoch())?;
+    let summary = run.log.finish(run.step, run.epoch(), plan.samples as f64 * run.epoch())?;
     Ok((outcome, summary))
 }
 
@@ -117,10 +117,8 @@ fn resume_from(wish: Option<&Value>, dir: &Path, sink: Sink) -> Result<Option<Pa
                 );
                 sink(Event::Note { problem })?;
             }
-            match found {
-                Some((path, _)) => path,
-                None => return Ok(None),
-            }
+            // `newest` has verified it.
+            return Ok(found.map(|(path, _)| path));
         }
     };
     let faults = checkpoint::damage(&path);

@@ -38,8 +38,18 @@ pub fn read<T: JsonSchema + DeserializeOwned>(config: &RunConfig) -> Result<T, P
     })
 }
 
+/// A problem for each key that is no property of `schemas`, none of `more`, and not accepted without effect.
+pub fn check_keys<'a>(config: &RunConfig, schemas: impl IntoIterator<Item = &'a Value>, more: &[&str]) -> Vec<Problem> {
+    let ignored = ignored();
+    let properties = schemas.into_iter().filter_map(|schema| schema["properties"].as_object());
+    let mut known: Vec<&str> = properties.flat_map(|p| p.keys().map(String::as_str)).collect();
+    known.extend(ignored.iter().map(|i| i.name.as_str()));
+    known.extend(more);
+    unknown_keys(config, known.iter().copied())
+}
+
 /// A problem for each key that nobody knows, naming the nearest known one.
-pub fn unknown_keys<'a>(config: &RunConfig, known: impl Iterator<Item = &'a str> + Clone) -> Vec<Problem> {
+fn unknown_keys<'a>(config: &RunConfig, known: impl Iterator<Item = &'a str> + Clone) -> Vec<Problem> {
     let unknown = config.keys().filter(|key| !known.clone().any(|k| k == *key));
     unknown
         .map(|key| {
@@ -218,6 +228,9 @@ mod tests {
         let problems = unknown_keys(&config(json!({"lora_rnk": 8, "zzzz": 1})), ["lora_rank", "seed"].into_iter());
         assert_eq!(problems[0].hint, "Did you mean lora_rank?");
         assert_eq!(problems[1].message, "zzzz is not an argument of Lathe.");
+        let asked = config(json!({"seed": 1, "plot_loss": true, "finetuning_type": "lora", "export_dir": "x"}));
+        let problems = check_keys(&asked, [&schema::<GenerateParams>()], &["finetuning_type"]);
+        assert_eq!(problems.iter().map(|p| p.field.as_deref()).collect::<Vec<_>>(), [Some("export_dir")]);
     }
 
     #[test]

@@ -61,15 +61,7 @@ pub fn run(
 /// The model and how it answers; every problem at once.
 fn arguments(config: &RunConfig) -> Outcome<(ModelParams, GenerateParams)> {
     let schemas = [params::schema::<ModelParams>(), params::schema::<GenerateParams>()];
-    let ignored = params::ignored();
-    let known: Vec<&str> = schemas
-        .iter()
-        .filter_map(|s| s["properties"].as_object())
-        .flat_map(|p| p.keys().map(String::as_str))
-        .chain(ignored.iter().map(|i| i.name.as_str()))
-        .chain(["finetuning_type"])
-        .collect();
-    let mut problems = Problems(params::unknown_keys(config, known.iter().copied()));
+    let mut problems = Problems(params::check_keys(config, &schemas, &["finetuning_type"]));
     let model = params::read::<ModelParams>(config).map_err(|p| problems.0.extend(p.0));
     let generation = params::read::<GenerateParams>(config).map_err(|p| problems.0.extend(p.0));
     if config.text("model_name_or_path").is_none() {

@@ -166,16 +166,11 @@ fn history(row: &Row, column: &str) -> Result<Vec<Message>, Box<Problem>> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::tests::{example_of, row};
     use super::*;
 
-    fn row(value: Value) -> Row {
-        value.as_object().unwrap().clone()
-    }
-
     fn read(entry: Value, value: Value) -> Result<Example, Box<Problem>> {
-        let mut entry = row(entry);
-        entry.insert("file_name".into(), "x.json".into());
-        Alpaca.example(&row(value), &info::Entry::parse("x", &Value::Object(entry)))
+        example_of(&Alpaca, entry, value)
     }
 
     #[test]

@@ -238,16 +238,11 @@ fn at_message(mut problem: Problem, number: usize) -> Box<Problem> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::tests::{example_of, row};
     use super::*;
 
-    fn row(value: Value) -> Row {
-        value.as_object().unwrap().clone()
-    }
-
     fn read(entry: Value, value: Value) -> Result<Example, Box<Problem>> {
-        let mut entry = row(entry);
-        entry.insert("file_name".into(), "x.json".into());
-        ShareGpt.example(&row(value), &info::Entry::parse("x", &Value::Object(entry)))
+        example_of(&ShareGpt, entry, value)
     }
 
     fn roles(example: &Example) -> Vec<&str> {

@@ -9,6 +9,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// A JSON object as a row.
+pub(super) fn row(value: Value) -> Row {
+    value.as_object().unwrap().clone()
+}
+
+/// `value` read as a row of a dataset whose `dataset_info.json` says `entry`.
+pub(super) fn example_of(format: &dyn Format, entry: Value, value: Value) -> Result<Example, Box<Problem>> {
+    let mut entry = row(entry);
+    entry.insert("file_name".into(), "x.json".into());
+    format.example(&row(value), &info::Entry::parse("x", &Value::Object(entry)))
+}
+
 fn fixture() -> Value {
     serde_json::from_str(include_str!("../../tests/fixtures/templates.json")).unwrap()
 }

@@ -16,7 +16,7 @@ pub fn locate(name: &str, places: &Places) -> Result<PathBuf> {
     if name == STARTER {
         return Ok(places.models().join(STARTER));
     }
-    let given = places.given(name);
+    let given = PathBuf::from(name);
     if !name.is_empty() && (given.is_dir() || given.is_file()) {
         return Ok(given);
     }

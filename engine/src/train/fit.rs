@@ -59,7 +59,7 @@ impl Run<'_> {
 
     /// A checkpoint of the present step; older ones go once it has been verified.
     pub fn save(&mut self) -> Result<()> {
-        let state = self.log.state(self.step, self.epoch(), self.params.num_train_epochs);
+        let state = self.log.state(self.step, self.epoch());
         let (name, bytes) = checkpoint::write(self.dir, self.step, &self.optimizer.state(), &state, |dir| {
             self.tuning.save(dir, self.model, self.store, &self.base, Precision::Exact)
         })?;

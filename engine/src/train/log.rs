@@ -1,6 +1,7 @@
 //! The files that tools of the field read: `trainer_log.jsonl`, `trainer_state.json`, `train_results.json`.
 
 use crate::{Error, Result, files::atomic::write_atomically};
+use api::params::{OutputParams, TrainParams};
 use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,7 @@ use std::{
 pub struct TrainerLog {
     dir: PathBuf,
     total: u64,
-    every: u64,
+    settings: Settings,
     begun: Instant,
     first: u64,
     /// Losses since the last line.
@@ -22,16 +23,39 @@ pub struct TrainerLog {
     pub history: Vec<Value>,
 }
 
+/// What `trainer_state.json` says of the run's arguments.
+struct Settings {
+    epochs: f64,
+    batch: usize,
+    logging_steps: u64,
+    eval_steps: u64,
+    save_steps: u64,
+}
+
 impl TrainerLog {
     /// `first` is the number of steps made before this process, `history` theirs.
-    pub fn new(dir: &Path, total: u64, every: u64, first: u64, history: Vec<Value>) -> Self {
-        Self { dir: dir.into(), total, every: every.max(1), begun: Instant::now(), first, losses: Vec::new(), history }
+    pub fn new(
+        dir: &Path,
+        total: u64,
+        train: &TrainParams,
+        output: &OutputParams,
+        first: u64,
+        history: Vec<Value>,
+    ) -> Self {
+        let settings = Settings {
+            epochs: train.num_train_epochs,
+            batch: train.per_device_train_batch_size,
+            logging_steps: output.logging_steps.max(1),
+            eval_steps: output.eval_steps,
+            save_steps: output.save_steps,
+        };
+        Self { dir: dir.into(), total, settings, begun: Instant::now(), first, losses: Vec::new(), history }
     }
 
     /// One optimizer step.
     pub fn step(&mut self, step: u64, epoch: f64, values: &BTreeMap<String, f64>) -> Result<()> {
         self.losses.extend(values.get("loss"));
-        if !step.is_multiple_of(self.every) && step != self.total {
+        if !step.is_multiple_of(self.settings.logging_steps) && step != self.total {
             return Ok(());
         }
         let loss = self.losses.iter().sum::<f64>() / self.losses.len().max(1) as f64;
@@ -50,21 +74,22 @@ impl TrainerLog {
     }
 
     /// transformers' `TrainerState`.
-    pub fn state(&self, step: u64, epoch: f64, epochs: f64) -> Value {
+    pub fn state(&self, step: u64, epoch: f64) -> Value {
+        let Settings { epochs, batch, logging_steps, eval_steps, save_steps } = self.settings;
         json!({
             "best_global_step": null, "best_metric": null, "best_model_checkpoint": null,
-            "epoch": epoch, "eval_steps": 500, "global_step": step,
+            "epoch": epoch, "eval_steps": eval_steps, "global_step": step,
             "is_hyper_param_search": false, "is_local_process_zero": true, "is_world_process_zero": true,
-            "log_history": self.history, "logging_steps": self.every, "max_steps": self.total,
-            "num_input_tokens_seen": 0, "num_train_epochs": epochs.ceil() as u64, "save_steps": 500,
-            "stateful_callbacks": {}, "total_flos": 0.0, "train_batch_size": 1,
+            "log_history": self.history, "logging_steps": logging_steps, "max_steps": self.total,
+            "num_input_tokens_seen": 0, "num_train_epochs": epochs.ceil() as u64, "save_steps": save_steps,
+            "stateful_callbacks": {}, "total_flos": 0.0, "train_batch_size": batch,
             "trial_name": null, "trial_params": null
         })
     }
 
     /// Writes `trainer_state.json`, `train_results.json` and `all_results.json` at the end of a run that went through
     /// `samples` samples.
-    pub fn finish(&self, step: u64, epoch: f64, epochs: f64, samples: f64) -> Result<BTreeMap<String, f64>> {
+    pub fn finish(&self, step: u64, epoch: f64, samples: f64) -> Result<BTreeMap<String, f64>> {
         let seconds = self.begun.elapsed().as_secs_f64();
         let losses: Vec<f64> = self.history.iter().filter_map(|h| h["loss"].as_f64()).collect();
         let mut results = BTreeMap::from([
@@ -78,7 +103,7 @@ impl TrainerLog {
             results.insert("eval_loss".into(), loss);
         }
         for (name, value) in [
-            ("trainer_state.json", self.state(step, epoch, epochs)),
+            ("trainer_state.json", self.state(step, epoch)),
             ("train_results.json", json!(results)),
             ("all_results.json", json!(results)),
         ] {
@@ -115,4 +140,28 @@ fn round(x: f64) -> f64 {
 fn clock(seconds: f64) -> String {
     let s = seconds as u64;
     format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_says_the_settings_of_the_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let train = TrainParams { per_device_train_batch_size: 3, num_train_epochs: 1.5, ..TrainParams::default() };
+        let output = OutputParams { eval_steps: 7, save_steps: 11, logging_steps: 2, ..OutputParams::default() };
+        let mut log = TrainerLog::new(dir.path(), 20, &train, &output, 0, Vec::new());
+        for step in 1..=4 {
+            log.step(step, 0.1, &BTreeMap::from([("loss".into(), step as f64)])).unwrap();
+        }
+        let state = log.state(4, 0.4);
+        for (key, value) in
+            [("eval_steps", 7), ("save_steps", 11), ("logging_steps", 2), ("train_batch_size", 3), ("max_steps", 20)]
+        {
+            assert_eq!(state[key], value, "{key}");
+        }
+        assert_eq!((&state["num_train_epochs"], &state["log_history"][1]["loss"]), (&json!(2), &json!(3.5)));
+    }
 }

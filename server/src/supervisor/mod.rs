@@ -11,20 +11,19 @@ pub use watch::checkpoints;
 
 use crate::{
     error::{Failure, Reply},
-    home::{is_name, replace_file},
+    home::replace_file,
     state::Base,
     store::{Record, Worker},
     time::now,
 };
 use api::{
     Job, JobKind, JobState, Problem, Text,
-    job::{Feed, NewJob, Spec},
+    job::{Feed, NewJob, Spec, wished_id},
 };
 use axum::http::StatusCode;
 use std::{
     collections::HashMap,
     io,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -90,7 +89,7 @@ impl Supervisor {
             return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, problem));
         }
         let id = self
-            .make_folder(&wished_id(&new))
+            .make_folder(&wished_id(new.kind, &new.name, &new.config))
             .map_err(|e| Failure::io(["Making the run folder", "创建运行文件夹"], &e))?;
         let mut record = Record::new(id, new.kind, new.config, now());
         record.job.progress.status = self.waits_for(new.kind);
@@ -332,40 +331,17 @@ fn missing(id: &str) -> Failure {
     Failure::missing(["job", "任务"], id)
 }
 
-/// The id that a new job would like: its name, or model and stage.
-fn wished_id(new: &NewJob) -> String {
-    let model = new.config.text("model_name_or_path").unwrap_or("model");
-    let model = Path::new(model).file_stem().map_or_else(|| model.into(), |stem| stem.to_string_lossy());
-    let made = match new.kind {
-        JobKind::Train => format!("{model}-{}", new.config.text("stage").unwrap_or("sft")),
-        JobKind::Export => format!("export-{model}"),
-        JobKind::Pull => format!("pull-{model}"),
-    };
-    [new.name.as_str(), &made, "run"].into_iter().map(slug).find(|id| is_name(id)).unwrap_or_else(|| "run".into())
-}
-
-fn slug(name: &str) -> String {
-    let mut out = String::new();
-    for c in name.trim().chars() {
-        let c = if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
-        if c != '-' || !out.ends_with('-') {
-            out.push(c);
-        }
-    }
-    let out = out.trim_matches(|c: char| !c.is_ascii_alphanumeric());
-    out.chars().take(48).collect()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::home::is_name;
     use api::RunConfig;
 
     fn wish(name: &str, kind: JobKind, model: &str) -> String {
         let mut config = RunConfig::default();
         config.set("model_name_or_path", model);
-        wished_id(&NewJob { kind, name: name.into(), config })
+        wished_id(kind, name, &config)
     }
 
     #[test]
