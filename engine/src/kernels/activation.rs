@@ -1,6 +1,6 @@
 //! The gate of a gated MLP: `silu(gate) * up` (SwiGLU, Shazeer 2020).
 
-use super::{floats, on_cpu, plain, rows_per_task};
+use super::{device, floats, on_cpu, rows_per_task};
 use crate::Result;
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 /// gate, up (tokens, dim) → (tokens, dim).
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if !on_cpu(gate) {
-        return plain::swiglu(gate, up);
+        return device::swiglu(gate, up);
     }
     let (gs, us) = (floats(gate)?, floats(up)?);
     let mut y = vec![0.0; gs.len()];
@@ -21,7 +21,7 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 /// Gradients of gate and up.
 pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
     if !on_cpu(gate) {
-        return plain::swiglu_backward(gate, up, dy);
+        return device::swiglu_backward(gate, up, dy);
     }
     let (gs, us, ds) = (floats(gate)?, floats(up)?, floats(dy)?);
     let (mut dg, mut du) = (vec![0.0; gs.len()], vec![0.0; gs.len()]);

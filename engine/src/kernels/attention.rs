@@ -3,10 +3,10 @@
 
 use super::{
     activation::exp,
-    floats,
+    device, floats,
     matmul::{Matrix, gemm},
     norm::sum,
-    on_cpu, plain,
+    on_cpu,
 };
 use crate::Result;
 use candle_core::Tensor;
@@ -46,7 +46,7 @@ impl Shape {
 /// q (tokens, heads, dim), k and v (keys, kv_heads, dim) → (tokens, heads · dim).
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], shape: Shape) -> Result<Tensor> {
     if !on_cpu(q) {
-        return plain::attention(q, k, v, spans, shape);
+        return device::attention(q, k, v, spans, shape);
     }
     let (qs, ks, vs) = (floats(q)?, floats(k)?, floats(v)?);
     let (q_width, dim, group) = (shape.heads * shape.dim, shape.dim, shape.heads / shape.kv_heads);
@@ -85,7 +85,7 @@ pub fn attention_backward(
     shape: Shape,
 ) -> Result<(Tensor, Tensor, Tensor)> {
     if !on_cpu(q) {
-        return plain::attention_backward(q, k, v, dy, spans, shape);
+        return device::attention_backward(q, k, v, dy, spans, shape);
     }
     let (qs, ks, vs, ds) = (floats(q)?, floats(k)?, floats(v)?, floats(dy)?);
     let (q_width, kv_width, dim) = (shape.heads * shape.dim, shape.kv_heads * shape.dim, shape.dim);

@@ -3,10 +3,10 @@
 
 use super::{
     activation::exp,
-    floats,
+    device, floats,
     matmul::{Matrix, gemm},
     norm::sum,
-    on_cpu, plain,
+    on_cpu,
 };
 use crate::Result;
 use candle_core::Tensor;
@@ -35,7 +35,7 @@ pub struct CrossEntropy {
 /// h (rows, dim), w (vocab, dim), one target for each row.
 pub fn cross_entropy(h: &Tensor, w: &Tensor, targets: &[u32], scale: f32, want: Gradients) -> Result<CrossEntropy> {
     if !on_cpu(h) {
-        return plain::cross_entropy(h, w, targets, scale, want);
+        return device::cross_entropy(h, w, targets, scale, want);
     }
     let ((rows, dim), vocab) = (h.dims2()?, w.dim(0)?);
     let (hs, ws) = (floats(h)?, floats(w)?);

@@ -1,12 +1,14 @@
-//! Functions on tensors without gradients, the only code that knows hardware. Each has a float32 form for the CPU and,
-//! for other devices, a form made of candle's own operations ([`plain`]), which is also what tests compare with.
+//! Functions on tensors without gradients, the only code that knows hardware. Each has a form for the CPU and one for
+//! other devices ([`device`]); tests compare both with forms that candle can differentiate (`plain`).
 
 pub mod activation;
 pub mod attention;
+pub mod device;
 pub mod dropout;
 pub mod head;
 pub mod matmul;
 pub mod norm;
+#[cfg(test)]
 pub mod plain;
 pub mod rope;
 

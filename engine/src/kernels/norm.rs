@@ -1,6 +1,6 @@
 //! RMS norm (Zhang and Sennrich, 2019): `y = x / sqrt(mean(x²) + eps) * w`, over the last dimension.
 
-use super::{floats, on_cpu, plain, rows_per_task};
+use super::{device, floats, on_cpu, rows_per_task};
 use crate::Result;
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 /// x (…, dim), w (dim) → the shape of x.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
     if !on_cpu(x) {
-        return plain::rms_norm(x, w, eps);
+        return device::rms_norm(x, w, eps);
     }
     let (xs, ws) = (floats(x)?, floats(w)?);
     let dim = ws.len();
@@ -29,7 +29,7 @@ pub fn rms_norm_backward(
     weight: bool,
 ) -> Result<(Tensor, Option<Tensor>)> {
     if !on_cpu(x) {
-        return plain::rms_norm_backward(x, w, dy, eps, weight);
+        return device::rms_norm_backward(x, w, dy, eps, weight);
     }
     let (xs, ws, ds) = (floats(x)?, floats(w)?, floats(dy)?);
     let dim = ws.len();

@@ -1,5 +1,4 @@
-//! The kernels as candle's own operations: for devices without a form of their own, and as the oracle of the tests,
-//! since candle can differentiate them.
+//! The kernels in their plainest form, as operations that candle can differentiate: the oracle of the tests.
 
 use super::{
     attention::{Shape, Span},

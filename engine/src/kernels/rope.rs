@@ -1,7 +1,7 @@
 //! Rotary position embedding (Su et al., 2021) in the layout of Hugging Face: the two halves of a head are rotated
 //! against each other.
 
-use super::{floats, on_cpu, plain, rows_per_task};
+use super::{device, floats, on_cpu, rows_per_task};
 use crate::Result;
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 /// other way, which is the gradient.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, backward: bool) -> Result<Tensor> {
     if !on_cpu(x) {
-        return plain::rope(x, cos, &if backward { sin.neg()? } else { sin.clone() });
+        return device::rope(x, cos, &if backward { sin.neg()? } else { sin.clone() });
     }
     let (tokens, heads, dim) = x.dims3()?;
     let (xs, cs, ss) = (floats(x)?, floats(cos)?, floats(sin)?);
