@@ -3,17 +3,26 @@
 
 pub mod activation;
 pub mod attention;
+pub mod cpu;
 pub mod device;
 pub mod dropout;
 pub mod head;
 pub mod matmul;
+#[cfg(target_arch = "x86_64")]
+mod micro;
 pub mod norm;
+mod packed;
+#[cfg(target_arch = "x86_64")]
+mod panel;
 #[cfg(test)]
 pub mod plain;
+pub mod product;
 pub mod rope;
+pub(crate) mod values;
 
 use crate::{Error, Result};
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, StorageRef, Tensor};
+use rayon::prelude::*;
 use std::{cell::RefCell, ops::Deref};
 
 /// The values of a contiguous float32 tensor on the CPU.
@@ -47,7 +56,7 @@ pub fn floats(t: &Tensor) -> Result<Floats<'_>> {
 
 /// Whether the CPU form of a kernel applies.
 pub fn on_cpu(t: &Tensor) -> bool {
-    t.device().is_cpu() && t.dtype() == DType::F32
+    t.device().is_cpu() && matches!(t.dtype(), DType::F32 | DType::BF16)
 }
 
 /// Changes the values of `t` in place. `t` must not share its storage with a tensor that `f` reads.
@@ -68,6 +77,16 @@ pub fn add(a: Tensor, b: &Tensor) -> Result<Tensor> {
         return Ok(a);
     }
     Ok((a + b)?)
+}
+
+/// Applies `f` to equal parts of `y` and `x` of at most `n` values, on all threads.
+pub(crate) fn rows<T: values::Element, U: values::Element>(
+    y: &mut [T],
+    x: &[U],
+    n: usize,
+    f: impl Fn(&mut [T], &[U]) + Sync,
+) {
+    y.par_chunks_mut(n).zip(x.par_chunks(n)).for_each(|(y, x)| f(y, x));
 }
 
 /// Rows that one parallel task works on, so that small tensors stay on one thread.

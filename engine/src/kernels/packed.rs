@@ -1,0 +1,314 @@
+//! Factors of matrix products, packed for the innermost loops, and the product of two packed factors on one thread.
+//!
+//! With AVX-512, a is cut into tiles of [`TILE`] rows and b into panels of 32 columns; without, both are plain float32
+//! matrices for the gemm crate.
+
+#![allow(unsafe_code)]
+
+use super::{
+    cpu::{Instructions, instructions},
+    values::{Element, Values, each},
+};
+use half::bf16;
+use std::ops::Range;
+
+/// Rows of a that are multiplied at a time.
+pub const TILE: usize = 14;
+
+/// 64 bytes, a row of 16 units.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Line(pub [f32; 16]);
+
+/// What packed factors are made of, four bytes each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    F32,
+    /// Two values that follow each other along the summed dimension.
+    Bf16Pair,
+}
+
+impl Unit {
+    /// Pairs of bf16 where they are wanted and the processor multiplies them.
+    pub fn new(bf16: bool) -> Self {
+        if bf16 && instructions().bf16() { Self::Bf16Pair } else { Self::F32 }
+    }
+
+    /// Values of the summed dimension in one unit.
+    pub fn depth(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16Pair => 2,
+        }
+    }
+
+    /// Units for `depth` values.
+    pub fn steps(self, depth: usize) -> usize {
+        depth.div_ceil(self.depth())
+    }
+}
+
+/// A factor in memory: element (i, j) stands at `i * stride + j`, or at `j * stride + i` if `transposed`.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    pub values: Values<'a>,
+    pub stride: usize,
+    pub transposed: bool,
+}
+
+impl<'a> Matrix<'a> {
+    /// Row-major, with `stride` values from one row to the next.
+    pub fn new(values: Values<'a>, stride: usize) -> Self {
+        Self { values, stride, transposed: false }
+    }
+
+    pub fn transposed(self) -> Self {
+        Self { transposed: !self.transposed, ..self }
+    }
+
+    /// The part that begins at row i and column j.
+    pub fn at(&self, i: usize, j: usize) -> Self {
+        let start = if self.transposed { j * self.stride + i } else { i * self.stride + j };
+        Self { values: self.values.from(start), ..*self }
+    }
+
+    /// Panics unless it has this many rows and columns.
+    pub fn check(&self, rows: usize, columns: usize) {
+        let (outer, inner) = if self.transposed { (columns, rows) } else { (rows, columns) };
+        let reach = if outer == 0 || inner == 0 { 0 } else { (outer - 1) * self.stride + inner };
+        assert!(reach <= self.values.len(), "a factor ends before its last value");
+    }
+}
+
+/// Where a product goes, row-major with `stride` values from one row to the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    to: Pointer,
+    stride: usize,
+    /// Values from `to` on.
+    len: usize,
+    /// Adds to what stands there.
+    pub add: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Pointer {
+    F32(*mut f32),
+    Bf16(*mut bf16),
+}
+
+// SAFETY: every use checks its bounds, and `product::sum` gives each thread a part of its own.
+unsafe impl Send for Target {}
+unsafe impl Sync for Target {}
+
+impl Target {
+    pub fn f32(values: &mut [f32], stride: usize, add: bool) -> Self {
+        Self { to: Pointer::F32(values.as_mut_ptr()), stride, len: values.len(), add }
+    }
+
+    pub fn bf16(values: &mut [bf16], stride: usize, add: bool) -> Self {
+        Self { to: Pointer::Bf16(values.as_mut_ptr()), stride, len: values.len(), add }
+    }
+
+    pub fn is_bf16(&self) -> bool {
+        matches!(self.to, Pointer::Bf16(_))
+    }
+
+    pub(super) fn adding(self, add: bool) -> Self {
+        Self { add, ..self }
+    }
+
+    /// The part that begins at row i and column j, for `rows` rows of `columns` columns.
+    pub(super) fn part(&self, i: usize, j: usize, rows: usize, columns: usize) -> Self {
+        let start = i * self.stride + j;
+        assert!(
+            rows == 0 || start + (rows - 1) * self.stride + columns <= self.len,
+            "a product reaches past its target"
+        );
+        // SAFETY: inside the target by the assertion.
+        let to = unsafe {
+            match self.to {
+                Pointer::F32(p) => Pointer::F32(p.add(start)),
+                Pointer::Bf16(p) => Pointer::Bf16(p.add(start)),
+            }
+        };
+        Self { to, len: self.len - start, ..*self }
+    }
+}
+
+impl Target {
+    /// Writes rows `rows` of `sums`, `columns` values a row, as the target's type.
+    pub(super) fn write(&self, rows: Range<usize>, columns: usize, sums: &[f32]) {
+        for i in rows {
+            let (row, part) = (&sums[i * columns..][..columns], self.part(i, 0, 1, columns));
+            // SAFETY: `part` has checked that the row lies in the target, which only this thread writes here.
+            unsafe {
+                match part.to {
+                    Pointer::F32(p) => fill(std::slice::from_raw_parts_mut(p, columns), row, self.add),
+                    Pointer::Bf16(p) => fill(std::slice::from_raw_parts_mut(p, columns), row, self.add),
+                }
+            }
+        }
+    }
+}
+
+fn fill<T: Element>(out: &mut [T], row: &[f32], add: bool) {
+    let old = |o: &T| if add { o.get() } else { 0.0 };
+    out.iter_mut().zip(row).for_each(|(o, x)| *o = T::of(old(o) + x));
+}
+
+/// Whether factors are packed into tiles and panels.
+fn tiled() -> bool {
+    instructions() <= Instructions::Avx512
+}
+
+/// Lines of a packed a for each [`TILE`] rows, or for all of them without tiles.
+pub fn row_lines(unit: Unit, rows: usize, depth: usize) -> usize {
+    if tiled() { rows.div_ceil(TILE) * unit.steps(depth) } else { (rows * depth).div_ceil(16) }
+}
+
+/// Lines of a packed b.
+pub fn panel_lines(unit: Unit, columns: usize, depth: usize) -> usize {
+    if tiled() { columns.div_ceil(32) * unit.steps(depth) * 2 } else { (columns * depth).div_ceil(16) }
+}
+
+/// Packs a (rows, depth); `out` has [`row_lines`]. Rows that fill tiles can be packed part by part.
+pub fn pack_rows(unit: Unit, a: Matrix, rows: usize, depth: usize, out: &mut [Line]) {
+    a.check(rows, depth);
+    #[cfg(target_arch = "x86_64")]
+    if tiled() {
+        let steps = unit.steps(depth);
+        for (i, tile) in out.chunks_mut(steps.max(1)).take(rows.div_ceil(TILE)).enumerate() {
+            let part = a.at(i * TILE, 0);
+            let count = TILE.min(rows - i * TILE);
+            // SAFETY: `tiled` says that the processor has AVX-512, a unit of pairs that it has BF16.
+            unsafe { super::panel::pack(unit, part.values, part.stride, part.transposed, count, depth, tile, 1) };
+        }
+        return;
+    }
+    plain(a, rows, depth, out);
+}
+
+/// Packs b (depth, columns); `out` has [`panel_lines`].
+pub fn pack_panels(unit: Unit, b: Matrix, depth: usize, columns: usize, out: &mut [Line]) {
+    b.check(depth, columns);
+    #[cfg(target_arch = "x86_64")]
+    if tiled() {
+        let steps = unit.steps(depth);
+        for (i, panel) in out.chunks_mut((steps * 2).max(1)).take(columns.div_ceil(32)).enumerate() {
+            let vectors = vectors(columns - i * 32);
+            for v in 0..vectors {
+                let first = i * 32 + v * 16;
+                let (part, count) = (b.at(0, first), 16.min(columns - first));
+                // SAFETY: as in `pack_rows`. The columns of b are the vectors that are packed.
+                unsafe {
+                    let lines = &mut panel[v..];
+                    super::panel::pack(unit, part.values, part.stride, !part.transposed, count, depth, lines, vectors);
+                }
+            }
+        }
+        return;
+    }
+    plain(b, depth, columns, out);
+}
+
+/// A pair of packed factors whose product joins a sum.
+#[derive(Clone, Copy)]
+pub struct Pair<'a> {
+    pub a: &'a [Line],
+    /// Depth of a as it was packed, and where the part that is multiplied begins, a whole unit.
+    pub packed: usize,
+    pub from: usize,
+    /// Panels of the depth that is multiplied.
+    pub b: &'a [Line],
+    pub depth: usize,
+}
+
+impl<'a> Pair<'a> {
+    /// All of a times all of b.
+    pub fn new(a: &'a [Line], b: &'a [Line], depth: usize) -> Self {
+        Self { a, packed: depth, from: 0, b, depth }
+    }
+}
+
+/// Sum of products of packed factors into `to`, on this thread: tiles `tiles` of a's `rows` rows (without tiles of
+/// [`TILE`] rows too), `columns` columns of b. Rows of `to` are those of a, its columns those of b.
+pub fn multiply(unit: Unit, pairs: &[Pair], tiles: Range<usize>, rows: usize, columns: usize, to: Target) {
+    let (first, last) = ((tiles.start * TILE).min(rows), (tiles.end * TILE).min(rows));
+    if first == last || columns == 0 {
+        return;
+    }
+    let to = to.part(first, 0, last - first, columns);
+    #[cfg(target_arch = "x86_64")]
+    if tiled() {
+        let mut sums = [Line([0.0; 16]); TILE * 2];
+        for tile in tiles {
+            let count = TILE.min(rows - tile * TILE);
+            for panel in 0..columns.div_ceil(32) {
+                let (vectors, n) = (vectors(columns - panel * 32), 32.min(columns - panel * 32));
+                let part = to.part((tile * TILE) - first, panel * 32, count, n);
+                for (i, pair) in pairs.iter().enumerate() {
+                    let steps = unit.steps(pair.depth);
+                    let a = &pair.a[tile * unit.steps(pair.packed) + pair.from / unit.depth()..][..steps];
+                    let b = &pair.b[panel * steps * 2..];
+                    // SAFETY: `tiled` says that the processor has AVX-512, a unit of pairs that it has BF16.
+                    unsafe { super::micro::block(unit, count, vectors, a, b, &mut sums, i > 0) };
+                }
+                // SAFETY: as above; `part` lies in the target.
+                unsafe {
+                    match part.to {
+                        Pointer::F32(p) => super::micro::store_f32(&sums, vectors, p, to.stride, count, n, to.add),
+                        Pointer::Bf16(p) => super::micro::store_bf16(&sums, vectors, p, to.stride, count, n, to.add),
+                    }
+                }
+            }
+        }
+        return;
+    }
+    for (i, pair) in pairs.iter().enumerate() {
+        multiply_plain(pair, first..last, columns, Target { add: to.add || i > 0, ..to });
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn vectors(columns: usize) -> usize {
+    if columns > 16 { 2 } else { 1 }
+}
+
+/// A row-major copy in float32.
+fn plain(m: Matrix, rows: usize, columns: usize, out: &mut [Line]) {
+    let out = floats_mut(out);
+    each!(m.values, v => {
+        for i in 0..rows {
+            let row = &mut out[i * columns..][..columns];
+            if m.transposed {
+                row.iter_mut().enumerate().for_each(|(j, o)| *o = v[j * m.stride + i].get());
+            } else {
+                row.iter_mut().zip(&v[i * m.stride..]).for_each(|(o, v)| *o = v.get());
+            }
+        }
+    });
+}
+
+fn multiply_plain(pair: &Pair, rows: Range<usize>, columns: usize, to: Target) {
+    let (a, b) = (&floats(pair.a)[rows.start * pair.packed + pair.from..], floats(pair.b));
+    let (m, n, k, stride) = (rows.len(), columns, pair.depth, to.stride as isize);
+    assert!(a.len() >= (m - 1) * pair.packed + k && b.len() >= k * n, "a packed factor is too short");
+    let Pointer::F32(c) = to.to else { unreachable!("bf16 results need bf16 instructions") };
+    let (a, b, pitch) = (a.as_ptr(), b.as_ptr(), pair.packed as isize);
+    // SAFETY: the assertion and `multiply`'s part keep all accesses inside their slices.
+    unsafe {
+        let no = gemm::Parallelism::None;
+        gemm::gemm(m, n, k, c, 1, stride, to.add, a, 1, pitch, b, 1, n as isize, 1.0, 1.0, false, false, false, no);
+    }
+}
+
+fn floats(lines: &[Line]) -> &[f32] {
+    // SAFETY: a line is 16 floats.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 16) }
+}
+
+fn floats_mut(lines: &mut [Line]) -> &mut [f32] {
+    // SAFETY: as above.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 16) }
+}

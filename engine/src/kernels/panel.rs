@@ -1,0 +1,193 @@
+//! Packing of factors for the innermost loops (AVX-512): units of four bytes, a float32 or a pair of bf16 that follow
+//! each other along the summed dimension, in rows of 16.
+
+#![allow(unsafe_code)]
+
+use super::{
+    packed::{Line, Unit},
+    values::Values,
+};
+use half::bf16;
+use std::arch::x86_64::*;
+
+/// Packs `count` (at most 16) vectors of `k` values each: value (i, j) of vector i stands at `i * stride + j` (`across`
+/// false), or at `j * stride + i` (`across` true). Step s goes to `out[s * pitch]`; what is beyond count or k is zero.
+///
+/// # Safety
+/// The processor has AVX-512 F and BW, and BF16 for pairs. `values` reaches the last value and `out` the last step.
+pub unsafe fn pack(
+    unit: Unit,
+    values: Values,
+    stride: usize,
+    across: bool,
+    count: usize,
+    k: usize,
+    out: &mut [Line],
+    pitch: usize,
+) {
+    let steps = unit.steps(k);
+    assert!(count <= 16 && (steps == 0 || (steps - 1) * pitch < out.len()), "a packed factor needs more room");
+    let last = if count == 0 || k == 0 {
+        0
+    } else if across {
+        (k - 1) * stride + count
+    } else {
+        (count - 1) * stride + k
+    };
+    assert!(last <= values.len(), "a factor ends before its last value");
+    let (v, o) = (values, out.as_mut_ptr().cast::<__m512i>());
+    // SAFETY: the asserts above keep every access inside its slice; the features are the caller's promise.
+    unsafe {
+        match (unit, across, v) {
+            (Unit::F32, false, Values::F32(v)) => along_f32(v.as_ptr(), stride, count, k, o, pitch),
+            (Unit::F32, false, Values::Bf16(v)) => along_f32_of_bf16(v.as_ptr(), stride, count, k, o, pitch),
+            (Unit::Bf16Pair, false, Values::F32(v)) => along_pairs_of_f32(v.as_ptr(), stride, count, k, o, pitch),
+            (Unit::Bf16Pair, false, Values::Bf16(v)) => along_pairs(v.as_ptr(), stride, count, k, o, pitch),
+            (Unit::F32, true, Values::F32(v)) => across_f32(v.as_ptr(), stride, count, k, o, pitch),
+            (Unit::F32, true, Values::Bf16(v)) => across_f32_of_bf16(v.as_ptr(), stride, count, k, o, pitch),
+            (Unit::Bf16Pair, true, Values::F32(v)) => across_pairs_of_f32(v.as_ptr(), stride, count, k, o, pitch),
+            (Unit::Bf16Pair, true, Values::Bf16(v)) => across_pairs(v.as_ptr(), stride, count, k, o, pitch),
+        }
+    }
+}
+
+/// Vectors whose values follow each other: 16 steps of 16 vectors at a time are loaded and transposed.
+macro_rules! along {
+    ($name:ident, $t:ty, $features:literal, $depth:literal, $load:expr) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $name(v: *const $t, stride: usize, count: usize, k: usize, out: *mut __m512i, pitch: usize) {
+            let mut start = 0;
+            while start < k {
+                let left = (k - start).min(16 * $depth);
+                let mut rows = [_mm512_setzero_si512(); 16];
+                for (i, row) in rows.iter_mut().enumerate().take(count) {
+                    // SAFETY: value (i, start + left - 1) exists; masks leave out what is beyond.
+                    *row = unsafe { $load(v.add(i * stride + start), left) };
+                }
+                let steps = left.div_ceil($depth);
+                for (s, row) in transpose(rows).iter().enumerate().take(steps) {
+                    // SAFETY: step start / depth + s exists.
+                    unsafe { _mm512_store_si512(out.add((start / $depth + s) * pitch), *row) };
+                }
+                start += 16 * $depth;
+            }
+        }
+    };
+}
+
+along!(along_f32, f32, "avx512f,avx512bw", 1, |p: *const f32, n| _mm512_castps_si512(_mm512_maskz_loadu_ps(
+    mask16(n),
+    p
+)));
+along!(along_f32_of_bf16, bf16, "avx512f,avx512bw,avx512vl", 1, |p: *const bf16, n| widen(_mm256_maskz_loadu_epi16(
+    mask16(n),
+    p.cast()
+)));
+along!(along_pairs, bf16, "avx512f,avx512bw", 2, |p: *const bf16, n| _mm512_maskz_loadu_epi16(mask32(n), p.cast()));
+along!(along_pairs_of_f32, f32, "avx512f,avx512bw,avx512bf16", 2, |p: *const f32, n: usize| narrow(
+    _mm512_maskz_loadu_ps(mask16(n), p),
+    _mm512_maskz_loadu_ps(mask16(n.saturating_sub(16)), p.wrapping_add(16)),
+));
+
+/// Vectors that stand beside each other: a row of memory is a step.
+macro_rules! across {
+    ($name:ident, $t:ty, $features:literal, $load:expr) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $name(v: *const $t, stride: usize, count: usize, k: usize, out: *mut __m512i, pitch: usize) {
+            for s in 0..k {
+                // SAFETY: row s has `count` values, and step s exists.
+                unsafe { _mm512_store_si512(out.add(s * pitch), $load(v.add(s * stride), count)) };
+            }
+        }
+    };
+    ($name:ident, $t:ty, $features:literal, pairs $load:expr) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $name(v: *const $t, stride: usize, count: usize, k: usize, out: *mut __m512i, pitch: usize) {
+            for s in 0..k.div_ceil(2) {
+                // SAFETY: as above; the second row of the last step may be missing.
+                unsafe {
+                    let first = v.add(2 * s * stride);
+                    let n = if 2 * s + 1 < k { count } else { 0 };
+                    _mm512_store_si512(out.add(s * pitch), $load(first, count, first.wrapping_add(stride), n));
+                }
+            }
+        }
+    };
+}
+
+across!(across_f32, f32, "avx512f,avx512bw", |p: *const f32, n| _mm512_castps_si512(_mm512_maskz_loadu_ps(
+    mask16(n),
+    p
+)));
+across!(across_f32_of_bf16, bf16, "avx512f,avx512bw,avx512vl", |p: *const bf16, n| widen(_mm256_maskz_loadu_epi16(
+    mask16(n),
+    p.cast()
+)));
+across!(across_pairs, bf16, "avx512f,avx512bw,avx512vl", pairs |p: *const bf16, n, q: *const bf16, m| interleave(
+    _mm256_maskz_loadu_epi16(mask16(n), p.cast()),
+    _mm256_maskz_loadu_epi16(mask16(m), q.cast())
+));
+across!(across_pairs_of_f32, f32, "avx512f,avx512bw,avx512vl,avx512bf16", pairs |p: *const f32, n, q: *const f32, m| {
+    let both = narrow(_mm512_maskz_loadu_ps(mask16(n), p), _mm512_maskz_loadu_ps(mask16(m), q));
+    interleave(_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64::<1>(both))
+});
+
+fn mask16(n: usize) -> u16 {
+    if n >= 16 { u16::MAX } else { (1 << n) - 1 }
+}
+
+fn mask32(n: usize) -> u32 {
+    if n >= 32 { u32::MAX } else { (1 << n) - 1 }
+}
+
+/// 16 bf16 as float32.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn widen(v: __m256i) -> __m512i {
+    _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(v))
+}
+
+/// Two times 16 float32 as 32 bf16, rounded to nearest even.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn narrow(low: __m512, high: __m512) -> __m512i {
+    // SAFETY: both are 512 bits.
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
+}
+
+/// Pairs (a0, b0), (a1, b1) … of 16-bit values.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn interleave(a: __m256i, b: __m256i) -> __m512i {
+    _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(b)))
+}
+
+/// The transpose of 16 rows of 16 units.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(mut a: [__m512i; 16]) -> [__m512i; 16] {
+    let mut b = a;
+    for i in 0..8 {
+        b[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
+        b[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
+    }
+    for i in 0..4 {
+        a[4 * i] = _mm512_unpacklo_epi64(b[4 * i], b[4 * i + 2]);
+        a[4 * i + 1] = _mm512_unpackhi_epi64(b[4 * i], b[4 * i + 2]);
+        a[4 * i + 2] = _mm512_unpacklo_epi64(b[4 * i + 1], b[4 * i + 3]);
+        a[4 * i + 3] = _mm512_unpackhi_epi64(b[4 * i + 1], b[4 * i + 3]);
+    }
+    for i in 0..4 {
+        b[i] = _mm512_shuffle_i32x4::<0x88>(a[i], a[i + 4]);
+        b[i + 4] = _mm512_shuffle_i32x4::<0xdd>(a[i], a[i + 4]);
+        b[i + 8] = _mm512_shuffle_i32x4::<0x88>(a[i + 8], a[i + 12]);
+        b[i + 12] = _mm512_shuffle_i32x4::<0xdd>(a[i + 8], a[i + 12]);
+    }
+    for i in 0..4 {
+        a[i] = _mm512_shuffle_i32x4::<0x88>(b[i], b[i + 8]);
+        a[i + 8] = _mm512_shuffle_i32x4::<0xdd>(b[i], b[i + 8]);
+        a[i + 4] = _mm512_shuffle_i32x4::<0x88>(b[i + 4], b[i + 12]);
+        a[i + 12] = _mm512_shuffle_i32x4::<0xdd>(b[i + 4], b[i + 12]);
+    }
+    a
+}
