@@ -65,7 +65,7 @@ fn flops() -> f64 {
     let mut best = f64::MAX;
     for _ in 0..4 {
         let begun = Instant::now();
-        if matmul::linear(&a, &a).is_err() {
+        if matmul::linear(&a, &a, candle_core::DType::F32, candle_core::DType::F32).is_err() {
             return 1e10;
         }
         best = best.min(begun.elapsed().as_secs_f64());

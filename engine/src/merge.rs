@@ -86,7 +86,7 @@ pub fn export(
 
 /// Merged weights of the linears that carry an adapter, by name.
 fn merged(loaded: &Loaded) -> Result<BTreeMap<String, Tensor>> {
-    let patched = loaded.model.linears().filter(|(_, linear)| linear.patch.is_some());
+    let patched = loaded.model.linears().filter(|(_, linear)| linear.branch.is_some());
     patched.map(|(name, linear)| Ok((format!("{name}.weight"), linear.merged()?))).collect()
 }
 

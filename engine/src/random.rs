@@ -11,7 +11,7 @@ pub struct Random {
 impl Random {
     /// The stream `stream` of `seed`, at its beginning. Streams are independent: one for each purpose.
     pub fn new(seed: u64, stream: u64) -> Self {
-        Self { key: mix(mix(seed.wrapping_add(GOLDEN)) ^ stream.wrapping_mul(0xD6E8_FEB8_6659_FD93)), counter: 0 }
+        Self { key: finish(mix(seed) ^ stream.wrapping_mul(0xD6E8_FEB8_6659_FD93)), counter: 0 }
     }
 
     /// The number of 64-bit words drawn so far; with [`Random::seek`] the way to save and restore a stream.
@@ -26,7 +26,7 @@ impl Random {
 
     pub fn next_u64(&mut self) -> u64 {
         self.counter = self.counter.wrapping_add(1);
-        mix(self.key.wrapping_add(self.counter.wrapping_mul(GOLDEN)))
+        finish(self.key.wrapping_add(self.counter.wrapping_mul(GOLDEN)))
     }
 
     /// Uniform in [0, 1), 53 bits.
@@ -65,7 +65,17 @@ impl Random {
 
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
-fn mix(mut z: u64) -> u64 {
+/// A key of 64 well mixed bits made of another: one step of SplitMix64.
+pub fn mix(key: u64) -> u64 {
+    finish(key.wrapping_add(GOLDEN))
+}
+
+/// The key `start` with a name mixed into it.
+pub fn name_key(start: u64, name: &str) -> u64 {
+    name.bytes().fold(start, |key, byte| mix(key ^ u64::from(byte)))
+}
+
+fn finish(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)

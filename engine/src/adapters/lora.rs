@@ -5,12 +5,11 @@ use crate::{
     Error, Result,
     entry::Entry,
     files::adapter::{AdapterConfig, Targets, read_adapter, write_adapter},
-    kernels::{dropout::dropout, dropout::mix, matmul},
     model::{
-        Attach, DecoderConfig, Grads, Keep, Model, Parameter, Pass, Store,
-        blocks::{Linear, Patch},
+        Attach, DecoderConfig, Model, Store,
+        blocks::{Linear, LowRank},
     },
-    random::Random,
+    random::{Random, name_key},
 };
 use api::{
     Card, Problem, Problems, RunConfig, Text,
@@ -20,7 +19,7 @@ use api::{
 use candle_core::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path};
 
 pub struct Lora;
 
@@ -159,7 +158,7 @@ impl LoraTuning {
         if name.ends_with("lora_B.weight") {
             return Ok(Tensor::zeros(shape, candle_core::DType::F32, device)?);
         }
-        let mut random = Random::new(self.seed, name.bytes().fold(1, |k, b| mix(k ^ u64::from(b))));
+        let mut random = Random::new(self.seed, name_key(1, name));
         let bound = 1.0 / (shape.1 as f64).sqrt();
         let values: Vec<f32> =
             (0..shape.0 * shape.1).map(|_| ((random.uniform() * 2.0 - 1.0) * bound) as f32).collect();
@@ -186,14 +185,14 @@ impl Attach for LoraTuning {
         }
         let ((inp, out), device) = (linear.dims()?, linear.weight.get().device().clone());
         let (a, b) = (format!("{name}.lora_A.weight"), format!("{name}.lora_B.weight"));
-        let patch = LoraPatch {
+        let branch = LowRank {
             site: name.into(),
             a: store.add(&a, self.value(&a, (self.rank, inp), &device)?),
             b: store.add(&b, self.value(&b, (out, self.rank), &device)?),
             scale: self.scale(),
             dropout: self.dropout,
         };
-        Ok(Linear { patch: Some(Box::new(patch)), ..linear })
+        Ok(Linear { branch: Some(branch), ..linear })
     }
 }
 
@@ -301,59 +300,4 @@ fn not_plain(config: &AdapterConfig) -> Option<String> {
     .into_iter()
     .find_map(|(set, name)| set.then(|| name.to_string()))
     .or_else(|| unknown.first().map(|(name, _)| (*name).to_string()))
-}
-
-struct LoraPatch {
-    site: String,
-    /// (rank, in)
-    a: Arc<Parameter>,
-    /// (out, rank)
-    b: Arc<Parameter>,
-    scale: f32,
-    dropout: f32,
-}
-
-impl LoraPatch {
-    /// x with dropout while training.
-    fn input(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        match pass.random_at(&self.site) {
-            Some(key) if self.dropout > 0.0 => dropout(x, self.dropout, key),
-            _ => Ok(x.clone()),
-        }
-    }
-}
-
-impl Patch for LoraPatch {
-    fn forward(&self, x: &Tensor, y: Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
-        let low = matmul::linear(&self.input(x, pass)?, &self.a.get())?;
-        keep.push(&low);
-        matmul::linear_add(y, &low, &self.b.get(), self.scale)
-    }
-
-    fn backward(
-        &self,
-        x: &Tensor,
-        dy: &Tensor,
-        dx: Tensor,
-        pass: &Pass,
-        keep: &mut Keep,
-        grads: &mut Grads,
-    ) -> Result<Tensor> {
-        let low = keep.pop()?;
-        let dlow = matmul::linear_input(dy, &self.b.get())?;
-        grads.add(&self.b, matmul::linear_weight(dy, &low, self.scale)?)?;
-        grads.add(&self.a, matmul::linear_weight(&dlow, &self.input(x, pass)?, self.scale)?)?;
-        match pass.random_at(&self.site) {
-            Some(key) if self.dropout > 0.0 => {
-                let part = matmul::linear_input(&dlow, &self.a.get())?;
-                let part = (dropout(&part, self.dropout, key)? * f64::from(self.scale))?;
-                crate::kernels::add(dx, &part)
-            }
-            _ => matmul::linear_input_add(dx, &dlow, &self.a.get(), self.scale),
-        }
-    }
-
-    fn merge(&self, weight: &Tensor) -> Result<Tensor> {
-        Ok((weight + (self.b.get().matmul(&self.a.get())? * f64::from(self.scale))?)?)
-    }
 }

@@ -1,21 +1,29 @@
 //! The gate of a gated MLP: `silu(gate) * up` (SwiGLU, Shazeer 2020).
 
-use super::{device, floats, on_cpu, rows_per_task};
+use super::{
+    device, on_cpu, rows_per_task,
+    values::{Element, cast, each, hold, room, simd, typed},
+};
 use crate::Result;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-/// gate, up (tokens, dim) → (tokens, dim).
+/// gate, up (tokens, dim), of one type → (tokens, dim).
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if !on_cpu(gate) {
         return device::swiglu(gate, up);
     }
-    let (gs, us) = (floats(gate)?, floats(up)?);
-    let mut y = vec![0.0; gs.len()];
-    y.par_iter_mut().zip(gs.par_iter()).zip(us.par_iter()).with_min_len(rows_per_task(1)).for_each(|((y, g), u)| {
-        *y = g * sigmoid(*g) * u;
-    });
-    Ok(Tensor::from_vec(y, gate.shape(), gate.device())?)
+    let up = cast(up, gate.dtype())?;
+    let (gs, us) = (hold(gate)?, hold(&up)?);
+    typed!(gate.dtype(), T => {
+        let mut y = room::<T>(gate.elem_count());
+        let n = rows_per_task(1);
+        each!(gs.values(), gs => each!(us.values(), us => {
+            let parts = y.par_chunks_mut(n).zip(gs.par_chunks(n)).zip(us.par_chunks(n));
+            parts.for_each(|((y, g), u)| gated(y, g, u));
+        }));
+        Ok(T::tensor(y, gate.shape().clone())?)
+    })
 }
 
 /// Gradients of gate and up.
@@ -23,22 +31,50 @@ pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tenso
     if !on_cpu(gate) {
         return device::swiglu_backward(gate, up, dy);
     }
-    let (gs, us, ds) = (floats(gate)?, floats(up)?, floats(dy)?);
-    let (mut dg, mut du) = (vec![0.0; gs.len()], vec![0.0; gs.len()]);
-    let inputs = gs.par_iter().zip(us.par_iter()).zip(ds.par_iter());
-    dg.par_iter_mut().zip(du.par_iter_mut()).zip(inputs).with_min_len(rows_per_task(1)).for_each(
-        |((dg, du), ((g, u), d))| {
-            let s = sigmoid(*g);
-            *du = d * g * s;
-            *dg = d * u * s * (1.0 + g * (1.0 - s));
-        },
-    );
-    let tensor = |v| Tensor::from_vec(v, gate.shape(), gate.device());
-    Ok((tensor(dg)?, tensor(du)?))
+    let (up, dy) = (cast(up, gate.dtype())?, cast(dy, gate.dtype())?);
+    let (gs, us, ds) = (hold(gate)?, hold(&up)?, hold(&dy)?);
+    typed!(gate.dtype(), T => {
+        let (mut dg, mut du) = (room::<T>(gate.elem_count()), room::<T>(gate.elem_count()));
+        let n = rows_per_task(1);
+        each!(gs.values(), gs => each!(us.values(), us => each!(ds.values(), ds => {
+            let inputs = gs.par_chunks(n).zip(us.par_chunks(n)).zip(ds.par_chunks(n));
+            let parts = dg.par_chunks_mut(n).zip(du.par_chunks_mut(n)).zip(inputs);
+            parts.for_each(|((dg, du), ((g, u), d))| gated_backward(dg, du, g, u, d));
+        })));
+        let tensor = |v| T::tensor(v, gate.shape().clone());
+        Ok((tensor(dg)?, tensor(du)?))
+    })
 }
 
-fn sigmoid(x: f32) -> f32 {
+simd! {
+    fn gated[T: Element, G: Element, U: Element](y: &mut [T], g: &[G], u: &[U]) {
+        for ((y, g), u) in y.iter_mut().zip(g).zip(u) {
+            *y = T::of(g.get() * sigmoid(g.get()) * u.get());
+        }
+    }
+
+    fn gated_backward[T: Element, G: Element, U: Element, D: Element](
+        dg: &mut [T], du: &mut [T], g: &[G], u: &[U], d: &[D]
+    ) {
+        for ((dg, du), ((g, u), d)) in dg.iter_mut().zip(du).zip(g.iter().zip(u).zip(d)) {
+            let (g, u, d) = (g.get(), u.get(), d.get());
+            let s = sigmoid(g);
+            *du = T::of(d * g * s);
+            *dg = T::of(d * u * s * (1.0 + g * (1.0 - s)));
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
+}
+
+/// `tanh x`, which keeps its sign for small x.
+#[inline(always)]
+pub(crate) fn tanh(x: f32) -> f32 {
+    let t = exp(-2.0 * x.abs());
+    ((1.0 - t) / (1.0 + t)).copysign(x)
 }
 
 /// `eˣ` in a form that compiles to vector code: Cody-Waite reduction and a polynomial of degree 5 (as in Cephes'

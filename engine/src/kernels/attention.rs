@@ -1,20 +1,24 @@
 //! Causal attention with grouped queries over packed sequences, by tiles of queries: the score matrix of a whole
-//! sequence never exists, and the backward pass computes its tiles again.
+//! sequence never exists, and the backward pass computes its tiles again (Dao et al., 2022).
 
 use super::{
-    activation::exp,
-    device, floats,
-    matmul::{Matrix, gemm},
-    norm::sum,
+    activation::{exp, tanh},
+    device,
+    dots::total,
     on_cpu,
+    packed::{
+        Line, Matrix, Packed, Pair, Panels, TILE, Target, Unit, multiply, pack_panels, pack_rows, panel_lines,
+        row_lines,
+    },
+    values::{Element, Values, hold, room, simd, typed},
 };
 use crate::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Shape as TensorShape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Queries of one tile.
-const TILE: usize = 64;
+const QUERIES: usize = 4 * TILE;
 
 /// One sequence: its rows of q, and its rows of k and v. The last query sits at the position of the last key, so that
 /// with a cache there may be more keys than queries.
@@ -33,6 +37,8 @@ pub struct Shape {
     pub scale: f32,
     /// A query sees this many keys, itself included.
     pub window: Option<usize>,
+    /// Scores become `cap · tanh(score / cap)`.
+    pub softcap: Option<f32>,
 }
 
 impl Shape {
@@ -43,36 +49,21 @@ impl Shape {
     }
 }
 
-/// q (tokens, heads, dim), k and v (keys, kv_heads, dim) → (tokens, heads · dim).
+/// q (tokens, heads, dim), k and v (keys, kv_heads, dim) → (tokens, heads · dim), all of one type.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], shape: Shape) -> Result<Tensor> {
     if !on_cpu(q) {
         return device::attention(q, k, v, spans, shape);
     }
-    let (qs, ks, vs) = (floats(q)?, floats(k)?, floats(v)?);
-    let (q_width, dim, group) = (shape.heads * shape.dim, shape.dim, shape.heads / shape.kv_heads);
-    let tasks: Vec<_> = spans.iter().flat_map(|s| (0..shape.kv_heads).map(move |h| (s, h))).collect();
-    let parts: Vec<Vec<f32>> = tasks
-        .par_iter()
-        .map(|(span, kv)| {
-            let part = Part { q: &qs, k: &ks, kv: *kv, span, shape };
-            let mut out = vec![0.0; group * span.queries.len() * dim];
-            let mut scores = vec![0.0; TILE * span.keys.len()];
-            for (j, out) in out.chunks_mut((span.queries.len() * dim).max(1)).enumerate() {
-                for start in (0..span.queries.len()).step_by(TILE) {
-                    let rows = start..(start + TILE).min(span.queries.len());
-                    let keys = part.probabilities(j, rows.clone(), &mut scores);
-                    let (a, b) = (Matrix::rows(&scores, keys.len()), part.rows(&vs, keys.start));
-                    gemm(rows.len(), keys.len(), dim, a, b, &mut out[rows.start * dim..], dim, 1.0, false, false);
-                }
-            }
-            out
-        })
-        .collect();
-    let mut y = vec![0.0; q.elem_count()];
-    for ((span, kv), part) in tasks.iter().zip(&parts) {
-        scatter(&mut y, q_width, span.queries.clone(), kv * group * dim, dim, part);
-    }
-    Ok(Tensor::from_vec(y, (q.dim(0)?, q_width), q.device())?)
+    let (qs, ks, vs) = (hold(q)?, hold(k)?, hold(v)?);
+    let (tokens, width) = (q.dim(0)?, shape.heads * shape.dim);
+    typed!(q.dtype(), T => {
+        let mut y = room::<T>(tokens * width);
+        let to = T::target(&mut y, width, false);
+        parts(spans, shape).par_iter().for_each(|(span, kv)| {
+            Part { q: qs.values(), k: ks.values(), v: vs.values(), kv: *kv, span, shape, unit: Unit::new(q.dtype() == DType::BF16) }.forward(to);
+        });
+        Ok(T::tensor(y, TensorShape::from((tokens, width)))?)
+    })
 }
 
 /// Gradients of q, k and v, in their shapes; dy is (tokens, heads · dim).
@@ -87,119 +78,279 @@ pub fn attention_backward(
     if !on_cpu(q) {
         return device::attention_backward(q, k, v, dy, spans, shape);
     }
-    let (qs, ks, vs, ds) = (floats(q)?, floats(k)?, floats(v)?, floats(dy)?);
-    let (q_width, kv_width, dim) = (shape.heads * shape.dim, shape.kv_heads * shape.dim, shape.dim);
-    let group = shape.heads / shape.kv_heads;
-    let tasks: Vec<_> = spans.iter().flat_map(|s| (0..shape.kv_heads).map(move |h| (s, h))).collect();
-    let parts: Vec<[Vec<f32>; 3]> = tasks
-        .par_iter()
-        .map(|(span, kv)| {
-            let part = Part { q: &qs, k: &ks, kv: *kv, span, shape };
-            let (nq, nk) = (span.queries.len(), span.keys.len());
-            let (mut dq, mut dk, mut dv) = (vec![0.0; group * nq * dim], vec![0.0; nk * dim], vec![0.0; nk * dim]);
-            let (mut scores, mut dscores) = (vec![0.0; TILE * nk], vec![0.0; TILE * nk]);
-            for (j, dq) in dq.chunks_mut((nq * dim).max(1)).enumerate() {
-                for start in (0..nq).step_by(TILE) {
-                    let rows = start..(start + TILE).min(nq);
-                    let keys = part.probabilities(j, rows.clone(), &mut scores);
-                    let (n, m) = (keys.len(), rows.len());
-                    let dy = &ds[(span.queries.start + rows.start) * q_width + (kv * group + j) * dim..];
-                    let (dy, q) = (Matrix::rows(dy, q_width), part.query(j, rows.start));
-                    gemm(m, dim, n, dy, part.columns(&vs, keys.start), &mut dscores, n, 1.0, false, false);
-                    for (p, d) in scores[..m * n].chunks(n).zip(dscores.chunks_mut(n)) {
-                        let dot = sum(n, |i| p[i] * d[i]);
-                        d.iter_mut().zip(p).for_each(|(d, p)| *d = p * (*d - dot) * shape.scale);
-                    }
-                    let (p, d) = (Matrix::columns(&scores, n), Matrix::rows(&dscores, n));
-                    gemm(m, n, dim, d, part.rows(&ks, keys.start), &mut dq[rows.start * dim..], dim, 1.0, false, false);
-                    gemm(
-                        n,
-                        m,
-                        dim,
-                        Matrix::columns(&dscores, n),
-                        q,
-                        &mut dk[keys.start * dim..],
-                        dim,
-                        1.0,
-                        true,
-                        false,
-                    );
-                    gemm(n, m, dim, p, dy, &mut dv[keys.start * dim..], dim, 1.0, true, false);
-                }
-            }
-            [dq, dk, dv]
-        })
-        .collect();
-    let (mut dq, mut dk, mut dv) = (vec![0.0; q.elem_count()], vec![0.0; k.elem_count()], vec![0.0; v.elem_count()]);
-    for ((span, kv), [q, k, v]) in tasks.iter().zip(&parts) {
-        scatter(&mut dq, q_width, span.queries.clone(), kv * group * dim, dim, q);
-        scatter(&mut dk, kv_width, span.keys.clone(), kv * dim, dim, k);
-        scatter(&mut dv, kv_width, span.keys.clone(), kv * dim, dim, v);
-    }
-    let like = |v, t: &Tensor| Tensor::from_vec(v, t.shape(), t.device());
-    Ok((like(dq, q)?, like(dk, k)?, like(dv, v)?))
+    let (qs, ks, vs, ds) = (hold(q)?, hold(k)?, hold(v)?, hold(dy)?);
+    let (width, kv_width) = (shape.heads * shape.dim, shape.kv_heads * shape.dim);
+    typed!(q.dtype(), T => {
+        let (mut dq, mut dk, mut dv) = (room::<T>(q.elem_count()), room::<T>(k.elem_count()), room::<T>(v.elem_count()));
+        let to = [
+            T::target(&mut dq, width, false),
+            T::target(&mut dk, kv_width, false),
+            T::target(&mut dv, kv_width, false),
+        ];
+        parts(spans, shape).par_iter().for_each(|(span, kv)| {
+            Part { q: qs.values(), k: ks.values(), v: vs.values(), kv: *kv, span, shape, unit: Unit::new(q.dtype() == DType::BF16) }
+                .backward(ds.values(), to);
+        });
+        let tensor = |values, like: &Tensor| T::tensor(values, like.shape().clone());
+        Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
+    })
+}
+
+/// What can be done side by side: each sequence and key/value head, the longest first.
+fn parts(spans: &[Span], shape: Shape) -> Vec<(&Span, usize)> {
+    let mut parts: Vec<_> = spans.iter().flat_map(|s| (0..shape.kv_heads).map(move |h| (s, h))).collect();
+    parts.sort_by_key(|(s, _)| std::cmp::Reverse(s.keys.len()));
+    parts
 }
 
 /// One sequence and one key/value head.
 struct Part<'a> {
-    q: &'a [f32],
-    k: &'a [f32],
+    q: Values<'a>,
+    k: Values<'a>,
+    v: Values<'a>,
     kv: usize,
     span: &'a Span,
     shape: Shape,
+    unit: Unit,
 }
 
-impl<'a> Part<'a> {
-    /// Query rows from local row `start` of the group's head `j`.
-    fn query(&self, j: usize, start: usize) -> Matrix<'a> {
-        let (width, group) = (self.shape.heads * self.shape.dim, self.shape.heads / self.shape.kv_heads);
-        let head = self.kv * group + j;
-        Matrix::rows(&self.q[(self.span.queries.start + start) * width + head * self.shape.dim..], width)
+impl Part<'_> {
+    fn forward(&self, to: Target) {
+        let (dim, unit, nk) = (self.shape.dim, self.unit, self.span.keys.len());
+        let keys = self.panels(self.keys(self.k).transposed(), dim, nk);
+        let values = self.panels(self.keys(self.v), nk, dim);
+        let mut tile = Tile::new(self, unit);
+        for head in self.heads() {
+            for rows in self.tiles() {
+                let seen = tile.probabilities(self, head, &rows, &keys);
+                let (m, n) = (rows.len(), seen.len());
+                let p = pack(&mut tile.lines, unit, Matrix::new(Values::F32(&tile.scores), n), m, n);
+                let b = Panels { from: seen.start, ..Panels::all(&values, nk, dim) };
+                let to = to.part(self.span.queries.start + rows.start, head * dim, m, dim);
+                multiply(unit, &[Pair { a: Packed::all(p, n), b, depth: n }], 0..m.div_ceil(TILE), m, dim, to);
+            }
+        }
     }
 
-    /// Rows of k or v from local key `start`.
-    fn rows<'b>(&self, values: &'b [f32], start: usize) -> Matrix<'b> {
-        let width = self.shape.kv_heads * self.shape.dim;
-        Matrix::rows(&values[(self.span.keys.start + start) * width + self.kv * self.shape.dim..], width)
+    fn backward(&self, dy: Values, [to_q, to_k, to_v]: [Target; 3]) {
+        let (dim, unit, nk) = (self.shape.dim, self.unit, self.span.keys.len());
+        let keys_across = self.panels(self.keys(self.k).transposed(), dim, nk);
+        let keys = self.panels(self.keys(self.k), nk, dim);
+        let values_across = self.panels(self.keys(self.v).transposed(), dim, nk);
+        let (mut dk, mut dv) = (vec![0.0; nk * dim], vec![0.0; nk * dim]);
+        let mut tile = Tile::new(self, unit);
+        let (mut dscores, mut lines, mut b) = (vec![0.0; QUERIES * nk], Vec::new(), Vec::new());
+        for head in self.heads() {
+            for rows in self.tiles() {
+                let seen = tile.probabilities(self, head, &rows, &keys_across);
+                let (m, n) = (rows.len(), seen.len());
+                let tiles = 0..m.div_ceil(TILE);
+                let first = self.span.queries.start + rows.start;
+                let dy = Matrix::new(dy, self.shape.heads * dim).at(first, head * dim);
+                // d(probabilities) = dy vᵀ
+                let a = pack(&mut lines, unit, dy, m, dim);
+                let v = Panels { first: seen.start, ..Panels::all(&values_across, dim, nk) };
+                let to = Target::f32(&mut dscores, n, false);
+                multiply(unit, &[Pair { a: Packed::all(a, dim), b: v, depth: dim }], tiles.clone(), m, n, to);
+                // dv += probabilitiesᵀ dy
+                let p = Matrix::new(Values::F32(&tile.scores), n).transposed();
+                let a = pack(&mut lines, unit, p, n, m);
+                let dys = panels(&mut b, unit, dy, m, dim);
+                let to = Target::f32(&mut dv, dim, true).part(seen.start, 0, n, dim);
+                let pair = Pair { a: Packed::all(a, m), b: Panels::all(dys, m, dim), depth: m };
+                multiply(unit, &[pair], 0..n.div_ceil(TILE), n, dim, to);
+                for ((i, p), d) in tile.scores.chunks(n).take(m).enumerate().zip(dscores.chunks_mut(n)) {
+                    softmax_backward(p, d, self.shape.scale);
+                    if !tile.slopes.is_empty() {
+                        d.iter_mut().zip(&tile.slopes[i * n..]).for_each(|(d, slope)| *d *= slope);
+                    }
+                }
+                // dq = d(scores) k
+                let d = Matrix::new(Values::F32(&dscores), n);
+                let a = pack(&mut lines, unit, d, m, n);
+                let k = Panels { from: seen.start, ..Panels::all(&keys, nk, dim) };
+                multiply(
+                    unit,
+                    &[Pair { a: Packed::all(a, n), b: k, depth: n }],
+                    tiles,
+                    m,
+                    dim,
+                    to_q.part(first, head * dim, m, dim),
+                );
+                // dk += d(scores)ᵀ q
+                let a = pack(&mut lines, unit, d.transposed(), n, m);
+                let qs = panels(&mut b, unit, self.queries(head, rows.start), m, dim);
+                let to = Target::f32(&mut dk, dim, true).part(seen.start, 0, n, dim);
+                let pair = Pair { a: Packed::all(a, m), b: Panels::all(qs, m, dim), depth: m };
+                multiply(unit, &[pair], 0..n.div_ceil(TILE), n, dim, to);
+            }
+        }
+        let place = |to: Target| to.part(self.span.keys.start, self.kv * dim, nk, dim);
+        place(to_k).write(0..nk, dim, &dk);
+        place(to_v).write(0..nk, dim, &dv);
     }
 
-    /// Their transpose.
-    fn columns<'b>(&self, values: &'b [f32], start: usize) -> Matrix<'b> {
-        let Matrix { values, row_stride, .. } = self.rows(values, start);
-        Matrix::columns(values, row_stride)
+    /// Query heads that share this key/value head.
+    fn heads(&self) -> Range<usize> {
+        let group = self.shape.heads / self.shape.kv_heads;
+        self.kv * group..(self.kv + 1) * group
     }
 
-    /// Attention probabilities of local query rows, written row by row with the width of the returned range: the
-    /// local keys that any of them sees.
-    fn probabilities(&self, j: usize, rows: Range<usize>, out: &mut [f32]) -> Range<usize> {
+    /// Local query rows of each tile.
+    fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let n = self.span.queries.len();
+        (0..n).step_by(QUERIES).map(move |start| start..(start + QUERIES).min(n))
+    }
+
+    /// Queries of a head from local row `start`, (rows, dim).
+    fn queries(&self, head: usize, start: usize) -> Matrix<'_> {
+        let dim = self.shape.dim;
+        Matrix::new(self.q, self.shape.heads * dim).at(self.span.queries.start + start, head * dim)
+    }
+
+    /// The sequence's rows of k or v, (keys, dim).
+    fn keys<'b>(&self, values: Values<'b>) -> Matrix<'b> {
+        let dim = self.shape.dim;
+        Matrix::new(values, self.shape.kv_heads * dim).at(self.span.keys.start, self.kv * dim)
+    }
+
+    fn panels(&self, b: Matrix, depth: usize, columns: usize) -> Vec<Line> {
+        let mut lines = Vec::new();
+        panels(&mut lines, self.unit, b, depth, columns);
+        lines
+    }
+
+    /// Local keys that queries `rows` see, from a whole panel on.
+    fn seen(&self, rows: &Range<usize>) -> Range<usize> {
         let ahead = self.span.keys.len() - self.span.queries.len();
-        let keys = self.shape.visible(ahead, rows.start).start..self.shape.visible(ahead, rows.end - 1).end;
-        let (n, dim) = (keys.len(), self.shape.dim);
-        let (q, k) = (self.query(j, rows.start), self.columns(self.k, keys.start));
-        gemm(rows.len(), dim, n, q, k, out, n, self.shape.scale, false, false);
-        for (row, scores) in rows.zip(out.chunks_mut(n)) {
-            let seen = self.shape.visible(ahead, row);
-            let (from, to) = (seen.start - keys.start, seen.end - keys.start);
-            softmax(&mut scores[from..to]);
+        let start = self.shape.visible(ahead, rows.start).start / 32 * 32;
+        start..self.shape.visible(ahead, rows.end - 1).end
+    }
+}
+
+/// Room for one tile of queries.
+struct Tile {
+    /// Scores, then probabilities: (queries, keys seen).
+    scores: Vec<f32>,
+    /// Derivative of the cap, where scores are capped.
+    slopes: Vec<f32>,
+    lines: Vec<Line>,
+    unit: Unit,
+}
+
+impl Tile {
+    fn new(part: &Part, unit: Unit) -> Self {
+        let n = QUERIES.min(part.span.queries.len()) * part.span.keys.len();
+        let slopes = vec![0.0; if part.shape.softcap.is_some() { n } else { 0 }];
+        Self { scores: room(n), slopes, lines: Vec::new(), unit }
+    }
+
+    /// Attention probabilities of local query rows, row by row with the width of the returned range: the local keys
+    /// that any of them sees, from a whole panel on.
+    fn probabilities(&mut self, part: &Part, head: usize, rows: &Range<usize>, keys: &[Line]) -> Range<usize> {
+        let (seen, dim, unit, shape) = (part.seen(rows), part.shape.dim, self.unit, part.shape);
+        let (m, n) = (rows.len(), seen.len());
+        let a = pack(&mut self.lines, unit, part.queries(head, rows.start), m, dim);
+        let b = Panels { first: seen.start, ..Panels::all(keys, dim, part.span.keys.len()) };
+        let pair = Pair { a: Packed::all(a, dim), b, depth: dim };
+        multiply(unit, &[pair], 0..m.div_ceil(TILE), m, n, Target::f32(&mut self.scores, n, false));
+        let ahead = part.span.keys.len() - part.span.queries.len();
+        for (i, row) in rows.clone().enumerate() {
+            let scores = &mut self.scores[i * n..][..n];
+            let visible = shape.visible(ahead, row);
+            let (from, to) = (visible.start - seen.start, visible.end - seen.start);
+            match shape.softcap {
+                None => softmax(&mut scores[from..to], shape.scale),
+                Some(cap) => {
+                    cap_scores(&mut scores[from..to], &mut self.slopes[i * n + from..i * n + to], shape.scale, cap);
+                    softmax(&mut scores[from..to], cap);
+                }
+            }
             scores[..from].fill(0.0);
             scores[to..].fill(0.0);
         }
-        keys
+        seen
     }
 }
 
-pub(crate) fn softmax(x: &mut [f32]) {
-    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    x.iter_mut().for_each(|v| *v = exp(*v - max));
-    let inverse = 1.0 / sum(x.len(), |i| x[i]);
-    x.iter_mut().for_each(|v| *v *= inverse);
+fn pack<'a>(lines: &'a mut Vec<Line>, unit: Unit, a: Matrix, rows: usize, depth: usize) -> &'a [Line] {
+    let count = row_lines(unit, rows, depth);
+    if lines.len() < count {
+        lines.resize(count, Line([0.0; 16]));
+    }
+    pack_rows(unit, a, rows, depth, &mut lines[..count]);
+    &lines[..count]
 }
 
-/// Writes heads (group, rows, dim) into their columns of (tokens, width).
-fn scatter(out: &mut [f32], width: usize, rows: Range<usize>, column: usize, dim: usize, part: &[f32]) {
-    for (j, head) in part.chunks((rows.len() * dim).max(1)).enumerate() {
-        for (row, values) in rows.clone().zip(head.chunks(dim)) {
-            out[row * width + column + j * dim..][..dim].copy_from_slice(values);
+fn panels<'a>(lines: &'a mut Vec<Line>, unit: Unit, b: Matrix, depth: usize, columns: usize) -> &'a [Line] {
+    let count = panel_lines(unit, columns, depth);
+    if lines.len() < count {
+        lines.resize(count, Line([0.0; 16]));
+    }
+    pack_panels(unit, b, depth, columns, &mut lines[..count]);
+    &lines[..count]
+}
+
+simd! {
+    /// `softmax(scale · x)`, in place.
+    fn softmax[](x: &mut [f32], scale: f32) {
+        let max = largest(x) * scale;
+        let mut lanes = [0f32; 16];
+        let mut chunks = x.chunks_exact_mut(16);
+        for chunk in &mut chunks {
+            for (v, lane) in chunk.iter_mut().zip(&mut lanes) {
+                *v = exp(*v * scale - max);
+                *lane += *v;
+            }
+        }
+        let mut sum = total(&lanes);
+        for v in chunks.into_remainder() {
+            *v = exp(*v * scale - max);
+            sum += *v;
+        }
+        let inverse = 1.0 / sum;
+        x.iter_mut().for_each(|v| *v *= inverse);
+    }
+
+    /// d(scores) from d(probabilities), in place.
+    fn softmax_backward[](p: &[f32], d: &mut [f32], scale: f32) {
+        let dot = dot(p, d);
+        p.iter().zip(d).for_each(|(p, d)| *d = p * (*d - dot) * scale);
+    }
+
+    /// Scores become `tanh(scale · score / cap)`, to be multiplied by the cap; slopes get the derivative.
+    fn cap_scores[](x: &mut [f32], slopes: &mut [f32], scale: f32, cap: f32) {
+        for (x, slope) in x.iter_mut().zip(slopes) {
+            *x = tanh(*x * scale / cap);
+            *slope = 1.0 - *x * *x;
         }
     }
+}
+
+/// The largest value, found in 16 lanes.
+#[inline(always)]
+pub(crate) fn largest(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let chunks = x.chunks_exact(16);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *lane = if *v > *lane { *v } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Sum of products in 16 lanes.
+#[inline(always)]
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; 16];
+    let (a16, b16) = (a.chunks_exact(16), b.chunks_exact(16));
+    let rest: f32 = a16.remainder().iter().zip(b16.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a16.zip(b16) {
+        for i in 0..16 {
+            lanes[i] += a[i] * b[i];
+        }
+    }
+    total(&lanes) + rest
 }

@@ -3,13 +3,16 @@
 
 use super::{
     activation::exp,
-    device, floats,
-    matmul::{Matrix, gemm},
-    norm::sum,
+    attention::largest,
+    device,
+    dots::total,
     on_cpu,
+    packed::{Matrix, Target, Unit},
+    product::{Product, Rows, sum},
+    values::{Values, hold, room, simd},
 };
 use crate::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 /// Rows whose logits exist at a time.
@@ -38,43 +41,58 @@ pub fn cross_entropy(h: &Tensor, w: &Tensor, targets: &[u32], scale: f32, want: 
         return device::cross_entropy(h, w, targets, scale, want);
     }
     let ((rows, dim), vocab) = (h.dims2()?, w.dim(0)?);
-    let (hs, ws) = (floats(h)?, floats(w)?);
-    let mut total = 0.0;
-    let mut dh = vec![0.0; if want == Gradients::None { 0 } else { rows * dim }];
+    let (hs, ws) = (hold(h)?, hold(w)?);
+    let unit = Unit::new(h.dtype() == DType::BF16);
+    let (h_rows, w_rows) = (Matrix::new(hs.values(), dim), Matrix::new(ws.values(), dim));
+    let mut loss = 0.0;
+    let mut dh = room(if want == Gradients::None { 0 } else { rows * dim });
     let mut dw = vec![0.0; if want == Gradients::HiddenAndWeight { vocab * dim } else { 0 }];
-    let mut logits = vec![0.0; CHUNK.min(rows) * vocab];
+    let mut logits = room::<f32>(CHUNK.min(rows) * vocab);
     for start in (0..rows).step_by(CHUNK) {
         let n = CHUNK.min(rows - start);
-        let h = Matrix::rows(&hs[start * dim..], dim);
-        gemm(n, dim, vocab, h, Matrix::columns(&ws, dim), &mut logits, vocab, 1.0, false, true);
-        let losses: Vec<f64> = logits[..n * vocab]
-            .par_chunks_mut(vocab)
-            .zip(&targets[start..start + n])
-            .map(|(row, target)| row_loss(row, *target as usize, scale))
-            .collect();
-        total += losses.iter().sum::<f64>();
+        let a = Rows::pack(unit, h_rows.at(start, 0), n, dim);
+        let product = Product { a: &a, b: w_rows.transposed() };
+        sum(&[product], vocab, Target::f32(&mut logits, vocab, false));
+        let chunk = logits[..n * vocab].par_chunks_mut(vocab).zip(&targets[start..start + n]);
+        let losses: Vec<f64> = chunk.map(|(row, target)| row_loss(row, *target as usize, scale)).collect();
+        loss += losses.iter().sum::<f64>();
+        let d = Matrix::new(Values::F32(&logits), vocab);
         if !dh.is_empty() {
-            let (d, w) = (Matrix::rows(&logits, vocab), Matrix::rows(&ws, dim));
-            gemm(n, vocab, dim, d, w, &mut dh[start * dim..], dim, 1.0, false, true);
+            let a = Rows::pack(unit, d, n, vocab);
+            sum(&[Product { a: &a, b: w_rows }], dim, Target::f32(&mut dh[start * dim..], dim, false));
         }
         if !dw.is_empty() {
-            gemm(vocab, n, dim, Matrix::columns(&logits, vocab), h, &mut dw, dim, 1.0, true, true);
+            let a = Rows::pack(unit, d.transposed(), vocab, n);
+            sum(&[Product { a: &a, b: h_rows.at(start, 0) }], dim, Target::f32(&mut dw, dim, true));
         }
     }
     let tensor = |v: Vec<f32>, shape: (usize, usize)| {
         (!v.is_empty()).then(|| Tensor::from_vec(v, shape, h.device())).transpose()
     };
-    Ok(CrossEntropy { sum: total, hidden: tensor(dh, (rows, dim))?, weight: tensor(dw, (vocab, dim))? })
+    Ok(CrossEntropy { sum: loss, hidden: tensor(dh, (rows, dim))?, weight: tensor(dw, (vocab, dim))? })
 }
 
-/// `-log softmax(row)[target]`; the row becomes the gradient of `scale` times that.
-fn row_loss(row: &mut [f32], target: usize, scale: f32) -> f64 {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let at_target = row[target];
-    row.iter_mut().for_each(|v| *v = exp(*v - max));
-    let z = sum(row.len(), |i| row[i]);
-    let k = scale / z;
-    row.iter_mut().for_each(|v| *v *= k);
-    row[target] -= scale;
-    f64::from(z.ln() + max - at_target)
+simd! {
+    /// `-log softmax(row)[target]`; the row becomes the gradient of `scale` times that.
+    fn row_loss[](row: &mut [f32], target: usize, scale: f32) -> f64 {
+        let max = largest(row);
+        let at_target = row[target];
+        let mut lanes = [0f32; 16];
+        let mut chunks = row.chunks_exact_mut(16);
+        for chunk in &mut chunks {
+            for (v, lane) in chunk.iter_mut().zip(&mut lanes) {
+                *v = exp(*v - max);
+                *lane += *v;
+            }
+        }
+        let mut z = total(&lanes);
+        for v in chunks.into_remainder() {
+            *v = exp(*v - max);
+            z += *v;
+        }
+        let k = scale / z;
+        row.iter_mut().for_each(|v| *v *= k);
+        row[target] -= scale;
+        f64::from(z.ln() + max - at_target)
+    }
 }

@@ -1,145 +1,168 @@
-//! Matrix products. A weight is (out, in), as Hugging Face stores a linear; rows of x are tokens.
+//! Matrix products of tensors. A weight is (out, in), as Hugging Face stores a linear; rows of x are tokens. Products
+//! are computed in bf16 or float32 (`compute`), with sums in float32 always.
 
-#![allow(unsafe_code)]
-
-use super::{floats, on_cpu, update};
+use super::{
+    cpu::{Instructions, instructions},
+    dots::dots,
+    on_cpu,
+    packed::{Matrix, Target, Unit},
+    product::{Product, Rows, sum as sum_packed},
+    values::{Element, cast, hold, room, typed},
+};
 use crate::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Shape, Tensor};
 
-/// A matrix inside a slice: element (i, j) stands at `i * rows + j * columns`.
-#[derive(Clone, Copy)]
-pub struct Matrix<'a> {
-    pub values: &'a [f32],
-    pub row_stride: usize,
-    pub column_stride: usize,
+/// Rows of x or of w up to which nothing is packed.
+const FEW: usize = 4;
+
+/// An x that is made ready once and serves several products.
+pub struct Factor {
+    tensor: Tensor,
+    rows: Option<Rows>,
 }
 
-impl<'a> Matrix<'a> {
-    /// Row-major with `width` values between two rows.
-    pub fn rows(values: &'a [f32], width: usize) -> Self {
-        Self { values, row_stride: width, column_stride: 1 }
-    }
-
-    /// The transpose of [`Matrix::rows`].
-    pub fn columns(values: &'a [f32], width: usize) -> Self {
-        Self { values, row_stride: 1, column_stride: width }
-    }
-
-    fn reach(&self, rows: usize, columns: usize) -> usize {
-        (rows - 1) * self.row_stride + (columns - 1) * self.column_stride + 1
-    }
-}
-
-/// `c = scale * a b`, or `c += scale * a b` if `add`. Shapes: a (m, k), b (k, n), c (m, n) row-major with `width`
-/// values between two rows. `parallel` spreads the work over the thread pool.
-#[allow(clippy::too_many_arguments)]
-pub fn gemm(
-    m: usize,
-    k: usize,
-    n: usize,
-    a: Matrix,
-    b: Matrix,
-    c: &mut [f32],
-    width: usize,
-    scale: f32,
-    add: bool,
-    parallel: bool,
-) {
-    if m == 0 || n == 0 {
-        return;
-    }
-    assert!((m - 1) * width + n <= c.len(), "gemm would write past its result");
-    if k == 0 {
-        if !add {
-            c.chunks_mut(width).take(m).for_each(|row| row[..n].fill(0.0));
+impl Factor {
+    /// x (tokens, depth).
+    pub fn new(x: &Tensor, compute: DType) -> Result<Self> {
+        let x = x.contiguous()?;
+        let (rows, depth) = x.dims2()?;
+        if !on_cpu(&x) {
+            return Ok(Self { tensor: x.to_dtype(compute)?, rows: None });
         }
-        return;
-    }
-    assert!(a.reach(m, k) <= a.values.len() && b.reach(k, n) <= b.values.len(), "gemm would read past its operands");
-    let threads = if parallel && m * n * k > 32_768 { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
-    // SAFETY: the asserts above keep every access of the strided operands inside their slices, and `c` is borrowed
-    // exclusively, so that it overlaps neither `a` nor `b`.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.as_mut_ptr(),
-            1,
-            width as isize,
-            add,
-            a.values.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
-            b.values.as_ptr(),
-            b.column_stride as isize,
-            b.row_stride as isize,
-            1.0,
-            scale,
-            false,
-            false,
-            false,
-            threads,
-        );
+        let packed = {
+            let held = hold(&x)?;
+            let unit = Unit::new(compute == DType::BF16);
+            (!few(rows)).then(|| Rows::pack(unit, Matrix::new(held.values(), depth), rows, depth))
+        };
+        Ok(Self { tensor: x, rows: packed })
     }
 }
 
-/// `x wᵀ`: x (tokens, in), w (out, in) → (tokens, out).
-pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+/// One product of a sum, x being (tokens, depth).
+#[derive(Clone, Copy)]
+pub enum Times<'a> {
+    /// `x wᵀ`, w (columns, depth).
+    Across(&'a Factor, &'a Tensor),
+    /// `x w`, w (depth, columns).
+    Down(&'a Factor, &'a Tensor),
+}
+
+/// The sum of products, (tokens, columns), as `dtype`.
+pub fn sum(products: &[Times], dtype: DType) -> Result<Tensor> {
+    let Some(first) = products.first() else {
+        return Err(crate::Error::Internal("a sum of no products".into()));
+    };
+    let rows = first.x().tensor.dim(0)?;
+    let columns = first.columns()?;
+    if products.iter().any(|p| p.x().rows.is_none()) {
+        return one_by_one(products, dtype);
+    }
+    let held = products.iter().map(|p| hold(p.w())).collect::<Result<Vec<_>>>()?;
+    let mut factors = Vec::with_capacity(products.len());
+    for (p, held) in products.iter().zip(&held) {
+        let b = Matrix::new(held.values(), p.w().dim(1)?);
+        let b = if matches!(p, Times::Across(..)) { b.transposed() } else { b };
+        factors.extend(p.x().rows.as_ref().map(|a| Product { a, b }));
+    }
+    typed!(dtype, T => {
+        let mut y = room::<T>(rows * columns);
+        sum_packed(&factors, columns, T::target(&mut y, columns, false));
+        Ok(T::tensor(y, Shape::from((rows, columns)))?)
+    })
+}
+
+/// `x wᵀ` as `dtype`: x (tokens, in), w (out, in) → (tokens, out).
+pub fn linear(x: &Tensor, w: &Tensor, compute: DType, dtype: DType) -> Result<Tensor> {
+    sum(&[Times::Across(&Factor::new(x, compute)?, w)], dtype)
+}
+
+/// `x wᵀ` for a w of few rows, as `compute`: x (tokens, in), w (rank, in) → (tokens, rank).
+pub fn narrow(x: &Tensor, w: &Tensor, compute: DType) -> Result<Tensor> {
+    if !on_cpu(x) || instructions() == Instructions::Portable {
+        return linear(x, w, compute, compute);
+    }
     let ((m, k), n) = (x.dims2()?, w.dim(0)?);
-    if !on_cpu(x) {
-        return Ok(x.matmul(&w.t()?)?);
-    }
-    let (xs, ws) = (floats(x)?, floats(w)?);
-    let mut y = vec![0.0; m * n];
-    gemm(m, k, n, Matrix::rows(&xs, k), Matrix::columns(&ws, k), &mut y, n, 1.0, false, true);
-    Ok(Tensor::from_vec(y, (m, n), x.device())?)
+    let (x, w) = (cast(x, compute)?.contiguous()?, cast(w, compute)?.contiguous()?);
+    let (xs, ws) = (hold(&x)?, hold(&w)?);
+    typed!(compute, T => {
+        let mut y = room::<T>(m * n);
+        dots(xs.values(), ws.values(), &mut y, m, n, k);
+        Ok(T::tensor(y, Shape::from((m, n)))?)
+    })
 }
 
-/// `y += scale * x wᵀ`, in place where it can: y (tokens, out).
-pub fn linear_add(y: Tensor, x: &Tensor, w: &Tensor, scale: f32) -> Result<Tensor> {
+/// `xᵀ y` in float32, the gradient of a weight: x (tokens, out), y (tokens, in) → (out, in). Best with the narrower
+/// of the two as x.
+pub fn outer(x: &Tensor, y: &Tensor, compute: DType) -> Result<Tensor> {
+    let ((tokens, m), n) = (x.dims2()?, y.dim(1)?);
+    if !on_cpu(x) {
+        return Ok(x.to_dtype(compute)?.t()?.matmul(&y.to_dtype(compute)?)?.to_dtype(DType::F32)?);
+    }
+    let (x, y) = (x.contiguous()?, y.contiguous()?);
+    let (xs, ys) = (hold(&x)?, hold(&y)?);
+    let unit = Unit::new(compute == DType::BF16);
+    let a = Rows::pack(unit, Matrix::new(xs.values(), m).transposed(), m, tokens);
+    let mut out = room(m * n);
+    let b = Matrix::new(ys.values(), n);
+    sum_packed(&[Product { a: &a, b }], n, Target::f32(&mut out, n, false));
+    Ok(Tensor::from_vec(out, (m, n), x.device())?)
+}
+
+impl<'a> Times<'a> {
+    fn x(&self) -> &'a Factor {
+        match self {
+            Self::Across(x, _) | Self::Down(x, _) => x,
+        }
+    }
+
+    fn w(&self) -> &'a Tensor {
+        match self {
+            Self::Across(_, w) | Self::Down(_, w) => w,
+        }
+    }
+
+    fn columns(&self) -> Result<usize> {
+        Ok(match self {
+            Self::Across(_, w) => w.dim(0)?,
+            Self::Down(_, w) => w.dim(1)?,
+        })
+    }
+}
+
+/// Whether so few rows aren't worth packing.
+fn few(rows: usize) -> bool {
+    rows <= FEW && instructions() != Instructions::Portable
+}
+
+/// On devices, and for few rows.
+fn one_by_one(products: &[Times], dtype: DType) -> Result<Tensor> {
+    let mut total: Option<Tensor> = None;
+    for p in products {
+        let x = &p.x().tensor;
+        let y = match p {
+            _ if !on_cpu(x) => {
+                let w = p.w().to_dtype(x.dtype())?;
+                if let Times::Across(..) = p { x.matmul(&w.t()?)? } else { x.matmul(&w)? }
+            }
+            Times::Across(_, w) => across(x, w)?,
+            Times::Down(_, w) => across(x, &w.t()?.contiguous()?)?,
+        };
+        total = Some(match total {
+            Some(total) => super::add(total, &y)?,
+            None => y,
+        });
+    }
+    let total = total.ok_or_else(|| crate::Error::Internal("a sum of no products".into()))?;
+    cast(&total, dtype)
+}
+
+/// `x wᵀ` in float32 without packing.
+fn across(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     let ((m, k), n) = (x.dims2()?, w.dim(0)?);
-    if !on_cpu(x) {
-        return Ok((y + (x.matmul(&w.t()?)? * scale as f64)?)?);
-    }
-    let (xs, ws) = (floats(x)?, floats(w)?);
-    update(&y, |y| gemm(m, k, n, Matrix::rows(&xs, k), Matrix::columns(&ws, k), y, n, scale, true, true))?;
-    Ok(y)
-}
-
-/// `dy w`: dy (tokens, out), w (out, in) → (tokens, in); the gradient of [`linear`]'s input.
-pub fn linear_input(dy: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let ((m, k), n) = (dy.dims2()?, w.dim(1)?);
-    if !on_cpu(dy) {
-        return Ok(dy.matmul(w)?);
-    }
-    let (ds, ws) = (floats(dy)?, floats(w)?);
-    let mut dx = vec![0.0; m * n];
-    gemm(m, k, n, Matrix::rows(&ds, k), Matrix::rows(&ws, n), &mut dx, n, 1.0, false, true);
-    Ok(Tensor::from_vec(dx, (m, n), dy.device())?)
-}
-
-/// `dx += scale * dy w`, in place where it can.
-pub fn linear_input_add(dx: Tensor, dy: &Tensor, w: &Tensor, scale: f32) -> Result<Tensor> {
-    let ((m, k), n) = (dy.dims2()?, w.dim(1)?);
-    if !on_cpu(dy) {
-        return Ok((dx + (dy.matmul(w)? * scale as f64)?)?);
-    }
-    let (ds, ws) = (floats(dy)?, floats(w)?);
-    update(&dx, |dx| gemm(m, k, n, Matrix::rows(&ds, k), Matrix::rows(&ws, n), dx, n, scale, true, true))?;
-    Ok(dx)
-}
-
-/// `scale * dyᵀ x`: dy (tokens, out), x (tokens, in) → (out, in); the gradient of [`linear`]'s weight.
-pub fn linear_weight(dy: &Tensor, x: &Tensor, scale: f32) -> Result<Tensor> {
-    let ((k, m), n) = (dy.dims2()?, x.dim(1)?);
-    if !on_cpu(dy) {
-        return Ok((dy.t()?.matmul(x)? * scale as f64)?);
-    }
-    let (ds, xs) = (floats(dy)?, floats(x)?);
-    let mut dw = vec![0.0; m * n];
-    gemm(m, k, n, Matrix::columns(&ds, m), Matrix::rows(&xs, n), &mut dw, n, scale, false, true);
-    Ok(Tensor::from_vec(dw, (m, n), dy.device())?)
+    let (xs, ws) = (hold(x)?, hold(w)?);
+    let mut y = room::<f32>(m * n);
+    dots(xs.values(), ws.values(), &mut y, m, n, k);
+    Ok(f32::tensor(y, Shape::from((m, n)))?)
 }
 
 #[cfg(test)]
@@ -151,21 +174,22 @@ mod tests {
     #[test]
     fn products_agree_with_candle() {
         let random = |r, c| Tensor::randn(0f32, 1.0, (r, c), &Device::Cpu).unwrap();
-        let near = |a: &Tensor, b: &Tensor| {
+        let near = |a: &Tensor, b: &Tensor, most: f32| {
             let worst = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-            assert!(worst < 1e-4, "{worst}");
+            assert!(worst < most, "{worst}");
         };
         for (m, k, n) in [(1, 1, 1), (3, 5, 7), (65, 33, 17), (128, 64, 130)] {
             let (x, w, dy) = (random(m, k), random(n, k), random(m, n));
-            near(&linear(&x, &w).unwrap(), &x.matmul(&w.t().unwrap()).unwrap());
-            near(&linear_input(&dy, &w).unwrap(), &dy.matmul(&w).unwrap());
-            near(&linear_weight(&dy, &x, 2.0).unwrap(), &(dy.t().unwrap().matmul(&x).unwrap() * 2.0).unwrap());
-            let y = random(m, n);
-            let sum = (&y + (x.matmul(&w.t().unwrap()).unwrap() * 0.5).unwrap()).unwrap();
-            near(&linear_add(y, &x, &w, 0.5).unwrap(), &sum);
-            let dx = random(m, k);
-            let sum = (&dx + (dy.matmul(&w).unwrap() * 3.0).unwrap()).unwrap();
-            near(&linear_input_add(dx, &dy, &w, 3.0).unwrap(), &sum);
+            let plain = x.matmul(&w.t().unwrap()).unwrap();
+            near(&linear(&x, &w, DType::F32, DType::F32).unwrap(), &plain, 1e-4);
+            near(&narrow(&x, &w, DType::F32).unwrap(), &plain, 1e-4);
+            near(&outer(&dy, &x, DType::F32).unwrap(), &dy.t().unwrap().matmul(&x).unwrap(), 1e-4);
+            let (fx, fdy) = (Factor::new(&x, DType::F32).unwrap(), Factor::new(&dy, DType::F32).unwrap());
+            let w2 = random(n, k);
+            let twice = sum(&[Times::Down(&fdy, &w), Times::Down(&fdy, &w2)], DType::F32).unwrap();
+            near(&twice, &dy.matmul(&(&w + &w2).unwrap()).unwrap(), 2e-4);
+            let bf16 = sum(&[Times::Across(&fx, &w.to_dtype(DType::BF16).unwrap())], DType::F32).unwrap();
+            near(&bf16, &plain, 0.2);
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod activation;
 pub mod attention;
 pub mod cpu;
 pub mod device;
+mod dots;
 pub mod dropout;
 pub mod head;
 pub mod matmul;
@@ -24,6 +25,7 @@ use crate::{Error, Result};
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, StorageRef, Tensor};
 use rayon::prelude::*;
 use std::{cell::RefCell, ops::Deref};
+use values::{Element, each, room, simd, typed};
 
 /// The values of a contiguous float32 tensor on the CPU.
 pub struct Floats<'a> {
@@ -64,29 +66,66 @@ pub fn update(t: &Tensor, f: impl FnOnce(&mut [f32])) -> Result<()> {
     Ok(t.inplace_op1(&Update(RefCell::new(Some(f))))?)
 }
 
-/// `y += x`, of equal shape.
-pub fn add_assign(y: &Tensor, x: &Tensor) -> Result<()> {
-    let x = floats(x)?;
-    update(y, |y| y.iter_mut().zip(x.iter()).for_each(|(y, x)| *y += x))
-}
-
-/// `a + b` of equal shape; takes over `a`'s memory where it can.
+/// `a + b` of equal shape, in float32 if either is; takes over a's memory where it can.
 pub fn add(a: Tensor, b: &Tensor) -> Result<Tensor> {
-    if on_cpu(&a) && a.is_contiguous() {
-        add_assign(&a, b)?;
+    if !on_cpu(&a) {
+        let wide = if b.dtype() == DType::F32 { DType::F32 } else { a.dtype() };
+        return Ok((a.to_dtype(wide)? + b.to_dtype(wide)?)?);
+    }
+    if a.dtype() == DType::F32 && a.is_contiguous() {
+        let b = values::hold(b)?;
+        update(&a, |a| each!(b.values(), b => rows(a, b, 1 << 14, add_values)))?;
         return Ok(a);
     }
-    Ok((a + b)?)
+    let (shape, held) = (a.shape().clone(), [values::hold(&a)?, values::hold(b)?]);
+    typed!(b.dtype(), T => {
+        let mut y = room::<T>(a.elem_count());
+        each!(held[0].values(), a => each!(held[1].values(), b => {
+            let n = 1 << 14;
+            let parts = y.par_chunks_mut(n).zip(a.par_chunks(n)).zip(b.par_chunks(n));
+            parts.for_each(|((y, a), b)| sums(y, a, b));
+        }));
+        Ok(T::tensor(y, shape)?)
+    })
 }
 
-/// Applies `f` to equal parts of `y` and `x` of at most `n` values, on all threads.
-pub(crate) fn rows<T: values::Element, U: values::Element>(
-    y: &mut [T],
-    x: &[U],
-    n: usize,
-    f: impl Fn(&mut [T], &[U]) + Sync,
-) {
-    y.par_chunks_mut(n).zip(x.par_chunks(n)).for_each(|(y, x)| f(y, x));
+/// Adds a row (dim), in float32, to each row of y (…, dim).
+pub fn add_row(y: Tensor, row: &Tensor) -> Result<Tensor> {
+    if !on_cpu(&y) {
+        return Ok(y.broadcast_add(&row.to_dtype(y.dtype())?)?);
+    }
+    let (shape, held, row) = (y.shape().clone(), values::hold(&y)?, floats(row)?);
+    typed!(y.dtype(), T => {
+        let mut out = room::<T>(y.elem_count());
+        each!(held.values(), y => rows(&mut out, y, row.len(), |o, y| sums(o, y, &row)));
+        Ok(T::tensor(out, shape)?)
+    })
+}
+
+/// The sum of all rows (tokens, dim), in float32.
+pub fn sum_rows(x: &Tensor) -> Result<Tensor> {
+    if !on_cpu(x) {
+        return Ok(x.to_dtype(DType::F32)?.sum(0)?);
+    }
+    let (held, dim) = (values::hold(x)?, x.dim(1)?);
+    let mut sum = vec![0.0; dim];
+    each!(held.values(), x => x.chunks(dim).for_each(|row| add_values(&mut sum, row)));
+    Ok(Tensor::from_vec(sum, dim, x.device())?)
+}
+
+simd! {
+    fn add_values[X: Element](y: &mut [f32], x: &[X]) {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y += x.get());
+    }
+
+    fn sums[T: Element, A: Element, B: Element](y: &mut [T], a: &[A], b: &[B]) {
+        y.iter_mut().zip(a).zip(b).for_each(|((y, a), b)| *y = T::of(a.get() + b.get()));
+    }
+}
+
+/// Applies `f` to parts of `y` and `x` of at most `n` values, on all threads.
+pub(crate) fn rows<T: Element, U: Element>(y: &mut [T], x: &[U], n: usize, f: impl Fn(&mut [T], &[U]) + Sync) {
+    y.par_chunks_mut(n).zip(x.par_chunks(n)).with_min_len(rows_per_task(n)).for_each(|(y, x)| f(y, x));
 }
 
 /// Rows that one parallel task works on, so that small tensors stay on one thread.

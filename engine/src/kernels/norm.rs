@@ -1,26 +1,33 @@
 //! RMS norm (Zhang and Sennrich, 2019): `y = x / sqrt(mean(x²) + eps) * w`, over the last dimension.
 
-use super::{device, floats, on_cpu, rows_per_task};
+use super::{
+    device,
+    dots::total,
+    on_cpu, rows_per_task,
+    values::{Element, each, hold, room, simd, typed},
+};
 use crate::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-/// x (…, dim), w (dim) → the shape of x.
-pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
+/// x (…, dim), w (dim) → the shape of x, as `dtype`.
+pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32, dtype: DType) -> Result<Tensor> {
     if !on_cpu(x) {
-        return device::rms_norm(x, w, eps);
+        return Ok(device::rms_norm(x, w, eps)?.to_dtype(dtype)?);
     }
-    let (xs, ws) = (floats(x)?, floats(w)?);
+    let (xs, ws) = (hold(x)?, super::floats(w)?);
     let dim = ws.len();
-    let mut y = vec![0.0; xs.len()];
-    y.par_chunks_mut(dim).zip(xs.par_chunks(dim)).with_min_len(rows_per_task(dim)).for_each(|(y, x)| {
-        let r = inverse_rms(x, eps);
-        y.iter_mut().zip(x).zip(ws.iter()).for_each(|((y, x), w)| *y = x * r * w);
-    });
-    Ok(Tensor::from_vec(y, x.shape(), x.device())?)
+    typed!(dtype, T => {
+        let mut y = room::<T>(x.elem_count());
+        each!(xs.values(), xs => {
+            let rows = y.par_chunks_mut(dim).zip(xs.par_chunks(dim)).with_min_len(rows_per_task(dim));
+            rows.for_each(|(y, x)| row(y, x, &ws, eps));
+        });
+        Ok(T::tensor(y, x.shape().clone())?)
+    })
 }
 
-/// Gradients of [`rms_norm`]: of x, and of w if `weight`.
+/// Gradients of [`rms_norm`]: of x, in its type, and of w if `weight`.
 pub fn rms_norm_backward(
     x: &Tensor,
     w: &Tensor,
@@ -31,36 +38,51 @@ pub fn rms_norm_backward(
     if !on_cpu(x) {
         return device::rms_norm_backward(x, w, dy, eps, weight);
     }
-    let (xs, ws, ds) = (floats(x)?, floats(w)?, floats(dy)?);
+    let (xs, ws, ds) = (hold(x)?, super::floats(w)?, hold(dy)?);
     let dim = ws.len();
-    let mut dx = vec![0.0; xs.len()];
-    let rows = dx.par_chunks_mut(dim).zip(xs.par_chunks(dim)).zip(ds.par_chunks(dim));
-    rows.with_min_len(rows_per_task(dim)).for_each(|((dx, x), dy)| {
-        let r = inverse_rms(x, eps);
-        let dot = sum(dim, |i| dy[i] * ws[i] * x[i]) * r * r * r / dim as f32;
-        for i in 0..dim {
-            dx[i] = dy[i] * ws[i] * r - x[i] * dot;
-        }
-    });
-    let dw = weight.then(|| {
-        let mut dw = vec![0.0; dim];
-        for (x, dy) in xs.chunks(dim).zip(ds.chunks(dim)) {
-            let r = inverse_rms(x, eps);
-            for i in 0..dim {
-                dw[i] += dy[i] * x[i] * r;
+    let mut dw = vec![0.0; if weight { dim } else { 0 }];
+    let dx = typed!(x.dtype(), T => {
+        let mut dx = room::<T>(x.elem_count());
+        each!(xs.values(), xs => each!(ds.values(), ds => {
+            let rows = dx.par_chunks_mut(dim).zip(xs.par_chunks(dim)).zip(ds.par_chunks(dim));
+            rows.with_min_len(rows_per_task(dim)).for_each(|((dx, x), dy)| row_backward(dx, x, dy, &ws, eps));
+            if weight {
+                xs.chunks(dim).zip(ds.chunks(dim)).for_each(|(x, dy)| row_weight(&mut dw, x, dy, eps));
             }
-        }
-        dw
+        }));
+        T::tensor(dx, x.shape().clone())?
     });
-    let dw = dw.map(|dw| Tensor::from_vec(dw, dim, x.device())).transpose()?;
-    Ok((Tensor::from_vec(dx, x.shape(), x.device())?, dw))
+    Ok((dx, weight.then(|| Tensor::from_vec(dw, dim, x.device())).transpose()?))
 }
 
-fn inverse_rms(x: &[f32], eps: f32) -> f32 {
-    1.0 / (sum(x.len(), |i| x[i] * x[i]) / x.len() as f32 + eps).sqrt()
+simd! {
+    fn row[T: Element, X: Element](y: &mut [T], x: &[X], w: &[f32], eps: f32) {
+        let r = inverse_rms(x, eps);
+        y.iter_mut().zip(x).zip(w).for_each(|((y, x), w)| *y = T::of(x.get() * r * w));
+    }
+
+    fn row_backward[T: Element, X: Element, D: Element](dx: &mut [T], x: &[X], dy: &[D], w: &[f32], eps: f32) {
+        let (n, r) = (x.len(), inverse_rms(x, eps));
+        let (dy, w) = (&dy[..n], &w[..n]);
+        let dot = sum(n, |i| dy[i].get() * w[i] * x[i].get()) * r * r * r / n as f32;
+        for (i, dx) in dx.iter_mut().enumerate().take(n) {
+            *dx = T::of(dy[i].get() * w[i] * r - x[i].get() * dot);
+        }
+    }
+
+    fn row_weight[X: Element, D: Element](dw: &mut [f32], x: &[X], dy: &[D], eps: f32) {
+        let r = inverse_rms(x, eps);
+        dw.iter_mut().zip(x).zip(dy).for_each(|((dw, x), dy)| *dw += dy.get() * x.get() * r);
+    }
+}
+
+#[inline(always)]
+fn inverse_rms<X: Element>(x: &[X], eps: f32) -> f32 {
+    1.0 / (sum(x.len(), |i| x[i].get() * x[i].get()) / x.len() as f32 + eps).sqrt()
 }
 
 /// Sum in 16 lanes, which the compiler turns into vector code.
+#[inline(always)]
 pub(crate) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0f32; 16];
     let whole = n / 16 * 16;
@@ -69,5 +91,5 @@ pub(crate) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
             *lane += f(start + j);
         }
     }
-    lanes.iter().sum::<f32>() + (whole..n).map(f).sum::<f32>()
+    total(&lanes) + (whole..n).map(f).sum::<f32>()
 }

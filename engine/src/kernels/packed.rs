@@ -196,7 +196,7 @@ pub fn pack_panels(unit: Unit, b: Matrix, depth: usize, columns: usize, out: &mu
     if tiled() {
         let steps = unit.steps(depth);
         for (i, panel) in out.chunks_mut((steps * 2).max(1)).take(columns.div_ceil(32)).enumerate() {
-            let vectors = vectors(columns - i * 32);
+            let vectors = vectors_of(columns - i * 32);
             for v in 0..vectors {
                 let first = i * 32 + v * 16;
                 let (part, count) = (b.at(0, first), 16.min(columns - first));
@@ -215,19 +215,45 @@ pub fn pack_panels(unit: Unit, b: Matrix, depth: usize, columns: usize, out: &mu
 /// A pair of packed factors whose product joins a sum.
 #[derive(Clone, Copy)]
 pub struct Pair<'a> {
-    pub a: &'a [Line],
-    /// Depth of a as it was packed, and where the part that is multiplied begins, a whole unit.
-    pub packed: usize,
-    pub from: usize,
-    /// Panels of the depth that is multiplied.
-    pub b: &'a [Line],
+    pub a: Packed<'a>,
+    pub b: Panels<'a>,
+    /// Depth that is multiplied.
     pub depth: usize,
 }
 
-impl<'a> Pair<'a> {
-    /// All of a times all of b.
-    pub fn new(a: &'a [Line], b: &'a [Line], depth: usize) -> Self {
-        Self { a, packed: depth, from: 0, b, depth }
+/// A packed a, and the part of its depth that is multiplied.
+#[derive(Clone, Copy)]
+pub struct Packed<'a> {
+    pub lines: &'a [Line],
+    /// Depth that was packed.
+    pub depth: usize,
+    /// Where the part begins, a whole unit.
+    pub from: usize,
+}
+
+impl<'a> Packed<'a> {
+    /// All of it.
+    pub fn all(lines: &'a [Line], depth: usize) -> Self {
+        Self { lines, depth, from: 0 }
+    }
+}
+
+/// A packed b, and the part of it that is multiplied.
+#[derive(Clone, Copy)]
+pub struct Panels<'a> {
+    pub lines: &'a [Line],
+    /// Depth and columns that were packed.
+    pub depth: usize,
+    pub columns: usize,
+    /// Where the part begins: in depth a whole unit, in columns a whole panel of 32.
+    pub from: usize,
+    pub first: usize,
+}
+
+impl<'a> Panels<'a> {
+    /// All of it.
+    pub fn all(lines: &'a [Line], depth: usize, columns: usize) -> Self {
+        Self { lines, depth, columns, from: 0, first: 0 }
     }
 }
 
@@ -245,12 +271,15 @@ pub fn multiply(unit: Unit, pairs: &[Pair], tiles: Range<usize>, rows: usize, co
         for tile in tiles {
             let count = TILE.min(rows - tile * TILE);
             for panel in 0..columns.div_ceil(32) {
-                let (vectors, n) = (vectors(columns - panel * 32), 32.min(columns - panel * 32));
+                // As the panel was packed: of its columns fewer may be wanted here.
+                let packed = |b: &Panels| vectors_of(b.columns - b.first - panel * 32);
+                let (vectors, n) = (pairs.first().map_or(2, |p| packed(&p.b)), 32.min(columns - panel * 32));
                 let part = to.part((tile * TILE) - first, panel * 32, count, n);
                 for (i, pair) in pairs.iter().enumerate() {
-                    let steps = unit.steps(pair.depth);
-                    let a = &pair.a[tile * unit.steps(pair.packed) + pair.from / unit.depth()..][..steps];
-                    let b = &pair.b[panel * steps * 2..];
+                    let steps = |depth| unit.steps(depth);
+                    let (a, b) = (&pair.a, &pair.b);
+                    let a = &a.lines[tile * steps(a.depth) + steps(a.from)..][..steps(pair.depth)];
+                    let b = &b.lines[(b.first / 32 + panel) * steps(b.depth) * 2 + steps(b.from) * vectors..];
                     // SAFETY: `tiled` says that the processor has AVX-512, a unit of pairs that it has BF16.
                     unsafe { super::micro::block(unit, count, vectors, a, b, &mut sums, i > 0) };
                 }
@@ -271,7 +300,7 @@ pub fn multiply(unit: Unit, pairs: &[Pair], tiles: Range<usize>, rows: usize, co
 }
 
 #[cfg(target_arch = "x86_64")]
-fn vectors(columns: usize) -> usize {
+fn vectors_of(columns: usize) -> usize {
     if columns > 16 { 2 } else { 1 }
 }
 
@@ -291,15 +320,17 @@ fn plain(m: Matrix, rows: usize, columns: usize, out: &mut [Line]) {
 }
 
 fn multiply_plain(pair: &Pair, rows: Range<usize>, columns: usize, to: Target) {
-    let (a, b) = (&floats(pair.a)[rows.start * pair.packed + pair.from..], floats(pair.b));
     let (m, n, k, stride) = (rows.len(), columns, pair.depth, to.stride as isize);
-    assert!(a.len() >= (m - 1) * pair.packed + k && b.len() >= k * n, "a packed factor is too short");
+    let a = &floats(pair.a.lines)[rows.start * pair.a.depth + pair.a.from..];
+    let width = pair.b.columns;
+    let b = &floats(pair.b.lines)[pair.b.from * width + pair.b.first..];
+    assert!(a.len() >= (m - 1) * pair.a.depth + k && b.len() >= (k - 1) * width + n, "a packed factor is too short");
     let Pointer::F32(c) = to.to else { unreachable!("bf16 results need bf16 instructions") };
-    let (a, b, pitch) = (a.as_ptr(), b.as_ptr(), pair.packed as isize);
+    let (a, b, pitch) = (a.as_ptr(), b.as_ptr(), pair.a.depth as isize);
     // SAFETY: the assertion and `multiply`'s part keep all accesses inside their slices.
     unsafe {
         let no = gemm::Parallelism::None;
-        gemm::gemm(m, n, k, c, 1, stride, to.add, a, 1, pitch, b, 1, n as isize, 1.0, 1.0, false, false, false, no);
+        gemm::gemm(m, n, k, c, 1, stride, to.add, a, 1, pitch, b, 1, width as isize, 1.0, 1.0, false, false, false, no);
     }
 }
 

@@ -5,7 +5,9 @@
 //! sums; b is packed by each thread for a block of columns that stays in its second-level cache, so that weights keep
 //! the type and layout of their file. Each value is summed in the same order, whatever the number of threads.
 
-use super::packed::{Line, Matrix, Pair, TILE, Target, Unit, multiply, pack_panels, pack_rows, panel_lines, row_lines};
+use super::packed::{
+    Line, Matrix, Packed, Pair, Panels, TILE, Target, Unit, multiply, pack_panels, pack_rows, panel_lines, row_lines,
+};
 use rayon::prelude::*;
 use std::{
     cell::RefCell,
@@ -158,8 +160,9 @@ impl Job<'_> {
                     let p = &self.products[piece.product];
                     let (b, after) = rest.split_at_mut(lines(piece));
                     pack_panels(self.unit, p.b.at(piece.depth.start, columns.start), piece.depth.len(), width, b);
-                    let (packed, from, depth) = (p.a.depth, piece.depth.start, piece.depth.len());
-                    pairs.push(Pair { a: &p.a.lines, packed, from, b, depth });
+                    let depth = piece.depth.len();
+                    let a = Packed { lines: &p.a.lines, depth: p.a.depth, from: piece.depth.start };
+                    pairs.push(Pair { a, b: Panels::all(b, depth, width), depth });
                     rest = after;
                 }
                 let to = match detour {

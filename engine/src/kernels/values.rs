@@ -3,26 +3,24 @@
 
 #![allow(unsafe_code)]
 
+use super::packed::Target;
 use crate::{Error, Result};
 use candle_core::{CpuStorage, DType, Device, Shape, Storage, StorageRef, Tensor};
 use half::bf16;
 
 /// A number as memory holds it; computed with as float32.
 pub trait Element: Copy + Send + Sync + 'static {
-    const DTYPE: DType;
-    const ZERO: Self;
-
     fn get(self) -> f32;
 
     fn of(x: f32) -> Self;
 
     fn tensor(values: Vec<Self>, shape: Shape) -> candle_core::Result<Tensor>;
+
+    /// These values as the target of a product, `stride` of them a row.
+    fn target(values: &mut [Self], stride: usize, add: bool) -> Target;
 }
 
 impl Element for f32 {
-    const DTYPE: DType = DType::F32;
-    const ZERO: Self = 0.0;
-
     #[inline(always)]
     fn get(self) -> f32 {
         self
@@ -36,12 +34,13 @@ impl Element for f32 {
     fn tensor(values: Vec<Self>, shape: Shape) -> candle_core::Result<Tensor> {
         Tensor::from_vec(values, shape, &Device::Cpu)
     }
+
+    fn target(values: &mut [Self], stride: usize, add: bool) -> Target {
+        Target::f32(values, stride, add)
+    }
 }
 
 impl Element for bf16 {
-    const DTYPE: DType = DType::BF16;
-    const ZERO: Self = bf16::ZERO;
-
     #[inline(always)]
     fn get(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
@@ -58,6 +57,10 @@ impl Element for bf16 {
 
     fn tensor(values: Vec<Self>, shape: Shape) -> candle_core::Result<Tensor> {
         Tensor::from_vec(values, shape, &Device::Cpu)
+    }
+
+    fn target(values: &mut [Self], stride: usize, add: bool) -> Target {
+        Target::bf16(values, stride, add)
     }
 }
 
@@ -177,7 +180,7 @@ pub fn cast(t: &Tensor, dtype: DType) -> Result<Tensor> {
 macro_rules! simd {
     ($($(#[$meta:meta])* $vis:vis fn $name:ident [$($bounds:tt)*] ($($arg:ident: $t:ty),* $(,)?) $(-> $r:ty)? $body:block)*) => {$(
         $(#[$meta])*
-        #[allow(clippy::too_many_arguments)]
+        #[allow(unsafe_code, clippy::too_many_arguments)]
         $vis fn $name<$($bounds)*>($($arg: $t),*) $(-> $r)? {
             #[inline(always)]
             fn body<$($bounds)*>($($arg: $t),*) $(-> $r)? $body

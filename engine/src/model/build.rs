@@ -9,8 +9,8 @@ use super::{
 use crate::{
     Error, Result,
     files::ModelFiles,
-    kernels::{attention::Shape, dropout::mix},
-    random::Random,
+    kernels::attention::Shape,
+    random::{Random, name_key},
 };
 use api::Problem;
 use candle_core::{DType, Device, Tensor};
@@ -60,7 +60,16 @@ pub fn build(
         true => embedding.clone(),
         false => builder.parameter("lm_head.weight", &[c.vocab_size, c.hidden_size])?,
     };
-    Ok(Model { config: c.clone(), device: device.clone(), embedding, layers, norm, head, recompute: false })
+    Ok(Model {
+        config: c.clone(),
+        device: device.clone(),
+        compute: DType::F32,
+        embedding,
+        layers,
+        norm,
+        head,
+        recompute: false,
+    })
 }
 
 struct Builder<'a> {
@@ -83,6 +92,7 @@ impl Builder<'_> {
             dim: d,
             scale: 1.0 / (d as f32).sqrt(),
             window: c.windows[i],
+            softcap: None,
         };
         let head_norm = |b: &mut Self, part: &str| {
             c.qk_norm.then(|| b.norm(&name(&format!("self_attn.{part}.weight")), d)).transpose()
@@ -111,7 +121,7 @@ impl Builder<'_> {
     fn linear(&mut self, name: &str, inp: usize, out: usize, bias: bool) -> Result<Linear> {
         let weight = self.parameter(&format!("{name}.weight"), &[out, inp])?;
         let bias = bias.then(|| self.parameter(&format!("{name}.bias"), &[out])).transpose()?;
-        self.attach.linear(name, Linear { weight, bias, patch: None }, self.store)
+        self.attach.linear(name, Linear { weight, bias, branch: None }, self.store)
     }
 
     fn norm(&mut self, name: &str, dim: usize) -> Result<RmsNorm> {
@@ -171,7 +181,7 @@ fn random(name: &str, shape: &[usize], seed: u64, deviation: f64, device: &Devic
     } else if name.ends_with("norm.weight") {
         vec![1.0; count]
     } else {
-        let mut random = Random::new(seed, name.bytes().fold(0, |k, b| mix(k ^ u64::from(b))));
+        let mut random = Random::new(seed, name_key(0, name));
         (0..count).map(|_| random.normal() * deviation as f32).collect()
     };
     Ok(Tensor::from_vec(values, shape, device)?)

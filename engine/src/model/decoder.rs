@@ -14,9 +14,10 @@ use crate::{
         floats,
         head::{Gradients, cross_entropy},
         matmul,
+        values::cast,
     },
 };
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
 pub struct Model {
@@ -28,6 +29,8 @@ pub struct Model {
     pub norm: RmsNorm,
     /// (vocab, hidden); the embedding itself where they are tied.
     pub head: Arc<Parameter>,
+    /// The type that products are computed in.
+    pub compute: DType,
     /// Keep only the layers' inputs in training and compute the rest again.
     pub recompute: bool,
 }
@@ -70,7 +73,7 @@ impl Model {
         let pass = self.pass(&batch.sequences(), None, None)?;
         let x = self.hidden(&batch.ids, &pass, &mut Keep::nothing())?;
         let x = self.norm.forward(&x, &pass, &mut Keep::nothing())?;
-        matmul::linear(&x, &self.head.get())
+        matmul::linear(&x, &self.head.get(), self.compute, DType::F32)
     }
 
     /// Sum of `-log p` over the targets of a batch, without gradients.
@@ -112,7 +115,7 @@ impl Model {
         let mut keep = Keep::nothing();
         let x = self.hidden(ids, &pass, &mut keep)?.narrow(0, ids.len() - 1, 1)?.contiguous()?;
         let x = self.norm.forward(&x, &pass, &mut keep)?;
-        let logits = matmul::linear(&x, &self.head.get())?.flatten_all()?.to_vec1()?;
+        let logits = matmul::linear(&x, &self.head.get(), self.compute, DType::F32)?.flatten_all()?.to_vec1()?;
         cache.length = end;
         Ok(logits)
     }
@@ -148,12 +151,13 @@ impl Model {
         });
         let spans = spans.collect();
         let rope = RopeTable::new(&self.config.rope, self.config.head_dim, sequences, &self.device)?;
-        Ok(Pass { spans, rope, cache, random })
+        Ok(Pass { spans, rope, cache, compute: self.compute, random })
     }
 
     /// Output (tokens, hidden) of the last layer, before the norm.
     fn hidden(&self, ids: &[u32], pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
-        let mut x = self.embedding.get().index_select(&Tensor::new(ids, &self.device)?, 0)?;
+        let x = self.embedding.get().index_select(&Tensor::new(ids, &self.device)?, 0)?;
+        let mut x = cast(&x, DType::F32)?;
         for layer in &self.layers {
             x = match self.recompute && pass.random.is_some() {
                 true => Recompute(layer).forward(&x, pass, keep)?,

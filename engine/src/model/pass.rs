@@ -2,8 +2,12 @@
 //! cache, and what backward will need.
 
 use super::rope::RopeTable;
-use crate::{Error, Result, kernels::attention::Span, kernels::dropout::mix};
-use candle_core::Tensor;
+use crate::{
+    Error, Result,
+    kernels::attention::Span,
+    random::{mix, name_key},
+};
+use candle_core::{DType, Tensor};
 use std::sync::Mutex;
 
 /// One pass over packed sequences.
@@ -11,6 +15,8 @@ pub struct Pass<'a> {
     pub spans: Vec<Span>,
     pub(crate) rope: RopeTable,
     pub cache: Option<&'a Cache>,
+    /// The type that products are computed in and that activations have; sums along the residuals are float32.
+    pub compute: DType,
     /// `Some` while training: the key of this micro-batch's random numbers.
     pub random: Option<u64>,
 }
@@ -18,7 +24,7 @@ pub struct Pass<'a> {
 impl Pass<'_> {
     /// Key of the random numbers at one place of the model, in one place of the run.
     pub fn random_at(&self, site: &str) -> Option<u64> {
-        self.random.map(|key| site.bytes().fold(mix(key), |k, b| mix(k ^ u64::from(b))))
+        self.random.map(|key| name_key(mix(key), site))
     }
 }
 

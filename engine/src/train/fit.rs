@@ -5,8 +5,8 @@ use crate::{
     Error, Result,
     adapters::{Base, Precision, Tuning},
     data::Sequence,
-    kernels::dropout::mix,
     model::{Batch, Grads, Model, Store},
+    random::mix,
     stages::Objective,
 };
 use api::{

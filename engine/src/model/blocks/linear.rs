@@ -1,41 +1,39 @@
-//! Linear with what an adapter adds to it.
+//! Linear with its low-rank branch. Linears that read the same x share what is made of it.
 
 use super::Block;
 use crate::{
-    Error, Result,
-    kernels::{self, matmul},
+    Result,
+    kernels::{
+        self,
+        dropout::dropout,
+        matmul::{self, Factor, Times},
+        values::cast,
+    },
     model::{Grads, Keep, Parameter, Pass},
 };
-use candle_core::Tensor;
+use candle_core::{D, DType, Tensor};
 use std::sync::Arc;
 
-/// `y = x wᵀ + b`, plus a [`Patch`]. A frozen weight has no gradient and costs none.
+/// `y = x wᵀ + b`, plus the branch of an adapter. A frozen weight has no gradient and costs none.
 pub struct Linear {
     /// (out, in)
     pub weight: Arc<Parameter>,
     /// (out)
     pub bias: Option<Arc<Parameter>>,
-    pub patch: Option<Box<dyn Patch>>,
+    pub branch: Option<LowRank>,
 }
 
-/// What an adapter adds to a linear.
-pub trait Patch: Send + Sync {
-    /// Adds its part to y (tokens, out), for x (tokens, in).
-    fn forward(&self, x: &Tensor, y: Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor>;
-
-    /// Adds its part to dx, and its parameters' gradients to `grads`.
-    fn backward(
-        &self,
-        x: &Tensor,
-        dy: &Tensor,
-        dx: Tensor,
-        pass: &Pass,
-        keep: &mut Keep,
-        grads: &mut Grads,
-    ) -> Result<Tensor>;
-
-    /// The weight (out, in) that does the same without the patch.
-    fn merge(&self, weight: &Tensor) -> Result<Tensor>;
+/// `scale · dropout(x) aᵀ bᵀ`, the branch that LoRA (Hu et al., 2021) adds to a linear.
+pub struct LowRank {
+    /// Name of the linear, from which its random numbers come.
+    pub site: String,
+    /// (rank, in)
+    pub a: Arc<Parameter>,
+    /// (out, rank)
+    pub b: Arc<Parameter>,
+    pub scale: f32,
+    /// Probability that a value of x is dropped in training.
+    pub dropout: f32,
 }
 
 impl Linear {
@@ -45,45 +43,52 @@ impl Linear {
         Ok((inp, out))
     }
 
-    /// The weight with the patch merged into it.
+    /// The weight with the branch merged into it, in float32.
     pub fn merged(&self) -> Result<Tensor> {
-        let weight = self.weight.get();
-        self.patch.as_ref().map_or(Ok(weight.clone()), |p| p.merge(&weight))
+        let weight = cast(&self.weight.get(), DType::F32)?;
+        let Some(branch) = &self.branch else { return Ok(weight) };
+        Ok((weight + (branch.b.get().matmul(&branch.a.get())? * f64::from(branch.scale))?)?)
+    }
+
+    /// Whether backward reads x.
+    fn learns_from_x(&self) -> bool {
+        self.weight.trainable || self.branch.is_some()
     }
 }
 
 impl Block for Linear {
     fn forward(&self, x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
-        let mut y = matmul::linear(x, &self.weight.get())?;
-        if let Some(bias) = &self.bias {
-            y = y.broadcast_add(&bias.get())?;
-        }
-        if let Some(patch) = &self.patch {
-            y = patch.forward(x, y, pass, keep)?;
-        }
-        keep.push(x);
-        Ok(y)
+        let mut ys = forward_all(&[self], x, pass, keep)?;
+        ys.pop().ok_or_else(|| crate::Error::Internal("a linear has no output".into()))
     }
 
     fn backward(&self, dy: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
-        let x = keep.pop()?;
-        let mut dx = matmul::linear_input(&dy, &self.weight.get())?;
-        if self.weight.trainable {
-            grads.add(&self.weight, matmul::linear_weight(&dy, &x, 1.0)?)?;
-        }
-        if let Some(bias) = self.bias.as_ref().filter(|b| b.trainable) {
-            grads.add(bias, dy.sum(0)?)?;
-        }
-        if let Some(patch) = &self.patch {
-            dx = patch.backward(&x, &dy, dx, pass, keep, grads)?;
-        }
-        Ok(dx)
+        backward_all(&[self], vec![dy], pass, keep, grads)
     }
 }
 
 /// Outputs of linears that read the same x, in their order.
 pub fn forward_all(linears: &[&Linear], x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Vec<Tensor>> {
-    linears.iter().map(|linear| linear.forward(x, pass, keep)).collect()
+    let x = cast(x, pass.compute)?;
+    let shared = Factor::new(&x, pass.compute)?;
+    let lows = down_all(linears, &x, pass)?;
+    let mut ys = Vec::with_capacity(linears.len());
+    for (linear, low) in linears.iter().zip(&lows) {
+        let (weight, factor) = (linear.weight.get(), low.as_ref().map(|l| Factor::new(l, pass.compute)).transpose()?);
+        let b = linear.branch.as_ref().map(|branch| branch.b.get());
+        let mut products = vec![Times::Across(&shared, &weight)];
+        products.extend(factor.iter().zip(&b).map(|(low, b)| Times::Across(low, b)));
+        let y = matmul::sum(&products, pass.compute)?;
+        ys.push(match &linear.bias {
+            Some(bias) => kernels::add_row(y, &bias.get())?,
+            None => y,
+        });
+    }
+    lows.iter().flatten().for_each(|low| keep.push(low));
+    if linears.iter().any(|l| l.learns_from_x()) {
+        keep.push(&x);
+    }
+    Ok(ys)
 }
 
 /// Gradient of the x that the linears share, given those of their outputs.
@@ -94,13 +99,121 @@ pub fn backward_all(
     keep: &mut Keep,
     grads: &mut Grads,
 ) -> Result<Tensor> {
-    let mut sum: Option<Tensor> = None;
-    for (linear, dy) in linears.iter().zip(dys).rev() {
-        let dx = linear.backward(dy, pass, keep, grads)?;
-        sum = Some(match sum {
-            Some(sum) => kernels::add(sum, &dx)?,
-            None => dx,
-        });
+    let compute = pass.compute;
+    let x = if linears.iter().any(|l| l.learns_from_x()) { Some(keep.pop()?) } else { None };
+    let mut lows = linears.iter().rev().map(|l| l.branch.is_some().then(|| keep.pop()).transpose());
+    let mut lows = lows.by_ref().collect::<Result<Vec<_>>>()?;
+    lows.reverse();
+    let dys = dys.iter().map(|dy| cast(dy, compute)).collect::<Result<Vec<_>>>()?;
+    let dlows = up_all(linears, &dys, compute)?;
+    for ((linear, dy), low) in linears.iter().zip(&dys).zip(&lows) {
+        if let Some(x) = x.as_ref().filter(|_| linear.weight.trainable) {
+            grads.add(&linear.weight, matmul::outer(dy, x, compute)?)?;
+        }
+        if let Some(bias) = linear.bias.as_ref().filter(|b| b.trainable) {
+            grads.add(bias, kernels::sum_rows(dy)?)?;
+        }
+        if let Some((branch, low)) = linear.branch.as_ref().zip(low.as_ref()) {
+            grads.add(&branch.b, matmul::outer(low, dy, compute)?.t()?.contiguous()?)?;
+        }
     }
-    sum.ok_or_else(|| Error::Internal("no linear to go back through".into()))
+    if let Some(x) = &x {
+        down_gradients(linears, x, &dlows, pass, grads)?;
+    }
+    let factors = dys.iter().map(|dy| Factor::new(dy, compute)).collect::<Result<Vec<_>>>()?;
+    let weights: Vec<Tensor> = linears.iter().map(|l| l.weight.get()).collect();
+    let mut products: Vec<Times> = factors.iter().zip(&weights).map(|(dy, w)| Times::Down(dy, w)).collect();
+    let mut branches = Vec::new();
+    for (branch, dlow) in branches_of(linears).zip(dlows.iter().flatten()) {
+        branches.push((branch, Factor::new(dlow, compute)?, branch.a.get()));
+    }
+    let (plain, dropping): (Vec<_>, Vec<_>) = branches.iter().partition(|(branch, ..)| branch.key(pass).is_none());
+    products.extend(plain.iter().map(|(_, dlow, a)| Times::Down(dlow, a)));
+    let mut dx = matmul::sum(&products, compute)?;
+    for (branch, dlow, a) in dropping {
+        let part = matmul::sum(&[Times::Down(dlow, a)], compute)?;
+        dx = kernels::add(dx, &branch.drop(&part, pass)?)?;
+    }
+    Ok(dx)
+}
+
+impl LowRank {
+    /// Key of its dropout in this pass, if any value is dropped.
+    fn key(&self, pass: &Pass) -> Option<u64> {
+        pass.random_at(&self.site).filter(|_| self.dropout > 0.0)
+    }
+
+    fn drop(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        match self.key(pass) {
+            Some(key) => dropout(x, self.dropout, key),
+            None => Ok(x.clone()),
+        }
+    }
+}
+
+fn branches_of<'a>(linears: &[&'a Linear]) -> impl Iterator<Item = &'a LowRank> {
+    linears.iter().filter_map(|l| l.branch.as_ref())
+}
+
+/// `scale · dropout(x) aᵀ` (tokens, rank) of each linear's branch; in one product where they see the same x.
+fn down_all(linears: &[&Linear], x: &Tensor, pass: &Pass) -> Result<Vec<Option<Tensor>>> {
+    if branches_of(linears).any(|b| b.key(pass).is_some()) {
+        let down = |b: &LowRank| matmul::narrow(&b.drop(x, pass)?, &scaled(&b.a.get(), b.scale)?, pass.compute);
+        return linears.iter().map(|l| l.branch.as_ref().map(down).transpose()).collect();
+    }
+    let factors = branches_of(linears).map(|b| scaled(&b.a.get(), b.scale)).collect::<Result<Vec<_>>>()?;
+    if factors.is_empty() {
+        return Ok(linears.iter().map(|_| None).collect());
+    }
+    let together = matmul::narrow(x, &Tensor::cat(&factors, 0)?, pass.compute)?;
+    let mut from = 0;
+    let mut part = |b: &LowRank| -> Result<Tensor> {
+        let rank = b.a.get().dim(0)?;
+        let low = together.narrow(D::Minus1, from, rank)?.contiguous()?;
+        from += rank;
+        Ok(low)
+    };
+    linears.iter().map(|l| l.branch.as_ref().map(&mut part).transpose()).collect()
+}
+
+/// `scale · dy b` (tokens, rank), the gradient of what [`down_all`] gave before its scale.
+fn up_all(linears: &[&Linear], dys: &[Tensor], compute: DType) -> Result<Vec<Option<Tensor>>> {
+    let up = |(linear, dy): (&&Linear, &Tensor)| {
+        let branch = linear.branch.as_ref();
+        branch.map(|b| matmul::narrow(dy, &scaled(&b.b.get().t()?.contiguous()?, b.scale)?, compute)).transpose()
+    };
+    linears.iter().zip(dys).map(up).collect()
+}
+
+/// Adds the gradients of every a; in one product where the branches see the same x.
+fn down_gradients(
+    linears: &[&Linear],
+    x: &Tensor,
+    dlows: &[Option<Tensor>],
+    pass: &Pass,
+    grads: &mut Grads,
+) -> Result<()> {
+    let branches: Vec<(&LowRank, &Tensor)> = branches_of(linears).zip(dlows.iter().flatten()).collect();
+    if branches.iter().any(|(b, _)| b.key(pass).is_some()) {
+        for (branch, dlow) in branches {
+            grads.add(&branch.a, matmul::outer(dlow, &branch.drop(x, pass)?, pass.compute)?)?;
+        }
+        return Ok(());
+    }
+    let dlows: Vec<&Tensor> = branches.iter().map(|(_, dlow)| *dlow).collect();
+    if dlows.is_empty() {
+        return Ok(());
+    }
+    let together = matmul::outer(&Tensor::cat(&dlows, 1)?.contiguous()?, x, pass.compute)?;
+    let mut from = 0;
+    for (branch, _) in branches {
+        let rank = branch.a.get().dim(0)?;
+        grads.add(&branch.a, together.narrow(0, from, rank)?.copy()?)?;
+        from += rank;
+    }
+    Ok(())
+}
+
+fn scaled(factor: &Tensor, scale: f32) -> Result<Tensor> {
+    Ok((factor * f64::from(scale))?)
 }

@@ -9,7 +9,7 @@ mod norm;
 
 pub use attention::Attention;
 pub use layer::{Layer, Recompute};
-pub use linear::{Linear, Patch};
+pub use linear::{Linear, LowRank};
 pub use mlp::GatedMlp;
 pub use norm::RmsNorm;
 

@@ -17,9 +17,9 @@ pub struct RmsNorm {
 
 impl Block for RmsNorm {
     /// x (…, dim); normalises the last dimension.
-    fn forward(&self, x: &Tensor, _: &Pass, keep: &mut Keep) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
         keep.push(x);
-        norm::rms_norm(x, &self.weight.get(), self.eps)
+        norm::rms_norm(x, &self.weight.get(), self.eps, pass.compute)
     }
 
     fn backward(&self, dy: Tensor, _: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {

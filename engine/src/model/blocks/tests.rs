@@ -42,7 +42,14 @@ fn pass<'a>(lengths: &[usize], dim: usize) -> Pass<'a> {
     let rope = RopeConfig { theta: 100.0, scaling: RopeScaling::None };
     let sequences: Vec<_> = lengths.iter().map(|n| (0, *n)).collect();
     let spans = spans.collect();
-    Pass { spans, rope: RopeTable::new(&rope, dim, &sequences, &Device::Cpu).unwrap(), cache: None, random: None }
+    let compute = DType::F32;
+    Pass {
+        spans,
+        compute,
+        rope: RopeTable::new(&rope, dim, &sequences, &Device::Cpu).unwrap(),
+        cache: None,
+        random: None,
+    }
 }
 
 /// Compares a block with `f(x, parameters)` under autograd: output, gradient of x, gradient of each parameter.
@@ -77,7 +84,7 @@ fn check(
 
 fn linear(name: &str, inp: usize, out: usize, bias: bool) -> Linear {
     let bias = bias.then(|| parameter(&format!("{name}.bias"), &[out]));
-    Linear { weight: parameter(&format!("{name}.weight"), &[out, inp]), bias, patch: None }
+    Linear { weight: parameter(&format!("{name}.weight"), &[out, inp]), bias, branch: None }
 }
 
 fn apply(x: &Tensor, w: &Tensor) -> Tensor {
@@ -118,7 +125,7 @@ fn attention() {
         [(vec![5], None, false), (vec![3, 70, 1], None, true), (vec![130, 9], Some(8), true)]
     {
         let (heads, kv_heads, dim, hidden) = (4, 2, 8, 12);
-        let shape = Shape { heads, kv_heads, dim, scale: 0.3, window };
+        let shape = Shape { heads, kv_heads, dim, scale: 0.3, window, softcap: None };
         let norm = |name: &str| norms.then(|| RmsNorm { weight: parameter(name, &[dim]), eps: 1e-6 });
         let block = Attention {
             q: linear("q", hidden, heads * dim, false),
