@@ -7,6 +7,7 @@ use crate::{
     data::Encoder,
     files::ModelFiles,
     generate::Generation,
+    kernels::cpu::Compute,
     model::{Attach, Model, Source, Store, build},
     prepare::{encoder, open},
 };
@@ -27,7 +28,7 @@ pub struct Loaded {
 
 impl Loaded {
     /// Loads a model, and on it the adapter that `params` names.
-    pub fn open(params: &ModelParams, places: &Places) -> Result<Self> {
+    pub fn open(params: &ModelParams, places: &Places, compute: Compute) -> Result<Self> {
         let opened = open(params, places)?;
         let encoder = encoder(&opened, &DataParams::default())?;
         let adapter = params.adapter_name_or_path.as_deref().filter(|a| !a.is_empty());
@@ -37,7 +38,7 @@ impl Loaded {
         }
         let attach: &dyn Attach = tuning.as_ref().map_or(&(), |t| t);
         let source = Source::Files(&opened.files);
-        let model = build(&opened.config, &source, attach, &mut Store::default(), &Device::Cpu)?;
+        let model = build(&opened.config, &source, attach, &mut Store::default(), &Device::Cpu, compute.dtype())?;
         let mut eos = opened.files.generation_eos();
         eos.extend(opened.tokenizer.eos.as_ref().map(|(_, id)| *id));
         eos.extend(end_of_turn(&encoder));

@@ -3,6 +3,7 @@
 use crate::{
     Error, Places, Result,
     files::export::{self, write_model},
+    kernels::cpu::Compute,
     loaded::Loaded,
 };
 use api::{
@@ -51,7 +52,7 @@ pub fn export(
     let dir = std::path::absolute(&dir).unwrap_or(dir);
     refuse_existing(&dir)?;
     sink(Event::Status { text: Text::new("Loading the model", "正在加载模型"), done: 0, total: 0 })?;
-    let loaded = Loaded::open(&ModelParams { train_from_scratch: false, ..model }, places)?;
+    let loaded = Loaded::open(&ModelParams { train_from_scratch: false, ..model }, places, Compute::F32)?;
     let dtype = match params.export_dtype.as_deref() {
         Some("float32") => DType::F32,
         Some("bfloat16") => DType::BF16,

@@ -4,6 +4,7 @@ use crate::{
     Error, Places, Result,
     adapters::{Base, Precision},
     files::export,
+    kernels::cpu::Compute,
     merge,
     model::{Source, Store, build},
     prepare::{Prepared, prepare, sampler},
@@ -60,7 +61,8 @@ fn train(
         true => Source::Random { seed: train.seed },
         false => Source::Files(files),
     };
-    let mut model = build(&prepared.config, &source, tuning.as_ref(), &mut store, &device)?;
+    let compute = Compute::F32.dtype();
+    let mut model = build(&prepared.config, &source, tuning.as_ref(), &mut store, &device, compute)?;
     model.recompute = train.gradient_checkpointing;
 
     let mut optimizer = AdamW::new(train);

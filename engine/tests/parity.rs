@@ -5,7 +5,7 @@
 mod common;
 
 use api::{Event, JobKind, Outcome, RunConfig, job::Spec};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use common::{CASES, Case, distance, fixtures, read_json, read_tensors, relative_distance};
 use engine::{
     Places,
@@ -288,7 +288,7 @@ fn open(case: &Case, attach: &dyn Attach, store: &mut Store) -> Model {
 fn open_folder(folder: &Path, attach: &dyn Attach, store: &mut Store) -> Model {
     let files = ModelFiles::open(folder).unwrap();
     let config = family(files.config()).unwrap().config(files.config()).unwrap();
-    build(&config, &Source::Files(&files), attach, store, &Device::Cpu).unwrap()
+    build(&config, &Source::Files(&files), attach, store, &Device::Cpu, DType::F32).unwrap()
 }
 
 fn check_logits(case: &Case, model: &Model, prefix: &str) {

@@ -9,12 +9,13 @@ use api::{
     data::Message,
     params::{GenerateParams, ModelParams},
 };
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use common::{Oracle, distance, read_tensors, relative_distance};
 use engine::{
     Places,
     adapters::{Base, Precision, Tuning, lora::LoraTuning},
     files::ModelFiles,
+    kernels::cpu::Compute,
     loaded::Loaded,
     merge,
     model::{Attach, Batch, Grads, Model, Source, Store, build, families::family},
@@ -138,7 +139,7 @@ fn a_merged_export_says_the_same_in_transformers() {
         let config: RunConfig = serde_json::from_value(config).unwrap();
         merge::export(&config, "export", &places, &mut |_| Ok(()), &AtomicBool::new(false)).unwrap();
         let merged = ModelParams { model_name_or_path: out.display().to_string(), ..ModelParams::default() };
-        let loaded = Loaded::open(if whole { &merged } else { &with_adapter }, &places).unwrap();
+        let loaded = Loaded::open(if whole { &merged } else { &with_adapter }, &places, Compute::F32).unwrap();
         let expected = oracle.ask("generate.py", &[&out, Path::new("32"), &question]);
         for (text, expected) in CHATS.iter().zip(expected.as_array().unwrap()) {
             let message = Message { role: "user".into(), content: text.to_string() };
@@ -167,7 +168,7 @@ fn ids(oracle: &Oracle) -> Vec<Vec<u32>> {
 fn open(path: &Path, attach: &dyn Attach, store: &mut Store) -> Model {
     let files = ModelFiles::open(path).unwrap();
     let config = family(files.config()).unwrap().config(files.config()).unwrap();
-    build(&config, &Source::Files(&files), attach, store, &Device::Cpu).unwrap()
+    build(&config, &Source::Files(&files), attach, store, &Device::Cpu, DType::F32).unwrap()
 }
 
 fn check_logits(oracle: &Oracle, model: &Model, theirs: &Path, adapter: Option<&Path>, ids: &[Vec<u32>]) {

@@ -14,6 +14,7 @@ use api::{
     data::Message,
     params::{self, GenerateParams, ModelParams},
 };
+use engine::kernels::cpu::Compute;
 use engine::loaded::Loaded;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::Arc;
@@ -32,7 +33,7 @@ pub fn run(
     }
     log::to_stderr("warn");
     home::set_up(&environment.home)?;
-    let loaded = Loaded::open(&model, &environment.places()).map_err(Failure::refused)?;
+    let loaded = Loaded::open(&model, &environment.places(), Compute::auto()).map_err(Failure::refused)?;
     let mut conversation = Conversation {
         loaded,
         params: generation,

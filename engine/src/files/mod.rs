@@ -119,6 +119,15 @@ impl ModelFiles {
         self.tensors.values().map(|stored| stored.size).sum()
     }
 
+    /// Whether the file holds this tensor in bf16.
+    pub fn is_bf16(&self, name: &str) -> bool {
+        match self.tensors.get(name).map(|stored| &stored.encoding) {
+            Some(Encoding::Plain(kind)) => kind == "BF16",
+            Some(Encoding::Ggml(kind)) => *kind == GgmlDType::BF16,
+            None => false,
+        }
+    }
+
     /// Reads one tensor, dequantised, as `dtype` on `device`. Shape and row order are Hugging Face's.
     pub fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let stored = self.find(name)?;

@@ -2,6 +2,7 @@
 
 use crate::Result;
 use api::Problem;
+use candle_core::DType;
 use std::sync::OnceLock;
 
 /// Instruction sets for matrix products, the best first.
@@ -56,6 +57,27 @@ impl Instructions {
             Self::Amx => false,
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
+        }
+    }
+}
+
+/// The type that matrix products are computed in; sums are float32 always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compute {
+    Bf16,
+    F32,
+}
+
+impl Compute {
+    /// bf16 where the processor multiplies it faster than float32.
+    pub fn auto() -> Self {
+        if instructions().bf16() { Self::Bf16 } else { Self::F32 }
+    }
+
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::Bf16 => DType::BF16,
+            Self::F32 => DType::F32,
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Error, Result,
     files::ModelFiles,
-    kernels::attention::Shape,
+    kernels::{attention::Shape, values::cast},
     random::{Random, name_key},
 };
 use api::Problem;
@@ -43,15 +43,17 @@ pub trait Attach: Send + Sync {
 /// Attaches nothing: the base model as it is.
 impl Attach for () {}
 
-/// Builds the model in float32; trainable parameters are remembered in `store`.
+/// Builds the model that computes in `compute`. Trainable parameters are float32 and remembered in `store`; frozen
+/// matrices keep bf16 where their file has it or the model computes in it.
 pub fn build(
     config: &DecoderConfig,
     source: &Source,
     attach: &dyn Attach,
     store: &mut Store,
     device: &Device,
+    compute: DType,
 ) -> Result<Model> {
-    let mut builder = Builder { config, source, attach, store, device };
+    let mut builder = Builder { config, source, attach, store, device, compute };
     let c = config;
     let embedding = builder.parameter("model.embed_tokens.weight", &[c.vocab_size, c.hidden_size])?;
     let layers = (0..c.layers).map(|i| builder.layer(i)).collect::<Result<_>>()?;
@@ -78,6 +80,7 @@ struct Builder<'a> {
     attach: &'a dyn Attach,
     store: &'a mut Store,
     device: &'a Device,
+    compute: DType,
 }
 
 impl Builder<'_> {
@@ -129,18 +132,22 @@ impl Builder<'_> {
     }
 
     fn parameter(&mut self, name: &str, shape: &[usize]) -> Result<Arc<Parameter>> {
+        let trains = self.attach.trains(name);
+        let in_file = matches!(self.source, Source::Files(files) if files.is_bf16(name));
+        let bf16 = shape.len() > 1 && !trains && (in_file || self.compute == DType::BF16);
+        let dtype = if bf16 { DType::BF16 } else { DType::F32 };
         let value = match self.source {
-            Source::Files(files) => checked(files, name, shape, self.device)?,
-            Source::Random { seed } => random(name, shape, *seed, self.config.initializer_range, self.device)?,
+            Source::Files(files) => checked(files, name, shape, dtype, self.device)?,
+            Source::Random { seed } => random(name, shape, *seed, self.config.initializer_range, dtype, self.device)?,
         };
-        Ok(match self.attach.trains(name) {
+        Ok(match trains {
             true => self.store.add(name, value),
             false => Parameter::new(name, value, false),
         })
     }
 }
 
-fn checked(files: &ModelFiles, name: &str, shape: &[usize], device: &Device) -> Result<Tensor> {
+fn checked(files: &ModelFiles, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
     let path = files.path().display();
     if !files.contains(name) {
         return Err(Error::from(
@@ -155,7 +162,7 @@ fn checked(files: &ModelFiles, name: &str, shape: &[usize], device: &Device) -> 
             ),
         ));
     }
-    let tensor = files.tensor(name, DType::F32, device)?;
+    let tensor = files.tensor(name, dtype, device)?;
     if tensor.dims() != shape {
         let found = tensor.dims();
         return Err(Error::from(
@@ -174,7 +181,7 @@ fn checked(files: &ModelFiles, name: &str, shape: &[usize], device: &Device) -> 
 }
 
 /// Random weights depend on the seed and the name alone, not on the order of building.
-fn random(name: &str, shape: &[usize], seed: u64, deviation: f64, device: &Device) -> Result<Tensor> {
+fn random(name: &str, shape: &[usize], seed: u64, deviation: f64, dtype: DType, device: &Device) -> Result<Tensor> {
     let count = shape.iter().product::<usize>();
     let values = if name.ends_with(".bias") {
         vec![0.0; count]
@@ -184,5 +191,5 @@ fn random(name: &str, shape: &[usize], seed: u64, deviation: f64, device: &Devic
         let mut random = Random::new(seed, name_key(0, name));
         (0..count).map(|_| random.normal() * deviation as f32).collect()
     };
-    Ok(Tensor::from_vec(values, shape, device)?)
+    Ok(cast(&Tensor::from_vec(values, shape, device)?, dtype)?)
 }

@@ -178,7 +178,8 @@ fn tiny(recompute: bool, seed: u64) -> (Model, Store) {
         "num_key_value_heads": 2, "tie_word_embeddings": true, "initializer_range": 0.3
     }));
     let mut store = Store::default();
-    let mut model = build(&config.unwrap(), &Source::Random { seed }, &All, &mut store, &Device::Cpu).unwrap();
+    let mut model =
+        build(&config.unwrap(), &Source::Random { seed }, &All, &mut store, &Device::Cpu, DType::F32).unwrap();
     model.recompute = recompute;
     (model, store)
 }
