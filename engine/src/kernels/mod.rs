@@ -2,6 +2,7 @@
 //! other devices ([`device`]); tests compare both with forms that candle can differentiate (`plain`).
 
 pub mod activation;
+pub mod amx;
 pub mod attention;
 pub mod cpu;
 pub mod device;
