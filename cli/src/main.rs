@@ -8,6 +8,7 @@ mod events;
 mod home;
 mod job;
 mod log;
+mod memory;
 mod outcome;
 mod progress;
 mod runs;
@@ -48,6 +49,9 @@ fn run(args: Args, environment: &Environment, say: &Say) -> Outcome {
     };
     if args.webui.is_given() {
         return Err(Failure::wrong(outcome::studio_options()));
+    }
+    if matches!(command, Command::Train { .. } | Command::Chat { .. } | Command::Export { .. } | Command::Worker(_)) {
+        memory::keep_freed_for_a_minute();
     }
     match command {
         Command::Webui(webui) => commands::webui::run(webui, environment, say),

@@ -29,7 +29,7 @@ pub fn memory(c: &DecoderConfig, params: &TrainParams, load: &Load) -> Vec<Part>
     let passing = 2 * h + 2 * q + 2 * kv + 3 * f;
     let activations = load.batch_tokens * (layers + passing) as u64 * 4;
     let predicted = (load.batch_tokens as f64 * load.trained_share) as u64;
-    let chunk = predicted.min(128) * c.vocab_size as u64 * 4;
+    let chunk = predicted.min(256) * c.vocab_size as u64 * 4;
     let head = chunk + 2 * predicted * h as u64 * 4;
     vec![
         part("weights", "权重", load.parameters * 4 + if load.full { 0 } else { load.trainable * 4 }),

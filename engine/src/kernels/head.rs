@@ -16,7 +16,7 @@ use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 /// Rows whose logits exist at a time.
-const CHUNK: usize = 128;
+const CHUNK: usize = 256;
 
 /// Which gradients are wanted.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -62,16 +62,7 @@ pub fn build(
         true => embedding.clone(),
         false => builder.parameter("lm_head.weight", &[c.vocab_size, c.hidden_size])?,
     };
-    Ok(Model {
-        config: c.clone(),
-        device: device.clone(),
-        compute: DType::F32,
-        embedding,
-        layers,
-        norm,
-        head,
-        recompute: false,
-    })
+    Ok(Model { config: c.clone(), device: device.clone(), compute, embedding, layers, norm, head, recompute: false })
 }
 
 struct Builder<'a> {
