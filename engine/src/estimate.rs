@@ -1,6 +1,9 @@
 //! Memory and time of a run before it begins. The formulas count what the blocks keep; the speed is measured.
 
-use crate::{kernels::matmul, model::DecoderConfig};
+use crate::{
+    kernels::matmul,
+    model::config::{DecoderConfig, QkNorm},
+};
 use api::{Text, params::TrainParams, plan::Part};
 use candle_core::{Device, Tensor};
 use std::time::Instant;
@@ -23,7 +26,7 @@ pub fn memory(c: &DecoderConfig, params: &TrainParams, load: &Load) -> Vec<Part>
     let (h, q, kv, f) = (c.hidden_size, c.heads * c.head_dim, c.kv_heads * c.head_dim, c.intermediate_size);
     // Kept by a layer for each token: two norms' input and output, q, k, v, the attention's output, gate, up and their
     // product; with norms on heads also q and k before them.
-    let kept = 4 * h + 2 * q + 2 * kv + 3 * f + if c.qk_norm { q + kv } else { 0 };
+    let kept = 4 * h + 2 * q + 2 * kv + 3 * f + if c.qk_norm == QkNorm::None { 0 } else { q + kv };
     let layers = if params.gradient_checkpointing { c.layers * h + kept } else { c.layers * kept };
     // Gradients on their way down a layer.
     let passing = 2 * h + 2 * q + 2 * kv + 3 * f;

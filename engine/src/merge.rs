@@ -88,7 +88,7 @@ pub fn export(
 /// Merged weights of the linears that carry an adapter, by name.
 fn merged(loaded: &Loaded) -> Result<BTreeMap<String, Tensor>> {
     let patched = loaded.model.linears().filter(|(_, linear)| linear.branch.is_some());
-    patched.map(|(name, linear)| Ok((format!("{name}.weight"), linear.merged()?))).collect()
+    patched.map(|(name, linear)| Ok((format!("{name}.weight"), linear.weight.stored(linear.merged()?)?))).collect()
 }
 
 fn refuse_existing(dir: &Path) -> Result<()> {

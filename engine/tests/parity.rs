@@ -61,7 +61,8 @@ fn loss_of_each_family() {
     }
 }
 
-/// All weights where the fixture has all (Llama, tied embeddings among them), norms and biases elsewhere.
+/// All weights where the fixture has all (Llama and most families, with tied embeddings among them), norms and biases
+/// elsewhere.
 #[test]
 fn gradients_of_full_tuning() {
     let mut seen = 0;
@@ -77,7 +78,8 @@ fn gradients_of_full_tuning() {
             let grads = learn(&case, &model, case.expected.loss);
             for (name, expected) in &expected {
                 let gradient = grads.get(name).unwrap_or_else(|| panic!("{}: {name} got no gradient", case.name));
-                let off = relative_distance(gradient, expected);
+                let gradient = store.get(name).unwrap().stored(gradient.clone()).unwrap();
+                let off = relative_distance(&gradient, expected);
                 assert!(off < GRADIENT, "{}: the gradient of {name} is off by {off} of its norm", case.name);
                 seen += 1;
             }
@@ -117,7 +119,7 @@ fn lora_gradients_tensor_by_tensor() {
             model.recompute = recompute;
             let grads = learn(&case, &model, case.expected.lora_loss);
             let expected = case.with_prefix("lora.grad.base_model.model.");
-            assert_eq!(expected.len(), 2 * 2 * 7);
+            assert!(expected.len() >= 2 * 2 * 3, "{}", case.name);
             assert_eq!(store.trainable().count(), expected.len(), "{}", case.name);
             assert_eq!(grads.iter().count(), expected.len(), "{}", case.name);
             for (name, expected) in &expected {
@@ -228,7 +230,7 @@ struct ExpectedRun {
 /// Names, values and configuration are those that PEFT wrote.
 #[test]
 fn a_saved_adapter_is_what_peft_saves() {
-    for case in ["llama", "qwen3"].map(Case::open) {
+    for case in ["llama", "qwen3", "gpt2", "phi3", "internlm2", "mixtral"].map(Case::open) {
         let files = ModelFiles::open(case.model.path()).unwrap();
         let (tuning, mut store) = (LoraTuning::read(&case.adapter).unwrap(), Store::default());
         let model = open(&case, &tuning, &mut store);
@@ -254,19 +256,20 @@ fn a_saved_adapter_is_what_peft_saves() {
 /// The exported folder, opened anew, has the logits that PEFT has with the adapter beside the model.
 #[test]
 fn a_merged_export_has_the_logits_of_the_adapter() {
-    for case in ["llama-bias", "llama-yarn", "mistral", "qwen2", "qwen3"].map(Case::open) {
+    let unlike = CASES.iter().filter(|case| !case.starts_with("llama") || ["llama-bias", "llama-yarn"].contains(case));
+    for case in unlike.map(|case| Case::open(case)) {
         case.write_tokenizer();
         let home = tempfile::tempdir().unwrap();
         let out = home.path().join("merged");
         let config = json!({
             "model_name_or_path": case.model.path(), "adapter_name_or_path": case.adapter, "export_dir": out,
-            "export_size": 0.00005,
+            "export_size": 0.00003,
         });
         let config: RunConfig = serde_json::from_value(config).unwrap();
         let places = Places { home: home.path().into(), hub_cache: home.path().join("hub") };
         let done = merge::export(&config, "export", &places, &mut |_| Ok(()), &AtomicBool::new(false)).unwrap();
         assert_eq!(done, Outcome::Succeeded);
-        assert!(!out.join("model.safetensors").exists(), "50 KB at most a file: in shards");
+        assert!(!out.join("model.safetensors").exists(), "30 KB at most a file: in shards");
         let model = open_folder(&out, &(), &mut Store::default());
         check_logits(&case, &model, "lora.");
     }

@@ -5,7 +5,7 @@ use crate::{
     Error, Result,
     entry::Entry,
     files::export,
-    model::{Attach, DecoderConfig, Model, Store},
+    model::{Attach, DecoderConfig, Model, Parameter, Store},
 };
 use api::{Card, Problem, Problems, RunConfig, Text};
 use candle_core::DType;
@@ -63,10 +63,11 @@ impl Tuning for AllWeights {
 
     /// A Hugging Face folder.
     fn save(&self, dir: &Path, _: &Model, store: &Store, base: &Base, precision: Precision) -> Result<()> {
-        let weights: Vec<_> = store.trainable().map(|p| (p.name.clone(), p.get().dims().to_vec())).collect();
+        let shape = |p: &Parameter| Ok((p.name.clone(), p.stored(p.get())?.dims().to_vec()));
+        let weights: Vec<_> = store.trainable().map(|p| shape(p)).collect::<Result<_>>()?;
         let tensor = |name: &str| {
             let parameter = store.get(name).ok_or_else(|| Error::Internal(format!("{name} is not trained")))?;
-            Ok(parameter.get())
+            parameter.stored(parameter.get())
         };
         let dtype = match precision {
             Precision::Exact => DType::F32,

@@ -236,6 +236,7 @@ impl Tuning for LoraTuning {
             lora_dropout: f64::from(self.dropout),
             use_rslora: self.rslora,
             target_modules: Some(self.target.peft(targets)),
+            other: serde_json::Map::from_iter([("fan_in_fan_out".into(), model.config.transposed.into())]),
             ..AdapterConfig::default()
         };
         let tensors = store.trainable().map(|p| (p.name.clone(), p.get())).collect();

@@ -50,18 +50,8 @@ pub fn adapter(name: &str) -> Result<&'static dyn Adapter> {
     find(ADAPTERS, ["tuning type", "训练方式"], "finetuning_type", name)
 }
 
-/// Names of all linears of a decoder with their (in, out).
-pub fn linears(c: &DecoderConfig) -> Vec<(String, usize, usize)> {
-    let (h, q, kv, f) = (c.hidden_size, c.heads * c.head_dim, c.kv_heads * c.head_dim, c.intermediate_size);
-    let of_a_layer = [
-        ("self_attn.q_proj", h, q),
-        ("self_attn.k_proj", h, kv),
-        ("self_attn.v_proj", h, kv),
-        ("self_attn.o_proj", q, h),
-        ("mlp.gate_proj", h, f),
-        ("mlp.up_proj", h, f),
-        ("mlp.down_proj", f, h),
-    ];
-    let name = |i: usize, part: &str| format!("model.layers.{i}.{part}");
-    (0..c.layers).flat_map(|i| of_a_layer.map(|(part, inp, out)| (name(i, part), inp, out))).collect()
+/// Names of the linears of a decoder that an adapter may change, with their (in, out).
+pub fn linears(config: &DecoderConfig) -> Vec<(String, usize, usize)> {
+    let all = (0..config.layers).flat_map(|i| config.layer(i).linears());
+    all.map(|linear| (linear.name, linear.inp, linear.out)).collect()
 }

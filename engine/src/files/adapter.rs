@@ -94,12 +94,12 @@ impl AdapterConfig {
         Ok(Value::Object(all))
     }
 
-    /// Keys set to something that changes the result and that is not known here, with their values.
+    /// Keys set to something that changes the result and that is not known here, with their values. `fan_in_fan_out`
+    /// isn't one: it says how the base model stores its weights, which is known from the model.
     pub fn unsupported(&self) -> Vec<(&str, &Value)> {
         let names = [
             "alora_invocation_tokens",
             "arrow_config",
-            "fan_in_fan_out",
             "layer_replication",
             "lora_bias",
             "target_parameters",

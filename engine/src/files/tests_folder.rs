@@ -370,7 +370,7 @@ fn adapters_of_others_are_read_tolerantly_and_bad_ones_are_problems() {
     let config = dir.path().join("adapter_config.json");
     fs::write(
         &config,
-        r#"{"r": 4, "lora_alpha": 8, "bias": null, "target_modules": ".*_proj", "fan_in_fan_out": true, "new": 1}"#,
+        r#"{"r": 4, "lora_alpha": 8, "bias": null, "target_modules": ".*_proj", "fan_in_fan_out": true, "lora_bias": true, "new": 1}"#,
     )
     .unwrap();
     assert!(problem_of(open()).1.contains("adapter_model.safetensors"));
@@ -384,7 +384,7 @@ fn adapters_of_others_are_read_tolerantly_and_bad_ones_are_problems() {
     assert!(tensors.keys().eq(["a.lora_A.weight", "a.lora_magnitude_vector"]));
     assert_eq!(read.target_modules, Some(Targets::Pattern(".*_proj".into())));
     assert_eq!(read.bias, "none");
-    assert_eq!(read.unsupported(), [("fan_in_fan_out", &json!(true))]);
+    assert_eq!(read.unsupported(), [("lora_bias", &json!(true))]);
     assert_eq!(read.other["new"], 1);
     let bytes = fs::read(&weights).unwrap();
     for cut in [0, 7, 8, 100, bytes.len() - 1] {

@@ -4,11 +4,15 @@
 pub mod activation;
 pub mod amx;
 pub mod attention;
+pub mod capped_head;
+pub mod composed;
 pub mod cpu;
 pub mod device;
 mod dots;
 pub mod dropout;
+pub mod gelu;
 pub mod head;
+pub mod layer_norm;
 pub mod matmul;
 #[cfg(target_arch = "x86_64")]
 mod micro;
@@ -16,6 +20,7 @@ pub mod norm;
 mod packed;
 #[cfg(target_arch = "x86_64")]
 mod panel;
+pub mod part_rope;
 #[cfg(test)]
 pub mod plain;
 pub mod product;

@@ -2,6 +2,7 @@
 
 use super::{
     attention::{Shape, Span},
+    composed::softcap,
     head::{CrossEntropy, Gradients},
 };
 use crate::{Error, Result};
@@ -68,7 +69,8 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], shape: Shap
             })
             .collect();
         let mask = Tensor::from_vec(mask, (1, nq, nk), q.device())?.to_dtype(q.dtype())?;
-        let scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)? * f64::from(shape.scale))?.broadcast_add(&mask)?;
+        let scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)? * f64::from(shape.scale))?;
+        let scores = shape.softcap.map_or(Ok(scores.clone()), |cap| softcap(&scores, cap))?.broadcast_add(&mask)?;
         let out = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&v)?;
         parts.push(out.transpose(0, 1)?.contiguous()?.reshape((nq, shape.heads * shape.dim))?);
     }

@@ -1,9 +1,11 @@
 //! Puts a decoder together from a configuration, a source of weights, and what a tuning type attaches to it.
 
 use super::{
-    blocks::{Attention, GatedMlp, Layer, Linear, RmsNorm},
-    config::DecoderConfig,
+    blocks::{Attention, Experts, FeedForward, Layer, LayerNorm, Linear, Mlp, MlpInput, Norm, Qkv, RmsNorm},
+    config::{DecoderConfig, NormKind},
     decoder::Model,
+    layout::{LinearLayout, MlpLayout},
+    names::{MlpNames, QkvNames},
     parameter::{Parameter, Store},
 };
 use crate::{
@@ -54,15 +56,29 @@ pub fn build(
     compute: DType,
 ) -> Result<Model> {
     let mut builder = Builder { config, source, attach, store, device, compute };
-    let c = config;
-    let embedding = builder.parameter("model.embed_tokens.weight", &[c.vocab_size, c.hidden_size])?;
+    let (c, names) = (config, &config.names);
+    let embedding = builder.parameter(&weight(names.embedding), &[c.vocab_size, c.hidden_size], Value::Normal)?;
+    let positions = names
+        .positions
+        .map(|name| builder.parameter(&weight(name), &[c.context, c.hidden_size], Value::Normal))
+        .transpose()?;
     let layers = (0..c.layers).map(|i| builder.layer(i)).collect::<Result<_>>()?;
-    let norm = builder.norm("model.norm.weight", c.hidden_size)?;
+    let norm = builder.norm(names.norm, c.hidden_size)?;
     let head = match c.tie_embeddings {
         true => embedding.clone(),
-        false => builder.parameter("lm_head.weight", &[c.vocab_size, c.hidden_size])?,
+        false => builder.parameter(&weight(names.head), &[c.vocab_size, c.hidden_size], Value::Normal)?,
     };
-    Ok(Model { config: c.clone(), device: device.clone(), compute, embedding, layers, norm, head, recompute: false })
+    Ok(Model {
+        config: c.clone(),
+        device: device.clone(),
+        compute,
+        embedding,
+        positions,
+        layers,
+        norm,
+        head,
+        recompute: false,
+    })
 }
 
 struct Builder<'a> {
@@ -74,68 +90,152 @@ struct Builder<'a> {
     compute: DType,
 }
 
+/// What a parameter of a random model begins with.
+#[derive(Clone, Copy)]
+enum Value {
+    Normal,
+    Constant(f32),
+}
+
 impl Builder<'_> {
     fn layer(&mut self, i: usize) -> Result<Layer> {
-        let c = self.config;
-        let (h, d, f) = (c.hidden_size, c.head_dim, c.intermediate_size);
-        let (q, kv) = (c.heads * d, c.kv_heads * d);
-        let name = |part: &str| format!("model.layers.{i}.{part}");
-        let shape = Shape {
-            heads: c.heads,
-            kv_heads: c.kv_heads,
-            dim: d,
-            scale: 1.0 / (d as f32).sqrt(),
-            window: c.windows[i],
-            softcap: None,
-        };
-        let head_norm = |b: &mut Self, part: &str| {
-            c.qk_norm.then(|| b.norm(&name(&format!("self_attn.{part}.weight")), d)).transpose()
+        let (c, layout) = (self.config, self.config.layer(i));
+        let mut norm = |n: usize| layout.norms[n].as_deref().map(|name| self.norm(name, c.hidden_size)).transpose();
+        let (attention_norm, attention_post_norm, mlp_norm, mlp_post_norm) = (norm(0)?, norm(1)?, norm(2)?, norm(3)?);
+        let qkv: Vec<Linear> = layout.qkv.iter().map(|l| self.adapted(l)).collect::<Result<_>>()?;
+        let (q_norm, k_norm) = match &layout.qk_norms {
+            Some([(q, q_size), (k, k_size)]) => (Some(self.norm(q, *q_size)?), Some(self.norm(k, *k_size)?)),
+            None => (None, None),
         };
         Ok(Layer {
-            attention_norm: self.norm(&name("input_layernorm.weight"), h)?,
+            attention_norm,
             attention: Attention {
-                q: self.linear(&name("self_attn.q_proj"), h, q, c.qkv_bias)?,
-                k: self.linear(&name("self_attn.k_proj"), h, kv, c.qkv_bias)?,
-                v: self.linear(&name("self_attn.v_proj"), h, kv, c.qkv_bias)?,
-                out: self.linear(&name("self_attn.o_proj"), q, h, c.out_bias)?,
-                q_norm: head_norm(self, "q_norm")?,
-                k_norm: head_norm(self, "k_norm")?,
-                shape,
+                qkv: match (c.names.qkv, <[Linear; 3]>::try_from(qkv)) {
+                    (_, Ok([q, k, v])) => Qkv::Separate { q, k, v },
+                    (QkvNames::Grouped(_), Err(one)) => Qkv::Grouped(only(one)?),
+                    (_, Err(one)) => Qkv::Fused(only(one)?),
+                },
+                out: self.adapted(&layout.out)?,
+                q_norm,
+                k_norm,
+                shape: Shape {
+                    heads: c.heads,
+                    kv_heads: c.kv_heads,
+                    dim: c.head_dim,
+                    scale: c.attention_scale,
+                    window: c.windows[i],
+                    softcap: c.attention_softcap,
+                },
+                interleaved: c.rope.as_ref().is_some_and(|rope| rope.interleaved),
                 layer: i,
             },
-            mlp_norm: self.norm(&name("post_attention_layernorm.weight"), h)?,
-            mlp: GatedMlp {
-                gate: self.linear(&name("mlp.gate_proj"), h, f, c.mlp_bias)?,
-                up: self.linear(&name("mlp.up_proj"), h, f, c.mlp_bias)?,
-                down: self.linear(&name("mlp.down_proj"), f, h, c.mlp_bias)?,
+            attention_post_norm,
+            mlp_norm,
+            mlp: match (&layout.mlp, &c.experts) {
+                (MlpLayout::Experts { router, experts }, Some(e)) => FeedForward::Experts(Experts {
+                    router: self.linear(router)?,
+                    experts: experts
+                        .iter()
+                        .map(|linears| {
+                            let linears = linears.iter().map(|l| self.linear(l)).collect::<Result<_>>()?;
+                            self.mlp(e.names, linears)
+                        })
+                        .collect::<Result<_>>()?,
+                    active: e.active,
+                    normalised: e.normalised,
+                }),
+                (MlpLayout::Dense(linears), _) => {
+                    let linears = linears.iter().map(|l| self.adapted(l)).collect::<Result<_>>()?;
+                    FeedForward::Dense(self.mlp(c.names.mlp, linears)?)
+                }
+                (MlpLayout::Experts { .. }, None) => return Err(Error::Internal("experts without numbers".into())),
             },
+            mlp_post_norm,
+            parallel: c.parallel,
+            scale: c.residual_scale,
         })
     }
 
-    fn linear(&mut self, name: &str, inp: usize, out: usize, bias: bool) -> Result<Linear> {
-        let weight = self.parameter(&format!("{name}.weight"), &[out, inp])?;
-        let bias = bias.then(|| self.parameter(&format!("{name}.bias"), &[out])).transpose()?;
-        self.attach.linear(name, Linear { weight, bias, branch: None }, self.store)
-    }
-
-    fn norm(&mut self, name: &str, dim: usize) -> Result<RmsNorm> {
-        Ok(RmsNorm { weight: self.parameter(name, &[dim])?, eps: self.config.norm_eps as f32 })
-    }
-
-    fn parameter(&mut self, name: &str, shape: &[usize]) -> Result<Arc<Parameter>> {
-        let trains = self.attach.trains(name);
-        let in_file = matches!(self.source, Source::Files(files) if files.is_bf16(name));
-        let bf16 = shape.len() > 1 && !trains && (in_file || self.compute == DType::BF16);
-        let dtype = if bf16 { DType::BF16 } else { DType::F32 };
-        let value = match self.source {
-            Source::Files(files) => checked(files, name, shape, dtype, self.device)?,
-            Source::Random { seed } => random(name, shape, *seed, self.config.initializer_range, dtype, self.device)?,
+    fn mlp(&self, names: MlpNames, mut linears: Vec<Linear>) -> Result<Mlp> {
+        let missing = || Error::Internal("an MLP lacks a linear".into());
+        let down = linears.pop().ok_or_else(missing)?;
+        let second = linears.pop().ok_or_else(missing)?;
+        let first = match (names, linears.pop()) {
+            (_, Some(gate)) => MlpInput::Gated { gate, up: second },
+            (MlpNames::Plain { .. }, None) => MlpInput::Plain(second),
+            (_, None) => MlpInput::Fused(second),
         };
-        Ok(match trains {
+        Ok(Mlp { first, activation: self.config.activation, down })
+    }
+
+    /// A linear with what the tuning attaches to it.
+    fn adapted(&mut self, layout: &LinearLayout) -> Result<Linear> {
+        let linear = self.linear(layout)?;
+        self.attach.linear(&layout.name, linear, self.store)
+    }
+
+    fn linear(&mut self, layout: &LinearLayout) -> Result<Linear> {
+        let LinearLayout { name, inp, out, bias } = layout;
+        let (name, transposed) = (weight(name), self.config.transposed);
+        let shape = if transposed { [*inp, *out] } else { [*out, *inp] };
+        let weight = match transposed {
+            true => {
+                let stored = self.value(&name, &shape, Value::Normal)?;
+                let parameter = Parameter::from_transposed(&name, &stored, self.attach.trains(&name))?;
+                if parameter.trainable {
+                    self.store.remember(&parameter);
+                }
+                parameter
+            }
+            false => self.parameter(&name, &shape, Value::Normal)?,
+        };
+        let bias = bias
+            .then(|| self.parameter(&format!("{}.bias", layout.name), &[*out], Value::Constant(0.0)))
+            .transpose()?;
+        Ok(Linear { weight, bias, branch: None })
+    }
+
+    fn norm(&mut self, name: &str, dim: usize) -> Result<Norm> {
+        let (kind, eps) = (self.config.norm, self.config.norm_eps as f32);
+        let plus_one = kind == NormKind::RmsPlusOne;
+        let weight = self.parameter(&weight(name), &[dim], Value::Constant(if plus_one { 0.0 } else { 1.0 }))?;
+        Ok(match kind {
+            NormKind::Rms | NormKind::RmsPlusOne => Norm::Rms(RmsNorm { weight, eps, plus_one }),
+            NormKind::Layer => {
+                let bias = self.parameter(&format!("{name}.bias"), &[dim], Value::Constant(0.0))?;
+                Norm::Layer(LayerNorm { weight, bias, eps })
+            }
+        })
+    }
+
+    fn parameter(&mut self, name: &str, shape: &[usize], begin: Value) -> Result<Arc<Parameter>> {
+        let value = self.value(name, shape, begin)?;
+        Ok(match self.attach.trains(name) {
             true => self.store.add(name, value),
             false => Parameter::new(name, value, false),
         })
     }
+
+    fn value(&self, name: &str, shape: &[usize], begin: Value) -> Result<Tensor> {
+        let in_file = matches!(self.source, Source::Files(files) if files.is_bf16(name));
+        let bf16 = shape.len() > 1 && !self.attach.trains(name) && (in_file || self.compute == DType::BF16);
+        let dtype = if bf16 { DType::BF16 } else { DType::F32 };
+        match self.source {
+            Source::Files(files) => checked(files, name, shape, dtype, self.device),
+            Source::Random { seed } => {
+                let value = random(name, shape, *seed, begin, self.config.initializer_range, self.device)?;
+                Ok(cast(&value, dtype)?)
+            }
+        }
+    }
+}
+
+fn weight(name: &str) -> String {
+    format!("{name}.weight")
+}
+
+fn only(mut linears: Vec<Linear>) -> Result<Linear> {
+    linears.pop().ok_or_else(|| Error::Internal("a projection is missing".into()))
 }
 
 fn checked(files: &ModelFiles, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
@@ -172,15 +272,14 @@ fn checked(files: &ModelFiles, name: &str, shape: &[usize], dtype: DType, device
 }
 
 /// Random weights depend on the seed and the name alone, not on the order of building.
-fn random(name: &str, shape: &[usize], seed: u64, deviation: f64, dtype: DType, device: &Device) -> Result<Tensor> {
+fn random(name: &str, shape: &[usize], seed: u64, begin: Value, deviation: f64, device: &Device) -> Result<Tensor> {
     let count = shape.iter().product::<usize>();
-    let values = if name.ends_with(".bias") {
-        vec![0.0; count]
-    } else if name.ends_with("norm.weight") {
-        vec![1.0; count]
-    } else {
-        let mut random = Random::new(seed, name_key(0, name));
-        (0..count).map(|_| random.normal() * deviation as f32).collect()
+    let values = match begin {
+        Value::Constant(value) => vec![value; count],
+        Value::Normal => {
+            let mut random = Random::new(seed, name_key(0, name));
+            (0..count).map(|_| random.normal() * deviation as f32).collect()
+        }
     };
-    Ok(cast(&Tensor::from_vec(values, shape, device)?, dtype)?)
+    Ok(Tensor::from_vec(values, shape, device)?)
 }

@@ -1,6 +1,10 @@
 //! The shape of a decoder, read from a Hugging Face `config.json`.
 
-use crate::Result;
+use super::{
+    names::{LLAMA, MlpNames, Names},
+    rope::RopeConfig,
+};
+use crate::{Result, kernels::gelu::Activation};
 use api::Problem;
 use serde_json::Value;
 
@@ -14,8 +18,12 @@ pub struct DecoderConfig {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
+    pub norm: NormKind,
     pub norm_eps: f64,
-    pub rope: RopeConfig,
+    /// Rotary embedding; without it positions are learned.
+    pub rope: Option<RopeConfig>,
+    /// That of the layers with a window, where it is another.
+    pub window_rope: Option<RopeConfig>,
     /// Positions that the model was trained on.
     pub context: usize,
     pub tie_embeddings: bool,
@@ -23,58 +31,79 @@ pub struct DecoderConfig {
     pub qkv_bias: bool,
     pub out_bias: bool,
     pub mlp_bias: bool,
-    /// RMS norms on each head of q and k.
-    pub qk_norm: bool,
+    pub qk_norm: QkNorm,
+    pub activation: Activation,
+    /// Scores are multiplied by it, usually `1 / sqrt(head_dim)`.
+    pub attention_scale: f32,
+    /// `cap · tanh(x / cap)` on scores and on logits (Gemma 2).
+    pub attention_softcap: Option<f32>,
+    pub logit_softcap: Option<f32>,
+    /// Factors of the embedding, of what each branch adds to the residual, and of the logits.
+    pub embedding_scale: f32,
+    pub residual_scale: f32,
+    pub logit_scale: f32,
+    /// Attention and MLP read the same x.
+    pub parallel: bool,
+    /// Weights of linears are stored as (in, out).
+    pub transposed: bool,
     /// Keys that a query sees, for each layer.
     pub windows: Vec<Option<usize>>,
+    pub experts: Option<ExpertsConfig>,
+    pub names: Names,
     /// Standard deviation of random weights.
     pub initializer_range: f64,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub struct RopeConfig {
-    pub theta: f64,
-    pub scaling: RopeScaling,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    Rms,
+    /// RMS norm whose weight is stored less one.
+    RmsPlusOne,
+    /// With mean and bias.
+    Layer,
 }
 
-/// Ways to stretch positions, as transformers defines them (`modeling_rope_utils.py`).
-#[derive(Clone, Debug, PartialEq)]
-pub enum RopeScaling {
+/// RMS norms of q and k.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
     None,
-    Linear {
-        factor: f64,
-    },
-    /// NTK-aware, by the length of the sequence.
-    Dynamic {
-        factor: f64,
-        original: usize,
-    },
-    /// Peng et al., 2023.
-    Yarn {
-        factor: f64,
-        original: usize,
-        beta_fast: f64,
-        beta_slow: f64,
-        attention_factor: Option<f64>,
-        mscale: Option<f64>,
-        mscale_all_dim: Option<f64>,
-        truncate: bool,
-    },
-    Llama3 {
-        factor: f64,
-        low_freq_factor: f64,
-        high_freq_factor: f64,
-        original: usize,
-    },
+    /// On each head.
+    Heads,
+    /// On all heads together.
+    Width,
+}
+
+/// A mixture of experts in the MLP's place (Shazeer et al., 2017).
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpertsConfig {
+    pub count: usize,
+    /// Experts of a token.
+    pub active: usize,
+    pub intermediate_size: usize,
+    /// The weights of a token's experts are made to sum to 1.
+    pub normalised: bool,
+    /// Which layers have experts; the others have a dense MLP.
+    pub layers: Vec<bool>,
+    pub router: &'static str,
+    /// The experts; a dot and the number follow.
+    pub name: &'static str,
+    pub names: MlpNames,
 }
 
 impl DecoderConfig {
-    /// What all families share; a family sets its own flags afterwards.
+    /// What all families share, as Llama has it; a family sets its own flags afterwards.
     pub fn read(config: &Value) -> Result<Self> {
+        Self::read_rotating(config, 1.0)
+    }
+
+    /// As [`DecoderConfig::read`] with `share` of each head rotated by the rotary embedding.
+    pub fn read_rotating(config: &Value, share: f64) -> Result<Self> {
         let hidden_size = number(config, "hidden_size", None)?;
         let heads = number(config, "num_attention_heads", None)?;
         let layers = number(config, "num_hidden_layers", None)?;
         let context = number(config, "max_position_embeddings", Some(2048))?;
+        let head_dim = number(config, "head_dim", Some(hidden_size / heads.max(1)))?;
+        let rotated = (head_dim as f64 * share) as usize;
         let read = Self {
             vocab_size: number(config, "vocab_size", None)?,
             hidden_size,
@@ -82,55 +111,48 @@ impl DecoderConfig {
             layers,
             heads,
             kv_heads: number(config, "num_key_value_heads", Some(heads))?,
-            head_dim: number(config, "head_dim", Some(hidden_size / heads.max(1)))?,
+            head_dim,
+            norm: NormKind::Rms,
             norm_eps: config["rms_norm_eps"].as_f64().unwrap_or(1e-6),
-            rope: RopeConfig::read(config, context)?,
+            rope: Some(RopeConfig::read(config, context, rotated)?),
+            window_rope: None,
             context,
             tie_embeddings: config["tie_word_embeddings"].as_bool().unwrap_or(false),
             qkv_bias: config["attention_bias"].as_bool().unwrap_or(false),
             out_bias: config["attention_bias"].as_bool().unwrap_or(false),
             mlp_bias: config["mlp_bias"].as_bool().unwrap_or(false),
-            qk_norm: false,
+            qk_norm: QkNorm::None,
+            activation: activation(config["hidden_act"].as_str().unwrap_or("silu"))?,
+            attention_scale: 1.0 / (head_dim as f32).sqrt(),
+            attention_softcap: None,
+            logit_softcap: None,
+            embedding_scale: 1.0,
+            residual_scale: 1.0,
+            logit_scale: 1.0,
+            parallel: false,
+            transposed: false,
             windows: vec![None; layers],
+            experts: None,
+            names: LLAMA,
             initializer_range: config["initializer_range"].as_f64().unwrap_or(0.02),
         };
         read.check()
     }
 
-    /// The window of each layer: `layer_types` says which layers have one, otherwise all from `from` on.
-    pub fn set_windows(&mut self, config: &Value, from: usize) {
+    /// The window of each layer: `layer_types` says which layers have one, otherwise `slides` of the layer's number.
+    pub fn set_windows(&mut self, config: &Value, slides: impl Fn(usize) -> bool) {
         let Some(window) = config["sliding_window"].as_u64().map(|w| w as usize) else { return };
         let types = config["layer_types"].as_array();
         self.windows = (0..self.layers)
             .map(|i| match types {
                 Some(types) => types.get(i).and_then(Value::as_str) == Some("sliding_attention"),
-                None => i >= from,
+                None => slides(i),
             })
             .map(|slides| slides.then_some(window.max(1)))
             .collect();
     }
 
-    /// Parameters of the whole model.
-    pub fn parameters(&self) -> u64 {
-        let (h, d) = (self.hidden_size, self.head_dim);
-        let (q, kv) = (self.heads * d, self.kv_heads * d);
-        let bias = |on: bool, n: usize| if on { n } else { 0 };
-        let attention = 2 * h * q + 2 * h * kv + bias(self.qkv_bias, q + 2 * kv) + bias(self.out_bias, h);
-        let mlp = 3 * h * self.intermediate_size + bias(self.mlp_bias, 2 * self.intermediate_size + h);
-        let layer = attention + mlp + 2 * h + bias(self.qk_norm, 2 * d);
-        let embeddings = self.vocab_size * h * if self.tie_embeddings { 1 } else { 2 };
-        (self.layers * layer + embeddings + h) as u64
-    }
-
     fn check(self) -> Result<Self> {
-        let bad = |key: &str, value: usize, en: String, zh: String| {
-            let problem = Problem::new(
-                "bad_model_config",
-                format!("config.json: {key} is {value}, {en}."),
-                format!("config.json：{key} 为 {value}，{zh}。"),
-            );
-            Err(problem.hint("The model folder is damaged; get it again.", "模型文件夹已损坏，请重新获取。").into())
-        };
         for (key, value, most) in [
             ("vocab_size", self.vocab_size, 1 << 24),
             ("hidden_size", self.hidden_size, 1 << 17),
@@ -139,80 +161,41 @@ impl DecoderConfig {
             ("num_attention_heads", self.heads, 1 << 12),
             ("num_key_value_heads", self.kv_heads, 1 << 12),
             ("head_dim", self.head_dim, 1 << 12),
+            ("max_position_embeddings", self.context, 1 << 28),
         ] {
-            if value == 0 || value > most {
-                return bad(key, value, format!("must be 1 to {most}"), format!("应在 1 到 {most} 之间"));
-            }
+            in_range(key, value, most)?;
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             let heads = self.heads;
-            return bad(
+            return Err(bad(
                 "num_key_value_heads",
                 self.kv_heads,
-                format!("must divide num_attention_heads ({heads})"),
-                format!("应整除 num_attention_heads（{heads}）"),
-            );
+                &format!("must divide num_attention_heads ({heads})"),
+                &format!("应整除 num_attention_heads（{heads}）"),
+            ));
         }
-        if !self.head_dim.is_multiple_of(2) {
-            return bad("head_dim", self.head_dim, "must be even".into(), "应为偶数".into());
+        if let Some(rope) = &self.rope
+            && (rope.dim == 0 || rope.dim > self.head_dim || !rope.dim.is_multiple_of(2))
+        {
+            // The rotated part of a head.
+            return Err(bad("head_dim", rope.dim, "must be even", "应为偶数"));
         }
         Ok(self)
     }
 }
 
-impl RopeConfig {
-    /// transformers 5 writes `rope_parameters`, earlier ones `rope_theta` and `rope_scaling`.
-    fn read(config: &Value, context: usize) -> Result<Self> {
-        let new = &config["rope_parameters"];
-        let theta = config["rope_theta"].as_f64().or(new["rope_theta"].as_f64()).unwrap_or(10_000.0);
-        let scaling = if new.is_object() { new } else { &config["rope_scaling"] };
-        Ok(Self { theta, scaling: RopeScaling::read(scaling, context)? })
+impl ExpertsConfig {
+    /// Refuses numbers that make no mixture.
+    pub fn check(self) -> Result<Self> {
+        in_range("num_experts", self.count, 1 << 12)?;
+        in_range("num_experts_per_tok", self.active, self.count)?;
+        in_range("moe_intermediate_size", self.intermediate_size, 1 << 20)?;
+        Ok(self)
     }
 }
 
-impl RopeScaling {
-    fn read(scaling: &Value, context: usize) -> Result<Self> {
-        let float = |key: &str| scaling[key].as_f64();
-        let factor = float("factor").unwrap_or(1.0);
-        let original = scaling["original_max_position_embeddings"].as_u64().map_or(context, |n| n as usize);
-        let kind = scaling["rope_type"].as_str().or(scaling["type"].as_str()).unwrap_or("default");
-        Ok(match kind {
-            "default" => Self::None,
-            "linear" => Self::Linear { factor },
-            // transformers takes the context itself here, whatever else the entry says.
-            "dynamic" => Self::Dynamic { factor, original: context },
-            "yarn" => Self::Yarn {
-                factor,
-                original,
-                beta_fast: float("beta_fast").unwrap_or(32.0),
-                beta_slow: float("beta_slow").unwrap_or(1.0),
-                attention_factor: float("attention_factor"),
-                mscale: float("mscale"),
-                mscale_all_dim: float("mscale_all_dim"),
-                truncate: scaling["truncate"].as_bool().unwrap_or(true),
-            },
-            "llama3" => Self::Llama3 {
-                factor,
-                low_freq_factor: float("low_freq_factor").unwrap_or(1.0),
-                high_freq_factor: float("high_freq_factor").unwrap_or(4.0),
-                original,
-            },
-            other => {
-                return Err(Problem::new(
-                    "unknown_rope",
-                    format!(
-                        "config.json: rope_scaling {other:?} is not known; known are linear, dynamic, yarn, llama3."
-                    ),
-                    format!("config.json：不认识 rope_scaling {other:?}；支持 linear、dynamic、yarn、llama3。"),
-                )
-                .hint("Choose a model without it.", "请选择不使用它的模型。")
-                .into());
-            }
-        })
-    }
-}
-
-fn number(config: &Value, key: &str, default: Option<usize>) -> Result<usize> {
+/// A number of the configuration, or `default` where it is absent or null.
+pub fn number(config: &Value, key: &str, default: Option<usize>) -> Result<usize> {
     config[key].as_u64().map(|n| n as usize).or(default).ok_or_else(|| {
         Problem::new("bad_model_config", format!("config.json has no {key}."), format!("config.json 中没有 {key}。"))
             .hint(
@@ -221,4 +204,67 @@ fn number(config: &Value, key: &str, default: Option<usize>) -> Result<usize> {
             )
             .into()
     })
+}
+
+/// A factor of the configuration, 1 where it is absent.
+pub fn factor(config: &Value, key: &str) -> f32 {
+    config[key].as_f64().unwrap_or(1.0) as f32
+}
+
+/// The configuration with `defaults` for its absent keys and nulls.
+pub fn with_defaults(config: &Value, defaults: Value) -> Value {
+    let mut config = config.clone();
+    if let (Some(map), Value::Object(defaults)) = (config.as_object_mut(), defaults) {
+        for (key, value) in defaults {
+            let entry = map.entry(key).or_insert(Value::Null);
+            if entry.is_null() {
+                *entry = value;
+            }
+        }
+    }
+    config
+}
+
+/// The share of a head that the rotary embedding turns.
+pub fn rotary_share(config: &Value, default: f64) -> f64 {
+    let key = "partial_rotary_factor";
+    config[key].as_f64().or(config["rope_parameters"][key].as_f64()).unwrap_or(default).clamp(0.0, 1.0)
+}
+
+/// Problem of a setting that the family knows in one form only.
+pub fn not_supported(key: &str, value: &Value) -> crate::Error {
+    Problem::new(
+        "model_variant",
+        format!("config.json: {key} {value} is not supported."),
+        format!("config.json：不支持 {key} {value}。"),
+    )
+    .hint("Choose another model of this family.", "请选择该系列的其他模型。")
+    .field("model_name_or_path")
+    .into()
+}
+
+fn activation(name: &str) -> Result<Activation> {
+    Ok(match name {
+        "silu" | "swish" => Activation::Silu,
+        "gelu" => Activation::Gelu,
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Activation::GeluTanh,
+        other => return Err(not_supported("hidden_act", &Value::from(other))),
+    })
+}
+
+fn in_range(key: &str, value: usize, most: usize) -> Result<()> {
+    if value == 0 || value > most {
+        return Err(bad(key, value, &format!("must be 1 to {most}"), &format!("应在 1 到 {most} 之间")));
+    }
+    Ok(())
+}
+
+fn bad(key: &str, value: usize, en: &str, zh: &str) -> crate::Error {
+    Problem::new(
+        "bad_model_config",
+        format!("config.json: {key} is {value}, {en}."),
+        format!("config.json：{key} 为 {value}，{zh}。"),
+    )
+    .hint("The model folder is damaged; get it again.", "模型文件夹已损坏，请重新获取。")
+    .into()
 }

@@ -1,22 +1,25 @@
 //! The decoder: embedding, layers, norm, head. Sequences are packed one after another without padding.
 
 use super::{
-    blocks::{Block, Layer, Linear, Recompute, RmsNorm},
+    blocks::{Block, Layer, Linear, Norm, Recompute},
     config::DecoderConfig,
     parameter::{Grads, Parameter},
     pass::{Cache, Keep, Pass},
-    rope::RopeTable,
+    rope::{RopeConfig, RopeTable},
 };
 use crate::{
     Result,
     kernels::{
+        self,
         attention::Span,
+        capped_head::{capped_cross_entropy, softcap},
         floats,
-        head::{Gradients, cross_entropy},
+        head::{CrossEntropy, Gradients, cross_entropy},
         matmul,
         values::cast,
     },
 };
+use api::Problem;
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
@@ -25,8 +28,10 @@ pub struct Model {
     pub device: Device,
     /// (vocab, hidden)
     pub embedding: Arc<Parameter>,
+    /// (context, hidden), where positions are learned.
+    pub positions: Option<Arc<Parameter>>,
     pub layers: Vec<Layer>,
-    pub norm: RmsNorm,
+    pub norm: Norm,
     /// (vocab, hidden); the embedding itself where they are tied.
     pub head: Arc<Parameter>,
     /// The type that products are computed in.
@@ -73,7 +78,7 @@ impl Model {
         let pass = self.pass(&batch.sequences(), None, None)?;
         let x = self.hidden(&batch.ids, &pass, &mut Keep::nothing())?;
         let x = self.norm.forward(&x, &pass, &mut Keep::nothing())?;
-        matmul::linear(&x, &self.head.get(), self.compute, DType::F32)
+        self.head_logits(&x)
     }
 
     /// Sum of `-log p` over the targets of a batch, without gradients.
@@ -81,7 +86,7 @@ impl Model {
         let (pass, mut keep) = (self.pass(&batch.sequences(), None, None)?, Keep::nothing());
         let x = self.hidden(&batch.ids, &pass, &mut keep)?;
         let x = self.norm.forward(&self.predicting(&x, batch)?, &pass, &mut keep)?;
-        Ok(cross_entropy(&x, &self.head.get(), &batch.targets, 1.0, Gradients::None)?.sum)
+        Ok(self.head_loss(&x, &batch.targets, 1.0, Gradients::None)?.sum)
     }
 
     /// Sum of `-log p` over the targets; adds the gradients of `scale` times that sum to `grads`. `random` is the key
@@ -95,7 +100,7 @@ impl Model {
         let x = self.hidden(&batch.ids, &pass, &mut keep)?;
         let picked = self.norm.forward(&self.predicting(&x, batch)?, &pass, &mut keep)?;
         let want = if self.head.trainable { Gradients::HiddenAndWeight } else { Gradients::Hidden };
-        let found = cross_entropy(&picked, &self.head.get(), &batch.targets, scale, want)?;
+        let found = self.head_loss(&picked, &batch.targets, scale, want)?;
         if let Some(dw) = found.weight {
             grads.add(&self.head, dw)?;
         }
@@ -115,26 +120,15 @@ impl Model {
         let mut keep = Keep::nothing();
         let x = self.hidden(ids, &pass, &mut keep)?.narrow(0, ids.len() - 1, 1)?.contiguous()?;
         let x = self.norm.forward(&x, &pass, &mut keep)?;
-        let logits = matmul::linear(&x, &self.head.get(), self.compute, DType::F32)?.flatten_all()?.to_vec1()?;
+        let logits = self.head_logits(&x)?.flatten_all()?.to_vec1()?;
         cache.length = end;
         Ok(logits)
     }
 
-    /// Every linear with its name, for example `model.layers.0.self_attn.q_proj`.
+    /// Every linear that an adapter may change, with its name, for example `model.layers.0.self_attn.q_proj`.
     pub fn linears(&self) -> impl Iterator<Item = (String, &Linear)> {
-        self.layers.iter().enumerate().flat_map(|(i, layer)| {
-            let (a, m) = (&layer.attention, &layer.mlp);
-            [
-                ("self_attn.q_proj", &a.q),
-                ("self_attn.k_proj", &a.k),
-                ("self_attn.v_proj", &a.v),
-                ("self_attn.o_proj", &a.out),
-                ("mlp.gate_proj", &m.gate),
-                ("mlp.up_proj", &m.up),
-                ("mlp.down_proj", &m.down),
-            ]
-            .map(|(name, linear)| (format!("model.layers.{i}.{name}"), linear))
-        })
+        let all = self.layers.iter().flat_map(Layer::linears);
+        all.map(|linear| (linear.weight.name.trim_end_matches(".weight").to_string(), linear))
     }
 
     fn pass<'a>(
@@ -143,6 +137,11 @@ impl Model {
         cache: Option<&'a Cache>,
         random: Option<u64>,
     ) -> Result<Pass<'a>> {
+        if self.positions.is_some()
+            && let Some(longest) = sequences.iter().map(|(_, to)| *to).max().filter(|n| *n > self.config.context)
+        {
+            return Err(too_long(longest, self.config.context).into());
+        }
         let mut start = 0;
         let spans = sequences.iter().map(|(from, to)| {
             let span = start..start + (to - from);
@@ -150,14 +149,25 @@ impl Model {
             Span { queries: span.clone(), keys: span }
         });
         let spans = spans.collect();
-        let rope = RopeTable::new(&self.config.rope, self.config.head_dim, sequences, &self.device)?;
-        Ok(Pass { spans, rope, cache, compute: self.compute, random })
+        let table = |rope: &Option<RopeConfig>| {
+            rope.as_ref().map(|rope| RopeTable::new(rope, sequences, &self.device)).transpose()
+        };
+        let (rope, window_rope) = (table(&self.config.rope)?, table(&self.config.window_rope)?);
+        let positions = sequences.iter().flat_map(|(from, to)| *from as u32..*to as u32).collect();
+        Ok(Pass { spans, positions, rope, window_rope, cache, compute: self.compute, random })
     }
 
     /// Output (tokens, hidden) of the last layer, before the norm.
     fn hidden(&self, ids: &[u32], pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
         let x = self.embedding.get().index_select(&Tensor::new(ids, &self.device)?, 0)?;
         let mut x = cast(&x, DType::F32)?;
+        if self.config.embedding_scale != 1.0 {
+            x = (x * f64::from(self.config.embedding_scale))?;
+        }
+        if let Some(positions) = &self.positions {
+            let rows = Tensor::new(pass.positions.as_slice(), &self.device)?;
+            x = kernels::add(x, &positions.get().index_select(&rows, 0)?)?;
+        }
         for layer in &self.layers {
             x = match self.recompute && pass.random.is_some() {
                 true => Recompute(layer).forward(&x, pass, keep)?,
@@ -182,18 +192,61 @@ impl Model {
             };
         }
         if self.embedding.trainable {
-            let (dim, values) = (self.config.hidden_size, floats(&dx)?);
-            let mut table = vec![0.0; self.config.vocab_size * dim];
-            for (id, row) in ids.iter().zip(values.chunks(dim)) {
-                table[*id as usize * dim..][..dim].iter_mut().zip(row).for_each(|(t, d)| *t += d);
-            }
-            grads.add(&self.embedding, Tensor::from_vec(table, (self.config.vocab_size, dim), &self.device)?)?;
+            let table = scattered(&dx, ids, self.config.vocab_size, self.config.embedding_scale)?;
+            grads.add(&self.embedding, table)?;
+        }
+        if let Some(positions) = self.positions.as_ref().filter(|p| p.trainable) {
+            grads.add(positions, scattered(&dx, &pass.positions, self.config.context, 1.0)?)?;
         }
         Ok(())
+    }
+
+    /// Logits (rows, vocab) of normalised x (rows, hidden).
+    fn head_logits(&self, x: &Tensor) -> Result<Tensor> {
+        let logits = matmul::linear(&scaled(x, self.config.logit_scale)?, &self.head.get(), self.compute, DType::F32)?;
+        self.config.logit_softcap.map_or(Ok(logits.clone()), |cap| softcap(logits, cap))
+    }
+
+    /// Loss of normalised x (rows, hidden) and the gradients of `scale` times it.
+    fn head_loss(&self, x: &Tensor, targets: &[u32], scale: f32, want: Gradients) -> Result<CrossEntropy> {
+        let (factor, head) = (self.config.logit_scale, self.head.get());
+        let x = scaled(x, factor)?;
+        let mut found = match self.config.logit_softcap {
+            Some(cap) => capped_cross_entropy(&x, &head, targets, scale, want, cap)?,
+            None => cross_entropy(&x, &head, targets, scale, want)?,
+        };
+        if let Some(dh) = &found.hidden {
+            found.hidden = Some(scaled(dh, factor)?);
+        }
+        Ok(found)
     }
 
     /// The rows of x that predict a trained token.
     fn predicting(&self, x: &Tensor, batch: &Batch) -> Result<Tensor> {
         Ok(x.index_select(&Tensor::new(batch.rows.as_slice(), &self.device)?, 0)?)
     }
+}
+
+fn scaled(x: &Tensor, factor: f32) -> Result<Tensor> {
+    Ok(if factor == 1.0 { x.clone() } else { (x * f64::from(factor))? })
+}
+
+/// Gradient (rows, dim) of a table whose rows `ids` were looked up and multiplied by `factor`, given d (tokens, dim).
+fn scattered(d: &Tensor, ids: &[u32], rows: usize, factor: f32) -> Result<Tensor> {
+    let (dim, values) = (d.dim(1)?, floats(d)?);
+    let mut table = vec![0.0; rows * dim];
+    for (id, row) in ids.iter().zip(values.chunks(dim)) {
+        table[*id as usize * dim..][..dim].iter_mut().zip(row).for_each(|(t, d)| *t += d * factor);
+    }
+    Ok(Tensor::from_vec(table, (rows, dim), d.device())?)
+}
+
+fn too_long(length: usize, context: usize) -> Problem {
+    Problem::new(
+        "too_long",
+        format!("A sequence has {length} tokens, this model has learned {context} positions."),
+        format!("序列有 {length} 个 token，而此模型只学过 {context} 个位置。"),
+    )
+    .hint(format!("Set cutoff_len to {context} or less."), format!("请将 cutoff_len 设为不超过 {context}。"))
+    .field("cutoff_len")
 }

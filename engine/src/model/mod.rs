@@ -3,15 +3,19 @@
 
 pub mod blocks;
 mod build;
-mod config;
+pub mod config;
 mod decoder;
 pub mod families;
+mod layout;
+mod names;
 mod parameter;
 mod pass;
 mod rope;
 
 pub use build::{Attach, Source, build};
-pub use config::{DecoderConfig, RopeConfig};
+pub use config::DecoderConfig;
 pub use decoder::{Batch, Model};
+pub use layout::{LayerLayout, LinearLayout};
 pub use parameter::{Grads, Parameter, Store};
 pub use pass::{Cache, Keep, Pass};
+pub use rope::RopeConfig;

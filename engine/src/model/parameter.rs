@@ -12,12 +12,25 @@ use std::{
 pub struct Parameter {
     pub name: String,
     pub trainable: bool,
+    /// The file has the transpose of the value.
+    pub transposed: bool,
     value: RwLock<Tensor>,
 }
 
 impl Parameter {
     pub fn new(name: impl Into<String>, value: Tensor, trainable: bool) -> Arc<Self> {
-        Arc::new(Self { name: name.into(), trainable, value: RwLock::new(value) })
+        Arc::new(Self { name: name.into(), trainable, transposed: false, value: RwLock::new(value) })
+    }
+
+    /// A weight (out, in) that the file has as (in, out), the form of `stored`.
+    pub fn from_transposed(name: impl Into<String>, stored: &Tensor, trainable: bool) -> Result<Arc<Self>> {
+        let value = RwLock::new(stored.t()?.contiguous()?);
+        Ok(Arc::new(Self { name: name.into(), trainable, transposed: true, value }))
+    }
+
+    /// `value` of this parameter in the form of the file.
+    pub fn stored(&self, value: Tensor) -> Result<Tensor> {
+        Ok(if self.transposed { value.t()?.contiguous()? } else { value })
     }
 
     /// The present value; a cheap clone that later updates leave alone.
@@ -41,8 +54,13 @@ impl Store {
     /// A trainable parameter, remembered here.
     pub fn add(&mut self, name: impl Into<String>, value: Tensor) -> Arc<Parameter> {
         let parameter = Parameter::new(name, value, true);
-        self.trainable.insert(parameter.name.clone(), parameter.clone());
+        self.remember(&parameter);
         parameter
+    }
+
+    /// Takes up a trainable parameter.
+    pub fn remember(&mut self, parameter: &Arc<Parameter>) {
+        self.trainable.insert(parameter.name.clone(), parameter.clone());
     }
 
     pub fn trainable(&self) -> impl Iterator<Item = &Arc<Parameter>> {

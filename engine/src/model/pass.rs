@@ -13,7 +13,11 @@ use std::sync::Mutex;
 /// One pass over packed sequences.
 pub struct Pass<'a> {
     pub spans: Vec<Span>,
-    pub(crate) rope: RopeTable,
+    /// Position of each token in its sequence.
+    pub positions: Vec<u32>,
+    pub(crate) rope: Option<RopeTable>,
+    /// Of layers with a window, where it is another.
+    pub(crate) window_rope: Option<RopeTable>,
     pub cache: Option<&'a Cache>,
     /// The type that products are computed in and that activations have; sums along the residuals are float32.
     pub compute: DType,
@@ -22,6 +26,11 @@ pub struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    /// Angles for a layer with or without a window; none if positions are learned.
+    pub(crate) fn rope(&self, window: bool) -> Option<&RopeTable> {
+        self.window_rope.as_ref().filter(|_| window).or(self.rope.as_ref())
+    }
+
     /// Key of the random numbers at one place of the model, in one place of the run.
     pub fn random_at(&self, site: &str) -> Option<u64> {
         self.random.map(|key| name_key(mix(key), site))

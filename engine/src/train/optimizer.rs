@@ -33,8 +33,8 @@ impl AdamW {
         }
     }
 
-    /// One step of size `rate` along `scale` times the gradients. Norms and biases are not decayed, as transformers
-    /// has it.
+    /// One step of size `rate` along `scale` times the gradients. Norms and biases, all vectors, are not decayed,
+    /// as transformers has it.
     pub fn step(&mut self, store: &Store, grads: &Grads, rate: f64, scale: f64) -> Result<()> {
         self.steps += 1;
         for parameter in store.trainable() {
@@ -75,7 +75,7 @@ impl AdamW {
         }
         let Some((m, v)) = self.moments.get(&parameter.name) else { return Ok(()) };
         let (b1, b2) = (self.beta1 as f32, self.beta2 as f32);
-        let decays = !parameter.name.ends_with(".bias") && !parameter.name.ends_with("norm.weight");
+        let decays = value.dims().len() > 1;
         let keep = if decays { (1.0 - rate * self.weight_decay) as f32 } else { 1.0 };
         let size = (rate / (1.0 - self.beta1.powi(self.steps as i32))) as f32;
         let root = (1.0 - self.beta2.powi(self.steps as i32)).sqrt() as f32;

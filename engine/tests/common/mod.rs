@@ -34,8 +34,32 @@ pub struct Expected {
     pub weights: Option<String>,
 }
 
-pub const CASES: [&str; 9] =
-    ["llama", "llama-bias", "llama-linear", "llama-dynamic", "llama-yarn", "llama-llama3", "mistral", "qwen2", "qwen3"];
+pub const CASES: [&str; 24] = [
+    "llama",
+    "llama-bias",
+    "llama-linear",
+    "llama-dynamic",
+    "llama-yarn",
+    "llama-llama3",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3_text",
+    "gemma3_text-5",
+    "phi3",
+    "phi3-long",
+    "glm",
+    "glm4",
+    "internlm2",
+    "internlm3",
+    "olmo2",
+    "granite",
+    "gpt2",
+    "gpt_neox",
+    "mixtral",
+    "qwen3_moe",
+];
 
 impl Case {
     pub fn open(name: &str) -> Self {
@@ -51,7 +75,9 @@ impl Case {
 
     /// Gives the model a tokenizer, one word for each id: `t0`, `t1` ….
     pub fn write_tokenizer(&self) {
-        let vocab: serde_json::Map<_, _> = (0..96).map(|i| (format!("t{i}"), i.into())).collect();
+        let config: serde_json::Value = read_json(&self.model.path().join("config.json"));
+        let words = config["vocab_size"].as_u64().unwrap();
+        let vocab: serde_json::Map<_, _> = (0..words).map(|i| (format!("t{i}"), i.into())).collect();
         let tokenizer = serde_json::json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
             "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,

@@ -1,34 +1,106 @@
 //! A decoder layer, and the wrapper that keeps only its input and computes the rest again.
 
-use super::{Attention, Block, GatedMlp, RmsNorm};
+use super::{Attention, Block, Experts, Linear, Mlp, Norm};
 use crate::{
     Result, kernels,
     model::{Grads, Keep, Pass},
 };
 use candle_core::Tensor;
 
-/// `h = x + attention(norm(x))`, `y = h + mlp(norm(h))`.
+/// `h = x + attention(x)`, `y = h + mlp(h)`, each branch with a norm before it, behind it, or both.
 pub struct Layer {
-    pub attention_norm: RmsNorm,
+    pub attention_norm: Option<Norm>,
     pub attention: Attention,
-    pub mlp_norm: RmsNorm,
-    pub mlp: GatedMlp,
+    pub attention_post_norm: Option<Norm>,
+    pub mlp_norm: Option<Norm>,
+    pub mlp: FeedForward,
+    pub mlp_post_norm: Option<Norm>,
+    /// `y = x + attention(x) + mlp(x)` instead.
+    pub parallel: bool,
+    /// Factor on what each branch adds.
+    pub scale: f32,
+}
+
+/// What follows the attention.
+pub enum FeedForward {
+    Dense(Mlp),
+    Experts(Experts),
+}
+
+impl Layer {
+    /// Those that an adapter may change: the experts' are not among them, see [`crate::model::LayerLayout`].
+    pub fn linears(&self) -> Vec<&Linear> {
+        let mut all = self.attention.linears();
+        if let FeedForward::Dense(mlp) = &self.mlp {
+            all.extend(mlp.linears());
+        }
+        all
+    }
+
+    fn attention_branch(&self) -> Branch<'_> {
+        Branch {
+            before: self.attention_norm.as_ref(),
+            block: &self.attention,
+            behind: self.attention_post_norm.as_ref(),
+            scale: self.scale,
+        }
+    }
+
+    fn mlp_branch(&self) -> Branch<'_> {
+        let block: &dyn Block = match &self.mlp {
+            FeedForward::Dense(mlp) => mlp,
+            FeedForward::Experts(experts) => experts,
+        };
+        Branch { before: self.mlp_norm.as_ref(), block, behind: self.mlp_post_norm.as_ref(), scale: self.scale }
+    }
 }
 
 impl Block for Layer {
     fn forward(&self, x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
-        let y = self.attention_norm.forward(x, pass, keep)?;
-        let h = kernels::add(self.attention.forward(&y, pass, keep)?, x)?;
-        let y = self.mlp_norm.forward(&h, pass, keep)?;
-        kernels::add(self.mlp.forward(&y, pass, keep)?, &h)
+        let h = kernels::add(self.attention_branch().forward(x, pass, keep)?, x)?;
+        let y = self.mlp_branch().forward(if self.parallel { x } else { &h }, pass, keep)?;
+        kernels::add(y, &h)
     }
 
     fn backward(&self, dy: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
-        let dh = self.mlp.backward(dy.clone(), pass, keep, grads)?;
-        let dh = kernels::add(self.mlp_norm.backward(dh, pass, keep, grads)?, &dy)?;
-        let dx = self.attention.backward(dh.clone(), pass, keep, grads)?;
-        kernels::add(self.attention_norm.backward(dx, pass, keep, grads)?, &dh)
+        let dh = kernels::add(self.mlp_branch().backward(dy.clone(), pass, keep, grads)?, &dy)?;
+        let into_attention = if self.parallel { dy } else { dh.clone() };
+        kernels::add(self.attention_branch().backward(into_attention, pass, keep, grads)?, &dh)
     }
+}
+
+/// What is added to the residual.
+struct Branch<'a> {
+    before: Option<&'a Norm>,
+    block: &'a dyn Block,
+    behind: Option<&'a Norm>,
+    scale: f32,
+}
+
+impl Branch<'_> {
+    fn forward(&self, x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
+        let mut y = match self.before {
+            Some(norm) => self.block.forward(&norm.forward(x, pass, keep)?, pass, keep)?,
+            None => self.block.forward(x, pass, keep)?,
+        };
+        if let Some(norm) = self.behind {
+            y = norm.forward(&y, pass, keep)?;
+        }
+        scaled(y, self.scale)
+    }
+
+    fn backward(&self, dy: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
+        let mut dy = scaled(dy, self.scale)?;
+        if let Some(norm) = self.behind {
+            dy = norm.backward(dy, pass, keep, grads)?;
+        }
+        let dx = self.block.backward(dy, pass, keep, grads)?;
+        self.before.map_or(Ok(dx.clone()), |norm| norm.backward(dx, pass, keep, grads))
+    }
+}
+
+fn scaled(x: Tensor, factor: f32) -> Result<Tensor> {
+    Ok(if factor == 1.0 { x } else { (x * f64::from(factor))? })
 }
 
 /// Keeps only the input of a block and runs its forward again in backward (`gradient_checkpointing`).

@@ -1,4 +1,5 @@
-//! The gated MLP: `down(silu(gate(x)) * up(x))`.
+//! The MLP: `down(activation(gate(x)) * up(x))` with gate and up apart or in one linear, or without a gate
+//! `down(activation(up(x)))`.
 
 use super::{
     Block, Linear,
@@ -6,23 +7,61 @@ use super::{
 };
 use crate::{
     Error, Result,
-    kernels::activation,
+    kernels::gelu::{Activation, activate, activate_backward, gated, gated_backward},
     model::{Grads, Keep, Pass},
 };
 use candle_core::Tensor;
 
-pub struct GatedMlp {
-    pub gate: Linear,
-    pub up: Linear,
+pub struct Mlp {
+    pub first: MlpInput,
+    pub activation: Activation,
     pub down: Linear,
 }
 
-impl Block for GatedMlp {
+/// The linears that read x.
+pub enum MlpInput {
+    Gated {
+        gate: Linear,
+        up: Linear,
+    },
+    /// Gate and up in one, the gate first.
+    Fused(Linear),
+    Plain(Linear),
+}
+
+impl Mlp {
+    pub fn linears(&self) -> Vec<&Linear> {
+        let mut all = match &self.first {
+            MlpInput::Gated { gate, up } => vec![gate, up],
+            MlpInput::Fused(linear) | MlpInput::Plain(linear) => vec![linear],
+        };
+        all.push(&self.down);
+        all
+    }
+}
+
+impl Block for Mlp {
     fn forward(&self, x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
-        let [gate, up]: [Tensor; 2] = forward_all(&[&self.gate, &self.up], x, pass, keep)?
-            .try_into()
-            .map_err(|_| Error::Internal("two projections expected".into()))?;
-        let y = activation::swiglu(&gate, &up)?;
+        let (gate, up) = match &self.first {
+            MlpInput::Gated { gate, up } => {
+                let both: [Tensor; 2] = forward_all(&[gate, up], x, pass, keep)?
+                    .try_into()
+                    .map_err(|_| Error::Internal("two projections expected".into()))?;
+                both.into()
+            }
+            MlpInput::Fused(linear) => {
+                let both = linear.forward(x, pass, keep)?;
+                let half = both.dim(1)? / 2;
+                (both.narrow(1, 0, half)?.contiguous()?, both.narrow(1, half, half)?.contiguous()?)
+            }
+            MlpInput::Plain(linear) => {
+                let up = linear.forward(x, pass, keep)?;
+                let y = activate(self.activation, &up)?;
+                keep.push(&up);
+                return self.down.forward(&y, pass, keep);
+            }
+        };
+        let y = gated(self.activation, &gate, &up)?;
         keep.push(&gate);
         keep.push(&up);
         self.down.forward(&y, pass, keep)
@@ -30,8 +69,17 @@ impl Block for GatedMlp {
 
     fn backward(&self, dy: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
         let dy = self.down.backward(dy, pass, keep, grads)?;
-        let (up, gate) = (keep.pop()?, keep.pop()?);
-        let (dgate, dup) = activation::swiglu_backward(&gate, &up, &dy)?;
-        backward_all(&[&self.gate, &self.up], vec![dgate, dup], pass, keep, grads)
+        let up = keep.pop()?;
+        if let MlpInput::Plain(linear) = &self.first {
+            return linear.backward(activate_backward(self.activation, &up, &dy)?, pass, keep, grads);
+        }
+        let gate = keep.pop()?;
+        let (dgate, dup) = gated_backward(self.activation, &gate, &up, &dy)?;
+        match &self.first {
+            MlpInput::Gated { gate, up } => backward_all(&[gate, up], vec![dgate, dup], pass, keep, grads),
+            MlpInput::Fused(linear) | MlpInput::Plain(linear) => {
+                linear.backward(Tensor::cat(&[dgate, dup], 1)?, pass, keep, grads)
+            }
+        }
     }
 }

@@ -2,16 +2,18 @@
 //! Shapes: x (tokens, dim), with the sequences packed one after another and their places in [`Pass`].
 
 mod attention;
+mod experts;
 mod layer;
 mod linear;
 mod mlp;
 mod norm;
 
-pub use attention::Attention;
-pub use layer::{Layer, Recompute};
+pub use attention::{Attention, Qkv};
+pub use experts::Experts;
+pub use layer::{FeedForward, Layer, Recompute};
 pub use linear::{Linear, LowRank};
-pub use mlp::GatedMlp;
-pub use norm::RmsNorm;
+pub use mlp::{Mlp, MlpInput};
+pub use norm::{LayerNorm, Norm, RmsNorm};
 
 use super::{Grads, Keep, Pass};
 use crate::Result;

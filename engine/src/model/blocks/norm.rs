@@ -1,9 +1,9 @@
-//! RMS norm with a weight.
+//! Norms: RMS with a weight, and layer norm with weight and bias.
 
 use super::Block;
 use crate::{
     Result,
-    kernels::norm,
+    kernels::{layer_norm, norm},
     model::{Grads, Keep, Parameter, Pass},
 };
 use candle_core::Tensor;
@@ -13,21 +13,91 @@ pub struct RmsNorm {
     /// (dim)
     pub weight: Arc<Parameter>,
     pub eps: f32,
+    /// The weight is stored less one (Gemma).
+    pub plus_one: bool,
+}
+
+pub struct LayerNorm {
+    /// (dim)
+    pub weight: Arc<Parameter>,
+    /// (dim)
+    pub bias: Arc<Parameter>,
+    pub eps: f32,
+}
+
+/// The norm of a family. Normalises the last dimension of x (…, dim).
+pub enum Norm {
+    Rms(RmsNorm),
+    Layer(LayerNorm),
+}
+
+impl Norm {
+    /// dim
+    pub fn dim(&self) -> usize {
+        let weight = match self {
+            Self::Rms(norm) => &norm.weight,
+            Self::Layer(norm) => &norm.weight,
+        };
+        weight.get().elem_count()
+    }
+}
+
+impl RmsNorm {
+    fn factor(&self) -> Result<Tensor> {
+        let weight = self.weight.get();
+        Ok(if self.plus_one { (weight + 1.0)? } else { weight })
+    }
 }
 
 impl Block for RmsNorm {
-    /// x (…, dim); normalises the last dimension.
     fn forward(&self, x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
         keep.push(x);
-        norm::rms_norm(x, &self.weight.get(), self.eps, pass.compute)
+        norm::rms_norm(x, &self.factor()?, self.eps, pass.compute)
     }
 
     fn backward(&self, dy: Tensor, _: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
         let x = keep.pop()?;
-        let (dx, dw) = norm::rms_norm_backward(&x, &self.weight.get(), &dy, self.eps, self.weight.trainable)?;
+        let (dx, dw) = norm::rms_norm_backward(&x, &self.factor()?, &dy, self.eps, self.weight.trainable)?;
         if let Some(dw) = dw {
             grads.add(&self.weight, dw)?;
         }
         Ok(dx)
+    }
+}
+
+impl Block for LayerNorm {
+    fn forward(&self, x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
+        keep.push(x);
+        layer_norm::layer_norm(x, &self.weight.get(), &self.bias.get(), self.eps, pass.compute)
+    }
+
+    fn backward(&self, dy: Tensor, _: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
+        let x = keep.pop()?;
+        let trained = self.weight.trainable || self.bias.trainable;
+        let (dx, found) = layer_norm::layer_norm_backward(&x, &self.weight.get(), &dy, self.eps, trained)?;
+        if let Some((dw, db)) = found {
+            for (parameter, gradient) in [(&self.weight, dw), (&self.bias, db)] {
+                if parameter.trainable {
+                    grads.add(parameter, gradient)?;
+                }
+            }
+        }
+        Ok(dx)
+    }
+}
+
+impl Block for Norm {
+    fn forward(&self, x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
+        match self {
+            Self::Rms(norm) => norm.forward(x, pass, keep),
+            Self::Layer(norm) => norm.forward(x, pass, keep),
+        }
+    }
+
+    fn backward(&self, dy: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
+        match self {
+            Self::Rms(norm) => norm.backward(dy, pass, keep, grads),
+            Self::Layer(norm) => norm.backward(dy, pass, keep, grads),
+        }
     }
 }

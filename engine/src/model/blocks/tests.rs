@@ -6,15 +6,20 @@ use super::*;
 use crate::{
     kernels::{
         attention::{Shape, Span},
+        capped_head::capped_cross_entropy,
+        composed,
+        gelu::Activation,
         head::{Gradients, cross_entropy},
         plain,
     },
     model::{
-        Batch, DecoderConfig, Model, Parameter, Source, Store, build, config::RopeConfig, config::RopeScaling,
-        rope::RopeTable,
+        Batch, Model, Parameter, Source, Store, build,
+        families::family,
+        rope::{RopeConfig, RopeScaling, RopeTable},
     },
 };
 use candle_core::{DType, Device, Var};
+use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc};
 
 fn random(shape: &[usize]) -> Tensor {
@@ -39,17 +44,12 @@ fn pass<'a>(lengths: &[usize], dim: usize) -> Pass<'a> {
         start += n;
         Span { queries: span.clone(), keys: span }
     });
-    let rope = RopeConfig { theta: 100.0, scaling: RopeScaling::None };
+    let rope = RopeConfig { theta: 100.0, dim, interleaved: false, scaling: RopeScaling::None };
     let sequences: Vec<_> = lengths.iter().map(|n| (0, *n)).collect();
     let spans = spans.collect();
+    let rope = Some(RopeTable::new(&rope, &sequences, &Device::Cpu).unwrap());
     let compute = DType::F32;
-    Pass {
-        spans,
-        compute,
-        rope: RopeTable::new(&rope, dim, &sequences, &Device::Cpu).unwrap(),
-        cache: None,
-        random: None,
-    }
+    Pass { spans, positions: Vec::new(), rope, window_rope: None, cache: None, compute, random: None }
 }
 
 /// Compares a block with `f(x, parameters)` under autograd: output, gradient of x, gradient of each parameter.
@@ -91,11 +91,31 @@ fn apply(x: &Tensor, w: &Tensor) -> Tensor {
     x.matmul(&w.t().unwrap()).unwrap()
 }
 
+fn rms(weight: Arc<Parameter>) -> RmsNorm {
+    RmsNorm { weight, eps: 1e-5, plus_one: false }
+}
+
 #[test]
 fn rms_norm() {
     for dims in [vec![7, 33], vec![5, 3, 16]] {
-        let norm = RmsNorm { weight: parameter("w", &dims[dims.len() - 1..]), eps: 1e-5 };
-        check(&norm, random(&dims), &pass(&[7], 4), &[&norm.weight], |x, p| plain::rms_norm(x, &p[0], 1e-5).unwrap());
+        for plus_one in [false, true] {
+            let norm = RmsNorm { plus_one, ..rms(parameter("w", &dims[dims.len() - 1..])) };
+            check(&norm, random(&dims), &pass(&[7], 4), &[&norm.weight], |x, p| {
+                let w = if plus_one { (&p[0] + 1.0).unwrap() } else { p[0].clone() };
+                plain::rms_norm(x, &w, 1e-5).unwrap()
+            });
+        }
+    }
+}
+
+#[test]
+fn layer_norm() {
+    for dims in [vec![7, 33], vec![5, 3, 16]] {
+        let dim = &dims[dims.len() - 1..];
+        let norm = LayerNorm { weight: parameter("w", dim), bias: parameter("b", dim), eps: 1e-5 };
+        check(&norm, (random(&dims) + 3.0).unwrap(), &pass(&[7], 4), &[&norm.weight, &norm.bias], |x, p| {
+            composed::layer_norm(x, &p[0], &p[1], 1e-5).unwrap()
+        });
     }
 }
 
@@ -108,49 +128,176 @@ fn linear_with_bias() {
     });
 }
 
-#[test]
-fn gated_mlp() {
-    let block =
-        GatedMlp { gate: linear("g", 8, 20, false), up: linear("u", 8, 20, false), down: linear("d", 20, 8, false) };
-    let p = [&block.gate.weight, &block.up.weight, &block.down.weight];
-    check(&block, random(&[6, 8]), &pass(&[6], 4), &p, |x, p| {
-        apply(&plain::swiglu(&apply(x, &p[0]), &apply(x, &p[1])).unwrap(), &p[2])
-    });
+const ACTIVATIONS: [Activation; 3] = [Activation::Silu, Activation::Gelu, Activation::GeluTanh];
+
+fn gated(kind: Activation, gate: &Tensor, up: &Tensor) -> Tensor {
+    (composed::activate(kind, gate).unwrap() * up).unwrap()
 }
 
-/// Sequences longer than a tile, grouped queries, windows, norms on heads, biases.
+#[test]
+fn gated_mlp() {
+    for activation in ACTIVATIONS {
+        let (gate, up) = (linear("g", 8, 20, false), linear("u", 8, 20, false));
+        let weights = [gate.weight.clone(), up.weight.clone()];
+        let block = Mlp { first: MlpInput::Gated { gate, up }, activation, down: linear("d", 20, 8, false) };
+        let p = [&weights[0], &weights[1], &block.down.weight];
+        check(&block, random(&[6, 8]), &pass(&[6], 4), &p, |x, p| {
+            apply(&gated(activation, &apply(x, &p[0]), &apply(x, &p[1])), &p[2])
+        });
+    }
+}
+
+#[test]
+fn mlps_with_one_linear_before_the_activation() {
+    for (activation, fused) in ACTIVATIONS.into_iter().flat_map(|a| [(a, true), (a, false)]) {
+        let first = linear("f", 8, 40, true);
+        let weights = [first.weight.clone(), first.bias.clone().unwrap()];
+        let down = linear("d", if fused { 20 } else { 40 }, 8, false);
+        let first = if fused { MlpInput::Fused(first) } else { MlpInput::Plain(first) };
+        let block = Mlp { first, activation, down };
+        let p = [&weights[0], &weights[1], &block.down.weight];
+        check(&block, random(&[6, 8]), &pass(&[6], 4), &p, |x, p| {
+            let y = apply(x, &p[0]).broadcast_add(&p[1]).unwrap();
+            let y = match fused {
+                true => gated(activation, &y.narrow(1, 0, 20).unwrap(), &y.narrow(1, 20, 20).unwrap()),
+                false => composed::activate(activation, &y).unwrap(),
+            };
+            apply(&y, &p[2])
+        });
+    }
+}
+
+/// Sequences longer than a tile, grouped queries, windows, norms on heads and over their width, biases, capped scores,
+/// neighbours or a part of each head rotated, q, k and v in one linear.
 #[test]
 fn attention() {
-    for (lengths, window, norms) in
-        [(vec![5], None, false), (vec![3, 70, 1], None, true), (vec![130, 9], Some(8), true)]
-    {
-        let (heads, kv_heads, dim, hidden) = (4, 2, 8, 12);
-        let shape = Shape { heads, kv_heads, dim, scale: 0.3, window, softcap: None };
-        let norm = |name: &str| norms.then(|| RmsNorm { weight: parameter(name, &[dim]), eps: 1e-6 });
+    let (heads, kv_heads, dim, hidden) = (4, 2, 8, 12);
+    let (q, kv) = (heads * dim, kv_heads * dim);
+    for case in 0..10 {
+        let lengths = [vec![5], vec![3, 70, 1], vec![130, 9]][case % 3].clone();
+        let norm_size = [None, Some([dim, dim]), Some([q, kv])][case / 3 % 3];
+        let softcap = (case % 2 == 1).then_some(1.5);
+        let window = (case % 4 == 2).then_some(8);
+        let (interleaved, rotated) = (case % 5 > 2, [dim, dim / 2][case % 2]);
+        let shape = Shape { heads, kv_heads, dim, scale: 0.3, window, softcap };
+        let norm = |name: &str, size: usize| Norm::Rms(rms(parameter(name, &[size])));
+        let one = linear("one", hidden, q + 2 * kv, true);
+        let (qp, kp, vp) =
+            (linear("q", hidden, q, false), linear("k", hidden, kv, true), linear("v", hidden, kv, false));
+        let weights: Vec<_> = match case % 3 {
+            0 => vec![qp.weight.clone(), kp.weight.clone(), kp.bias.clone().unwrap(), vp.weight.clone()],
+            _ => vec![one.weight.clone(), one.bias.clone().unwrap()],
+        };
         let block = Attention {
-            q: linear("q", hidden, heads * dim, false),
-            k: linear("k", hidden, kv_heads * dim, true),
-            v: linear("v", hidden, kv_heads * dim, false),
-            out: linear("o", heads * dim, hidden, false),
-            q_norm: norm("qn"),
-            k_norm: norm("kn"),
+            qkv: match case % 3 {
+                0 => Qkv::Separate { q: qp, k: kp, v: vp },
+                1 => Qkv::Fused(one),
+                _ => Qkv::Grouped(one),
+            },
+            out: linear("o", q, hidden, false),
+            q_norm: norm_size.map(|[n, _]| norm("qn", n)),
+            k_norm: norm_size.map(|[_, n]| norm("kn", n)),
             shape,
+            interleaved,
             layer: 0,
         };
-        let (tokens, pass) = (lengths.iter().sum(), pass(&lengths, dim));
-        let bias = block.k.bias.clone().unwrap();
-        let mut parameters = vec![&block.q.weight, &block.k.weight, &bias, &block.v.weight, &block.out.weight];
-        parameters.extend(block.q_norm.iter().chain(&block.k_norm).map(|n| &n.weight));
+        let (tokens, pass) = (lengths.iter().sum::<usize>(), pass(&lengths, rotated));
+        let rope = pass.rope.clone().unwrap();
+        let mut parameters: Vec<&Arc<Parameter>> = vec![&block.out.weight];
+        parameters.extend(block.q_norm.iter().chain(&block.k_norm).map(|n| match n {
+            Norm::Rms(norm) => &norm.weight,
+            Norm::Layer(norm) => &norm.weight,
+        }));
+        let first = parameters.len();
+        parameters.extend(&weights);
         check(&block, random(&[tokens, hidden]), &pass, &parameters, |x, p| {
-            let head = |x: Tensor, n: usize, norm: usize| {
+            let head = |x: &Tensor, n: usize, norm: usize| {
+                let x = match norm_size.map(|sizes| sizes[norm - 1]) {
+                    Some(size) => {
+                        let x = x.reshape((tokens, n * dim / size, size)).unwrap();
+                        plain::rms_norm(&x, &p[norm], 1e-5).unwrap()
+                    }
+                    None => x.clone(),
+                };
                 let x = x.reshape((tokens, n, dim)).unwrap();
-                let x = if norms { plain::rms_norm(&x, &p[norm], 1e-6).unwrap() } else { x };
-                plain::rope(&x, &pass.rope.cos, &pass.rope.sin).unwrap()
+                composed::part_rope(&x, &rope.cos, &rope.sin, interleaved).unwrap()
             };
-            let q = head(apply(x, &p[0]), heads, 5);
-            let k = head(apply(x, &p[1]).broadcast_add(&p[2]).unwrap(), kv_heads, 6);
-            let v = apply(x, &p[3]).reshape((tokens, kv_heads, dim)).unwrap();
-            apply(&plain::attention(&q, &k, &v, &pass.spans, shape).unwrap(), &p[4])
+            let w = &p[first..];
+            let part = |x: &Tensor, start, n| x.narrow(1, start, n).unwrap();
+            let [q, k, v] = match case % 3 {
+                0 => [apply(x, &w[0]), apply(x, &w[1]).broadcast_add(&w[2]).unwrap(), apply(x, &w[3])],
+                1 => {
+                    let y = apply(x, &w[0]).broadcast_add(&w[1]).unwrap();
+                    [part(&y, 0, q), part(&y, q, kv), part(&y, q + kv, kv)]
+                }
+                _ => {
+                    let y = apply(x, &w[0]).broadcast_add(&w[1]).unwrap();
+                    // Of each key/value head 4 pieces of a head's size: two queries, key, value.
+                    let pieces = |which: &[usize]| {
+                        let all: Vec<_> = (0..kv_heads)
+                            .flat_map(|h| which.iter().map(move |i| (4 * h + i) * dim))
+                            .map(|start| part(&y, start, dim))
+                            .collect();
+                        Tensor::cat(&all, 1).unwrap()
+                    };
+                    [pieces(&[0, 1]), pieces(&[2]), pieces(&[3])]
+                }
+            };
+            let v = v.reshape((tokens, kv_heads, dim)).unwrap();
+            let (q, k) = (head(&q, heads, 1), head(&k, kv_heads, 2));
+            apply(&plain::attention(&q, &k, &v, &pass.spans, shape).unwrap(), &p[0])
+        });
+    }
+}
+
+/// The weights of the chosen experts are a function of x, too.
+#[test]
+fn experts() {
+    for (active, normalised) in [(2, true), (3, false), (1, false), (1, true)] {
+        let (count, tokens) = (5, 9);
+        let expert = |e: usize| {
+            let (gate, up) = (linear(&format!("g{e}"), 8, 12, false), linear(&format!("u{e}"), 8, 12, false));
+            let down = linear(&format!("d{e}"), 12, 8, false);
+            Mlp { first: MlpInput::Gated { gate, up }, activation: Activation::Silu, down }
+        };
+        let router = linear("r", 8, count, false);
+        let block = Experts { router, experts: (0..count).map(expert).collect(), active, normalised };
+        let mut parameters = vec![&block.router.weight];
+        let experts: Vec<_> = block.experts.iter().flat_map(Mlp::linears).map(|l| l.weight.clone()).collect();
+        parameters.extend(&experts);
+        let pass = pass(&[tokens], 4);
+        // One expert alone with weight 1 has a router without gradient, which autograd doesn't name.
+        if active == 1 && normalised {
+            parameters.remove(0);
+        }
+        let start = parameters.len() - 3 * count;
+        let fixed = block.router.weight.get();
+        check(&block, random(&[tokens, 8]), &pass, &parameters, |x, p| {
+            let router = if start == 0 { fixed.clone() } else { p[0].clone() };
+            let probabilities = candle_nn::ops::softmax(&apply(x, &router), 1).unwrap();
+            let chosen: Vec<f32> = probabilities
+                .to_vec2::<f32>()
+                .unwrap()
+                .iter()
+                .flat_map(|row| {
+                    let mut sorted = row.clone();
+                    sorted.sort_by(|a, b| b.total_cmp(a));
+                    let least = sorted[active - 1];
+                    row.iter().map(move |p| if *p >= least { 1.0 } else { 0.0 }).collect::<Vec<f32>>()
+                })
+                .collect();
+            let mask = Tensor::from_vec(chosen, (tokens, count), &Device::Cpu).unwrap();
+            let mut weights = (&probabilities * mask).unwrap();
+            if normalised {
+                weights = weights.broadcast_div(&weights.sum_keepdim(1).unwrap()).unwrap();
+            }
+            let mut y = (x * 0.0).unwrap();
+            for e in 0..count {
+                let w = &p[start + 3 * e..];
+                let part = apply(&gated(Activation::Silu, &apply(x, &w[0]), &apply(x, &w[1])), &w[2]);
+                y = (y + part.broadcast_mul(&weights.narrow(1, e, 1).unwrap()).unwrap()).unwrap();
+            }
+            y
         });
     }
 }
@@ -159,27 +306,71 @@ fn attention() {
 fn head() {
     let (h, w) = (random(&[300, 16]), random(&[50, 16]));
     let targets: Vec<u32> = (0..300).map(|i| i * 7 % 50).collect();
-    let ours = cross_entropy(&h, &w, &targets, 0.25, Gradients::HiddenAndWeight).unwrap();
-    let oracle = plain::cross_entropy(&h, &w, &targets, 0.25, Gradients::HiddenAndWeight).unwrap();
-    assert!((ours.sum / oracle.sum - 1.0).abs() < 1e-6);
-    near("dh", &ours.hidden.unwrap(), &oracle.hidden.unwrap());
-    near("dw", &ours.weight.unwrap(), &oracle.weight.unwrap());
+    for cap in [None, Some(3.0)] {
+        let want = Gradients::HiddenAndWeight;
+        let (ours, oracle) = match cap {
+            None => (
+                cross_entropy(&h, &w, &targets, 0.25, want).unwrap(),
+                plain::cross_entropy(&h, &w, &targets, 0.25, want).unwrap(),
+            ),
+            Some(cap) => (
+                capped_cross_entropy(&h, &w, &targets, 0.25, want, cap).unwrap(),
+                composed::capped_cross_entropy(&h, &w, &targets, 0.25, want, cap).unwrap(),
+            ),
+        };
+        assert!((ours.sum / oracle.sum - 1.0).abs() < 1e-6);
+        near("dh", &ours.hidden.unwrap(), &oracle.hidden.unwrap());
+        near("dw", &ours.weight.unwrap(), &oracle.weight.unwrap());
+    }
 }
 
-fn tiny(recompute: bool, seed: u64) -> (Model, Store) {
+/// Configurations that between them take each turn of the decoder.
+fn families() -> Vec<serde_json::Value> {
+    let with = |more: serde_json::Value| {
+        let mut config = serde_json::json!({
+            "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": true, "initializer_range": 0.3
+        });
+        for (key, value) in more.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        config
+    };
+    vec![
+        with(json!({"model_type": "llama"})),
+        with(json!({
+            "model_type": "gemma2", "head_dim": 6, "sliding_window": 3, "query_pre_attn_scalar": 5,
+            "attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0
+        })),
+        with(json!({"model_type": "gemma3_text", "head_dim": 6, "sliding_window": 3, "sliding_window_pattern": 2})),
+        with(json!({"model_type": "phi3", "tie_word_embeddings": false})),
+        with(json!({"model_type": "glm4", "head_dim": 8})),
+        with(json!({"model_type": "internlm2", "bias": true})),
+        with(json!({"model_type": "olmo2"})),
+        with(
+            json!({"model_type": "granite", "residual_multiplier": 0.7, "logits_scaling": 3, "embedding_multiplier": 2}),
+        ),
+        with(json!({"model_type": "gpt2", "n_embd": 16, "n_positions": 20})),
+        with(json!({"model_type": "gpt_neox", "rotary_pct": 0.5})),
+        with(json!({"model_type": "mixtral", "num_local_experts": 3, "num_experts_per_tok": 2})),
+        with(json!({
+            "model_type": "qwen3_moe", "head_dim": 6, "num_experts": 3, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 12, "mlp_only_layers": [1]
+        })),
+    ]
+}
+
+fn tiny(config: &serde_json::Value, recompute: bool, seed: u64) -> (Model, Store) {
     struct All;
     impl crate::model::Attach for All {
         fn trains(&self, _: &str) -> bool {
             true
         }
     }
-    let config = DecoderConfig::read(&serde_json::json!({
-        "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "tie_word_embeddings": true, "initializer_range": 0.3
-    }));
+    let config = family(config).unwrap().config(config).unwrap();
     let mut store = Store::default();
-    let mut model =
-        build(&config.unwrap(), &Source::Random { seed }, &All, &mut store, &Device::Cpu, DType::F32).unwrap();
+    let mut model = build(&config, &Source::Random { seed }, &All, &mut store, &Device::Cpu, DType::F32).unwrap();
+    assert_eq!(store.count(), config.parameters());
     model.recompute = recompute;
     (model, store)
 }
@@ -192,55 +383,75 @@ fn batch() -> Batch {
 /// Gradients of the whole model against finite differences of its loss, along random directions in float64 sums.
 #[test]
 fn the_whole_model_against_finite_differences() {
-    let (model, store) = tiny(false, 3);
-    let mut grads = Grads::default();
-    model.learn(&batch(), 1.0, 0, &mut grads).unwrap();
-    for p in store.trainable() {
-        let value = p.get();
-        let direction = random(value.dims());
-        let slope = (grads.get(&p.name).unwrap() * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
-        let norm = direction.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
-        let step = f64::from(2e-2 / norm);
-        let at = |factor: f64| {
-            p.set((&value + (&direction * factor).unwrap()).unwrap());
-            let loss = model.loss(&batch()).unwrap();
-            p.set(value.clone());
-            loss
-        };
-        let measured = (at(step) - at(-step)) / (2.0 * step);
-        assert!(
-            (measured - f64::from(slope)).abs() < 2e-2 * measured.abs().max(1.0),
-            "{}: {measured} and {slope}",
-            p.name
-        );
+    for mut config in families() {
+        // All experts: where a small step changes the choice, the loss jumps.
+        config["num_experts_per_tok"] = json!(3);
+        let (model, store) = tiny(&config, false, 3);
+        let mut grads = Grads::default();
+        model.learn(&batch(), 1.0, 0, &mut grads).unwrap();
+        for p in store.trainable() {
+            let (value, gradient) = (p.get(), grads.get(&p.name).unwrap());
+            let direction = random(value.dims());
+            let slope = (gradient * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            let norm = direction.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+            let step = f64::from(2e-2 / norm);
+            let at = |factor: f64| {
+                p.set((&value + (&direction * factor).unwrap()).unwrap());
+                let loss = model.loss(&batch()).unwrap();
+                p.set(value.clone());
+                loss
+            };
+            let measured = (at(step) - at(-step)) / (2.0 * step);
+            assert!(
+                (measured - f64::from(slope)).abs() < 2e-2 * measured.abs().max(1.0),
+                "{}, {}: {measured} and {slope}",
+                config["model_type"],
+                p.name
+            );
+        }
     }
 }
 
 #[test]
 fn recomputing_changes_nothing() {
-    let gradients = |recompute: bool| {
-        let (model, _) = tiny(recompute, 9);
-        let mut grads = Grads::default();
-        let loss = model.learn(&batch(), 0.5, 7, &mut grads).unwrap();
-        let all: BTreeMap<String, Vec<f32>> =
-            grads.iter().map(|(n, g)| (n.to_string(), g.flatten_all().unwrap().to_vec1().unwrap())).collect();
-        (loss.to_bits(), all)
-    };
-    assert_eq!(gradients(false), gradients(true));
+    for config in families() {
+        let gradients = |recompute: bool| {
+            let (model, _) = tiny(&config, recompute, 9);
+            let mut grads = Grads::default();
+            let loss = model.learn(&batch(), 0.5, 7, &mut grads).unwrap();
+            let all: BTreeMap<String, Vec<f32>> =
+                grads.iter().map(|(n, g)| (n.to_string(), g.flatten_all().unwrap().to_vec1().unwrap())).collect();
+            (loss.to_bits(), all)
+        };
+        assert_eq!(gradients(false), gradients(true), "{}", config["model_type"]);
+    }
 }
 
 /// Packed sequences do not see each other, and the cache gives what a whole pass gives.
 #[test]
 fn packing_and_cache_change_nothing() {
-    let (model, _) = tiny(false, 5);
-    let (a, b) = ([1u32, 5, 9, 2, 7, 7], [3u32, 3, 8]);
-    let joined = model.logits(&[&a[..], &b[..]].concat(), &[6, 3]).unwrap();
-    near("first", &joined.narrow(0, 0, 6).unwrap(), &model.logits(&a, &[6]).unwrap());
-    near("second", &joined.narrow(0, 6, 3).unwrap(), &model.logits(&b, &[3]).unwrap());
-    let mut cache = crate::model::Cache::new(2);
-    model.step(&a[..3], &mut cache).unwrap();
-    model.step(&a[3..5], &mut cache).unwrap();
-    let last = Tensor::from_vec(model.step(&a[5..], &mut cache).unwrap(), 40, &Device::Cpu).unwrap();
-    near("cached", &last, &model.logits(&a, &[6]).unwrap().get(5).unwrap());
-    assert_eq!(last.dtype(), DType::F32);
+    for config in families() {
+        let (model, _) = tiny(&config, false, 5);
+        let (a, b) = ([1u32, 5, 9, 2, 7, 7], [3u32, 3, 8]);
+        let joined = model.logits(&[&a[..], &b[..]].concat(), &[6, 3]).unwrap();
+        near("first", &joined.narrow(0, 0, 6).unwrap(), &model.logits(&a, &[6]).unwrap());
+        near("second", &joined.narrow(0, 6, 3).unwrap(), &model.logits(&b, &[3]).unwrap());
+        let mut cache = crate::model::Cache::new(2);
+        model.step(&a[..3], &mut cache).unwrap();
+        model.step(&a[3..5], &mut cache).unwrap();
+        let last = Tensor::from_vec(model.step(&a[5..], &mut cache).unwrap(), 40, &Device::Cpu).unwrap();
+        near("cached", &last, &model.logits(&a, &[6]).unwrap().get(5).unwrap());
+        assert_eq!(last.dtype(), DType::F32);
+    }
+}
+
+/// Learned positions end somewhere.
+#[test]
+fn more_tokens_than_learned_positions_are_a_problem() {
+    let gpt2 = families().into_iter().find(|c| c["model_type"] == "gpt2").unwrap();
+    let (model, _) = tiny(&gpt2, false, 1);
+    let ids: Vec<u32> = (0..21).collect();
+    assert!(model.logits(&ids[..20], &[20]).is_ok());
+    let problem = model.logits(&ids, &[21]).unwrap_err().to_string();
+    assert!(problem.contains("21") && problem.contains("20"), "{problem}");
 }

@@ -25,7 +25,7 @@ impl Family for Mistral {
 
     fn config(&self, config: &Value) -> Result<DecoderConfig> {
         let mut decoder = DecoderConfig::read(config)?;
-        decoder.set_windows(config, 0);
+        decoder.set_windows(config, |_| true);
         Ok(decoder)
     }
 }

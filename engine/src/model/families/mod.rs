@@ -1,9 +1,22 @@
 //! Model families: how a `config.json` becomes a [`DecoderConfig`]. One file for each; one line here.
 
+mod gemma2;
+mod gemma3;
+mod glm;
+mod glm4;
+mod gpt2;
+mod gpt_neox;
+mod granite;
+mod internlm2;
+mod internlm3;
 mod llama;
 mod mistral;
+mod mixtral;
+mod olmo2;
+mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 
 use super::config::DecoderConfig;
 use crate::{Result, entry::Entry};
@@ -18,14 +31,37 @@ pub trait Family: Entry {
     fn config(&self, config: &Value) -> Result<DecoderConfig>;
 }
 
-pub static FAMILIES: &[&dyn Family] = &[&llama::Llama, &mistral::Mistral, &qwen2::Qwen2, &qwen3::Qwen3];
+pub static FAMILIES: &[&dyn Family] = &[
+    &llama::Llama,
+    &mistral::Mistral,
+    &mixtral::Mixtral,
+    &qwen2::Qwen2,
+    &qwen3::Qwen3,
+    &qwen3_moe::Qwen3Moe,
+    &gemma2::Gemma2,
+    &gemma3::Gemma3,
+    &phi3::Phi3,
+    &glm::Glm,
+    &glm4::Glm4,
+    &internlm2::InternLm2,
+    &internlm3::InternLm3,
+    &olmo2::Olmo2,
+    &granite::Granite,
+    &gpt2::Gpt2,
+    &gpt_neox::GptNeoX,
+];
 
-/// The family of a config.json, by its `architectures`.
+/// The family of a config.json, by its `architectures`; where there are none, by its `model_type`, which is the
+/// family's name.
 pub fn family(config: &Value) -> Result<&'static dyn Family> {
     let named = config["architectures"].as_array().and_then(|a| a.first()).and_then(Value::as_str);
-    let name = named.unwrap_or_default();
+    let name = named.or(config["model_type"].as_str()).unwrap_or_default();
     let known = || FAMILIES.iter().flat_map(|f| f.architectures()).copied().collect::<Vec<_>>().join(", ");
-    FAMILIES.iter().copied().find(|f| f.architectures().contains(&name)).ok_or_else(|| {
+    let is_it = |f: &&dyn Family| match named {
+        Some(architecture) => f.architectures().contains(&architecture),
+        None => f.card().name == name,
+    };
+    FAMILIES.iter().copied().find(is_it).ok_or_else(|| {
         Problem::new(
             "unknown_architecture",
             format!("config.json: the architecture {name:?} is not known."),

@@ -26,7 +26,8 @@ impl Family for Qwen2 {
     fn config(&self, config: &Value) -> Result<DecoderConfig> {
         let mut decoder = DecoderConfig { qkv_bias: true, out_bias: false, ..DecoderConfig::read(config)? };
         if config["use_sliding_window"].as_bool().unwrap_or(false) {
-            decoder.set_windows(config, config["max_window_layers"].as_u64().unwrap_or(28) as usize);
+            let full = config["max_window_layers"].as_u64().unwrap_or(28) as usize;
+            decoder.set_windows(config, |i| i >= full);
         }
         Ok(decoder)
     }

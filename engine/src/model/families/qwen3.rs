@@ -1,7 +1,11 @@
 //! Qwen3 (dense): norms on the heads of q and k.
 
 use super::Family;
-use crate::{Result, entry::Entry, model::DecoderConfig};
+use crate::{
+    Result,
+    entry::Entry,
+    model::config::{DecoderConfig, QkNorm},
+};
 use api::{Card, Text};
 use serde_json::{Value, json};
 
@@ -24,9 +28,10 @@ impl Family for Qwen3 {
     }
 
     fn config(&self, config: &Value) -> Result<DecoderConfig> {
-        let mut decoder = DecoderConfig { qk_norm: true, ..DecoderConfig::read(config)? };
+        let mut decoder = DecoderConfig { qk_norm: QkNorm::Heads, ..DecoderConfig::read(config)? };
         if config["use_sliding_window"].as_bool().unwrap_or(false) {
-            decoder.set_windows(config, config["max_window_layers"].as_u64().unwrap_or(28) as usize);
+            let full = config["max_window_layers"].as_u64().unwrap_or(28) as usize;
+            decoder.set_windows(config, |i| i >= full);
         }
         Ok(decoder)
     }

@@ -1,0 +1,144 @@
+//! Activations of MLPs, alone and as gates: SiLU, and GELU (Hendrycks and Gimpel, 2016) exact or by tanh.
+
+use super::{
+    activation::{exp, sigmoid, swiglu, swiglu_backward},
+    composed, device, on_cpu, rows_per_task,
+    values::{Element, cast, each, hold, room, simd, typed},
+};
+use crate::Result;
+use candle_core::{Tensor, cpu::erf::erf_f32};
+use rayon::prelude::*;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    Silu,
+    /// `x Φ(x)`
+    Gelu,
+    /// Its approximation by tanh, `gelu_new` and `gelu_pytorch_tanh` of transformers.
+    GeluTanh,
+}
+
+impl Activation {
+    /// The function and its slope.
+    #[inline(always)]
+    fn at(self, x: f32) -> (f32, f32) {
+        match self {
+            Self::Silu => {
+                let s = sigmoid(x);
+                (x * s, s * (1.0 + x * (1.0 - s)))
+            }
+            Self::Gelu => {
+                let below = 0.5 * (1.0 + erf_f32(x * std::f32::consts::FRAC_1_SQRT_2));
+                (x * below, below + x * exp(-0.5 * x * x) * INVERSE_ROOT_TAU)
+            }
+            Self::GeluTanh => {
+                // 0.5 (1 + tanh u) is the sigmoid of 2 u.
+                let s = sigmoid(ROOT * (x + CUBE * x * x * x));
+                (x * s, s + x * s * (1.0 - s) * ROOT * (1.0 + 3.0 * CUBE * x * x))
+            }
+        }
+    }
+}
+
+/// 2 √(2 / π), the factor of the cube, and 1 / √(2 π).
+const ROOT: f32 = 1.595_769_2;
+const CUBE: f32 = 0.044_715;
+const INVERSE_ROOT_TAU: f32 = 0.398_942_3;
+
+/// x of any shape.
+pub fn activate(kind: Activation, x: &Tensor) -> Result<Tensor> {
+    if !on_cpu(x) {
+        return composed::activate(kind, x);
+    }
+    let (xs, n) = (hold(x)?, rows_per_task(1));
+    typed!(x.dtype(), T => {
+        let mut y = room::<T>(x.elem_count());
+        each!(xs.values(), xs => {
+            y.par_chunks_mut(n).zip(xs.par_chunks(n)).for_each(|(y, x)| alone(kind, y, x));
+        });
+        Ok(T::tensor(y, x.shape().clone())?)
+    })
+}
+
+/// Gradient of x.
+pub fn activate_backward(kind: Activation, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    if !on_cpu(x) {
+        let [dx] = device::gradients([x], dy, |[x]| composed::activate(kind, x))?;
+        return Ok(dx);
+    }
+    let (xs, ds, n) = (hold(x)?, hold(dy)?, rows_per_task(1));
+    typed!(x.dtype(), T => {
+        let mut dx = room::<T>(x.elem_count());
+        each!(xs.values(), xs => each!(ds.values(), ds => {
+            let parts = dx.par_chunks_mut(n).zip(xs.par_chunks(n)).zip(ds.par_chunks(n));
+            parts.for_each(|((dx, x), d)| alone_backward(kind, dx, x, d));
+        }));
+        Ok(T::tensor(dx, x.shape().clone())?)
+    })
+}
+
+/// `activation(gate) * up`, of equal shape and type.
+pub fn gated(kind: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if kind == Activation::Silu {
+        return swiglu(gate, up);
+    }
+    if !on_cpu(gate) {
+        return Ok((composed::activate(kind, gate)? * up)?);
+    }
+    let (gs, us, n) = (hold(gate)?, hold(up)?, rows_per_task(1));
+    typed!(gate.dtype(), T => {
+        let mut y = room::<T>(gate.elem_count());
+        each!(gs.values(), gs => each!(us.values(), us => {
+            let parts = y.par_chunks_mut(n).zip(gs.par_chunks(n)).zip(us.par_chunks(n));
+            parts.for_each(|((y, g), u)| with_up(kind, y, g, u));
+        }));
+        Ok(T::tensor(y, gate.shape().clone())?)
+    })
+}
+
+/// Gradients of gate and up.
+pub fn gated_backward(kind: Activation, gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
+    if kind == Activation::Silu {
+        return swiglu_backward(gate, up, dy);
+    }
+    if !on_cpu(gate) {
+        let [dg, du] = device::gradients([gate, up], dy, |[g, u]| Ok((composed::activate(kind, g)? * u)?))?;
+        return Ok((dg, du));
+    }
+    let (up, dy) = (cast(up, gate.dtype())?, cast(dy, gate.dtype())?);
+    let (gs, us, ds, n) = (hold(gate)?, hold(&up)?, hold(&dy)?, rows_per_task(1));
+    typed!(gate.dtype(), T => {
+        let (mut dg, mut du) = (room::<T>(gate.elem_count()), room::<T>(gate.elem_count()));
+        each!(gs.values(), gs => each!(us.values(), us => each!(ds.values(), ds => {
+            let inputs = gs.par_chunks(n).zip(us.par_chunks(n)).zip(ds.par_chunks(n));
+            let parts = dg.par_chunks_mut(n).zip(du.par_chunks_mut(n)).zip(inputs);
+            parts.for_each(|((dg, du), ((g, u), d))| with_up_backward(kind, dg, du, g, u, d));
+        })));
+        let tensor = |v| T::tensor(v, gate.shape().clone());
+        Ok((tensor(dg)?, tensor(du)?))
+    })
+}
+
+simd! {
+    fn alone[T: Element, X: Element](kind: Activation, y: &mut [T], x: &[X]) {
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = T::of(kind.at(x.get()).0));
+    }
+
+    fn alone_backward[T: Element, X: Element, D: Element](kind: Activation, dx: &mut [T], x: &[X], d: &[D]) {
+        dx.iter_mut().zip(x).zip(d).for_each(|((dx, x), d)| *dx = T::of(d.get() * kind.at(x.get()).1));
+    }
+
+    fn with_up[T: Element, G: Element, U: Element](kind: Activation, y: &mut [T], g: &[G], u: &[U]) {
+        y.iter_mut().zip(g).zip(u).for_each(|((y, g), u)| *y = T::of(kind.at(g.get()).0 * u.get()));
+    }
+
+    fn with_up_backward[T: Element, G: Element, U: Element, D: Element](
+        kind: Activation, dg: &mut [T], du: &mut [T], g: &[G], u: &[U], d: &[D]
+    ) {
+        for ((dg, du), ((g, u), d)) in dg.iter_mut().zip(du).zip(g.iter().zip(u).zip(d)) {
+            let (value, slope) = kind.at(g.get());
+            *du = T::of(d.get() * value);
+            *dg = T::of(d.get() * u.get() * slope);
+        }
+    }
+}
