@@ -8,6 +8,7 @@
 
 #![allow(unsafe_code)]
 
+use super::packed::Line;
 use half::bf16;
 
 /// Rows and columns of the result of one block.
@@ -23,6 +24,12 @@ pub struct Scratch(pub [f32; BLOCK * BLOCK]);
 impl Scratch {
     pub const fn zeros() -> Self {
         Self([0.0; BLOCK * BLOCK])
+    }
+
+    /// Two lines for each row.
+    pub fn lines(&self) -> &[Line] {
+        // SAFETY: a line is 16 floats, aligned to 64 bytes as this is.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), BLOCK * 2) }
     }
 }
 
@@ -67,6 +74,28 @@ impl Tiles {
     pub unsafe fn block(&self, segments: &[Segment], c: &mut Scratch, add: bool) {
         // SAFETY: the caller's promise.
         unsafe { self.0.block(segments, c, add) }
+    }
+}
+
+/// What [`Tiles::block`] computes, in plain code: so that packing and driver can be tested without AMX.
+///
+/// # Safety
+/// As of [`Tiles::block`].
+#[cfg(test)]
+pub unsafe fn model(segments: &[Segment], c: &mut Scratch) {
+    for (at, c) in c.0.iter_mut().enumerate() {
+        let (row, column) = (at / BLOCK, at % BLOCK);
+        *c = 0.0;
+        for s in segments {
+            for i in 0..s.steps * STEP {
+                // SAFETY: the caller's promise.
+                *c += unsafe {
+                    let a = *s.a.byte_add(row * s.a_stride).add(i);
+                    let b = *s.b.add(i / 2 * 2 * BLOCK + column * 2 + i % 2);
+                    a.to_f32() * b.to_f32()
+                };
+            }
+        }
     }
 }
 

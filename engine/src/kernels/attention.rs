@@ -7,8 +7,7 @@ use super::{
     dots::total,
     on_cpu,
     packed::{
-        Line, Matrix, Packed, Pair, Panels, TILE, Target, Unit, multiply, pack_panels, pack_rows, panel_lines,
-        row_lines,
+        Line, Matrix, Packed, Pair, Panels, Target, Unit, multiply, pack_panels, pack_rows, panel_lines, row_lines,
     },
     values::{Element, Values, hold, room, simd, typed},
 };
@@ -16,9 +15,6 @@ use crate::Result;
 use candle_core::{DType, Shape as TensorShape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// Queries of one tile.
-const QUERIES: usize = 4 * TILE;
 
 /// One sequence: its rows of q, and its rows of k and v. The last query sits at the position of the last key, so that
 /// with a cache there may be more keys than queries.
@@ -127,7 +123,7 @@ impl Part<'_> {
                 let p = pack(&mut tile.lines, unit, Matrix::new(Values::F32(&tile.scores), n), m, n);
                 let b = Panels { from: seen.start, ..Panels::all(&values, nk, dim) };
                 let to = to.part(self.span.queries.start + rows.start, head * dim, m, dim);
-                multiply(unit, &[Pair { a: Packed::all(p, n), b, depth: n }], 0..m.div_ceil(TILE), m, dim, to);
+                multiply(unit, &[Pair { a: Packed::all(p, n), b, depth: n }], unit.tiles(m), m, dim, to);
             }
         }
     }
@@ -139,12 +135,12 @@ impl Part<'_> {
         let values_across = self.panels(self.keys(self.v).transposed(), dim, nk);
         let (mut dk, mut dv) = (vec![0.0; nk * dim], vec![0.0; nk * dim]);
         let mut tile = Tile::new(self, unit);
-        let (mut dscores, mut lines, mut b) = (vec![0.0; QUERIES * nk], Vec::new(), Vec::new());
+        let (mut dscores, mut lines, mut b) = (vec![0.0; self.most() * nk], Vec::new(), Vec::new());
         for head in self.heads() {
             for rows in self.tiles() {
                 let seen = tile.probabilities(self, head, &rows, &keys_across);
                 let (m, n) = (rows.len(), seen.len());
-                let tiles = 0..m.div_ceil(TILE);
+                let tiles = unit.tiles(m);
                 let first = self.span.queries.start + rows.start;
                 let dy = Matrix::new(dy, self.shape.heads * dim).at(first, head * dim);
                 // d(probabilities) = dy vᵀ
@@ -158,7 +154,7 @@ impl Part<'_> {
                 let dys = panels(&mut b, unit, dy, m, dim);
                 let to = Target::f32(&mut dv, dim, true).part(seen.start, 0, n, dim);
                 let pair = Pair { a: Packed::all(a, m), b: Panels::all(dys, m, dim), depth: m };
-                multiply(unit, &[pair], 0..n.div_ceil(TILE), n, dim, to);
+                multiply(unit, &[pair], unit.tiles(n), n, dim, to);
                 for ((i, p), d) in tile.scores.chunks(n).take(m).enumerate().zip(dscores.chunks_mut(n)) {
                     softmax_backward(p, d, self.shape.scale);
                     if !tile.slopes.is_empty() {
@@ -182,7 +178,7 @@ impl Part<'_> {
                 let qs = panels(&mut b, unit, self.queries(head, rows.start), m, dim);
                 let to = Target::f32(&mut dk, dim, true).part(seen.start, 0, n, dim);
                 let pair = Pair { a: Packed::all(a, m), b: Panels::all(qs, m, dim), depth: m };
-                multiply(unit, &[pair], 0..n.div_ceil(TILE), n, dim, to);
+                multiply(unit, &[pair], unit.tiles(n), n, dim, to);
             }
         }
         let place = |to: Target| to.part(self.span.keys.start, self.kv * dim, nk, dim);
@@ -196,10 +192,15 @@ impl Part<'_> {
         self.kv * group..(self.kv + 1) * group
     }
 
+    /// Queries of one tile: whole tiles of the products, about 60.
+    fn most(&self) -> usize {
+        if self.unit == Unit::AmxPair { 64 } else { 56 }
+    }
+
     /// Local query rows of each tile.
     fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let n = self.span.queries.len();
-        (0..n).step_by(QUERIES).map(move |start| start..(start + QUERIES).min(n))
+        let (n, most) = (self.span.queries.len(), self.most());
+        (0..n).step_by(most).map(move |start| start..(start + most).min(n))
     }
 
     /// Queries of a head from local row `start`, (rows, dim).
@@ -240,7 +241,7 @@ struct Tile {
 
 impl Tile {
     fn new(part: &Part, unit: Unit) -> Self {
-        let n = QUERIES.min(part.span.queries.len()) * part.span.keys.len();
+        let n = part.most().min(part.span.queries.len()) * part.span.keys.len();
         let slopes = vec![0.0; if part.shape.softcap.is_some() { n } else { 0 }];
         Self { scores: room(n), slopes, lines: Vec::new(), unit }
     }
@@ -253,7 +254,7 @@ impl Tile {
         let a = pack(&mut self.lines, unit, part.queries(head, rows.start), m, dim);
         let b = Panels { first: seen.start, ..Panels::all(keys, dim, part.span.keys.len()) };
         let pair = Pair { a: Packed::all(a, dim), b, depth: dim };
-        multiply(unit, &[pair], 0..m.div_ceil(TILE), m, n, Target::f32(&mut self.scores, n, false));
+        multiply(unit, &[pair], unit.tiles(m), m, n, Target::f32(&mut self.scores, n, false));
         let ahead = part.span.keys.len() - part.span.queries.len();
         for (i, row) in rows.clone().enumerate() {
             let scores = &mut self.scores[i * n..][..n];

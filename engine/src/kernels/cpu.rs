@@ -54,7 +54,7 @@ impl Instructions {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => is_x86_feature_detected!("avx512bf16") && Self::Avx512.present(),
             #[cfg(target_arch = "x86_64")]
-            Self::Amx => false,
+            Self::Amx => super::amx::available() && Self::Avx512Bf16.present(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
@@ -86,6 +86,11 @@ static CHOSEN: OnceLock<Instructions> = OnceLock::new();
 
 /// The best that this processor has, or what [`limit`] chose.
 pub fn instructions() -> Instructions {
+    #[cfg(test)]
+    if let (None, Ok(name)) = (CHOSEN.get(), std::env::var("LATHE_CPU")) {
+        // For the tests of each form: `LATHE_CPU=avx2 cargo test -p engine --lib`.
+        limit(&name).ok();
+    }
     *CHOSEN.get_or_init(|| Instructions::ALL.into_iter().find(|i| i.present()).unwrap_or(Instructions::Portable))
 }
 

@@ -7,7 +7,7 @@ use super::packed::{Line, Unit};
 use half::bf16;
 use std::arch::x86_64::*;
 
-/// Multiplies `rows` (1 to [`TILE`](super::packed::TILE)) rows of a, one line for each step, with a panel of b, `vectors` (1 or 2) lines for
+/// Multiplies `rows` (1 to 14) rows of a, one line for each step, with a panel of b, `vectors` (1 or 2) lines for
 /// each step, into `sums`, `vectors` lines a row. With `add`, sums go on from what stands there.
 ///
 /// # Safety
@@ -19,10 +19,10 @@ pub unsafe fn block(unit: Unit, rows: usize, vectors: usize, a: &[Line], b: &[Li
     // SAFETY: each form reads `steps` lines of a and `steps * vectors` of b, and writes `rows * vectors` of c.
     unsafe {
         match (unit, vectors) {
-            (Unit::Bf16Pair, 1) => by_rows!(pairs, 1, rows, (a, b, c, steps, add)),
-            (Unit::Bf16Pair, _) => by_rows!(pairs, 2, rows, (a, b, c, steps, add)),
             (Unit::F32, 1) => by_rows!(float32, 1, rows, (a, b, c, steps, add)),
             (Unit::F32, _) => by_rows!(float32, 2, rows, (a, b, c, steps, add)),
+            (_, 1) => by_rows!(pairs, 1, rows, (a, b, c, steps, add)),
+            (_, _) => by_rows!(pairs, 2, rows, (a, b, c, steps, add)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Factors of matrix products, packed for the innermost loops, and the product of two packed factors on one thread.
 //!
-//! With AVX-512, a is cut into tiles of [`TILE`] rows and b into panels of 32 columns; without, both are plain float32
-//! matrices for the gemm crate.
+//! With AVX-512, a is cut into tiles of 14 rows, transposed, and b into panels of 32 columns. With AMX, panels are the
+//! same and a is bf16 in rows. Without either, both are plain float32 matrices for the gemm crate.
 
 #![allow(unsafe_code)]
 
@@ -12,9 +12,6 @@ use super::{
 use half::bf16;
 use std::ops::Range;
 
-/// Rows of a that are multiplied at a time.
-pub const TILE: usize = 14;
-
 /// 64 bytes, a row of 16 units.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -24,27 +21,51 @@ pub struct Line(pub [f32; 16]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     F32,
-    /// Two values that follow each other along the summed dimension.
+    /// Two bf16 that follow each other along the summed dimension.
     Bf16Pair,
+    /// Such pairs, multiplied in AMX tiles.
+    AmxPair,
 }
 
 impl Unit {
     /// Pairs of bf16 where they are wanted and the processor multiplies them.
     pub fn new(bf16: bool) -> Self {
-        if bf16 && instructions().bf16() { Self::Bf16Pair } else { Self::F32 }
+        match instructions() {
+            Instructions::Amx if bf16 => Self::AmxPair,
+            Instructions::Avx512Bf16 if bf16 => Self::Bf16Pair,
+            _ => Self::F32,
+        }
     }
 
     /// Values of the summed dimension in one unit.
     pub fn depth(self) -> usize {
-        match self {
-            Self::F32 => 1,
-            Self::Bf16Pair => 2,
-        }
+        if self == Self::F32 { 1 } else { 2 }
     }
 
-    /// Units for `depth` values.
+    /// Units for `depth` values; AMX takes 32 values at a time.
     pub fn steps(self, depth: usize) -> usize {
-        depth.div_ceil(self.depth())
+        if self == Self::AmxPair { depth.div_ceil(32) * 16 } else { depth.div_ceil(self.depth()) }
+    }
+
+    /// Rows of a that are multiplied at a time.
+    pub fn tile(self) -> usize {
+        if self == Self::AmxPair { 32 } else { 14 }
+    }
+
+    /// All tiles of `rows` rows.
+    pub fn tiles(self, rows: usize) -> Range<usize> {
+        0..rows.div_ceil(self.tile())
+    }
+
+    /// Lines of a panel's step, for what is left of the columns.
+    fn vectors(self, columns: usize) -> usize {
+        if columns > 16 || self == Self::AmxPair { 2 } else { 1 }
+    }
+
+    /// Lines from one row of a to the next with AMX: an odd number, since rows a multiple of 4 KiB apart would share
+    /// a set of the cache.
+    fn row_pitch(depth: usize) -> usize {
+        depth.div_ceil(32) | 1
     }
 }
 
@@ -162,9 +183,13 @@ fn tiled() -> bool {
     instructions() <= Instructions::Avx512
 }
 
-/// Lines of a packed a for each [`TILE`] rows, or for all of them without tiles.
+/// Lines of a packed a.
 pub fn row_lines(unit: Unit, rows: usize, depth: usize) -> usize {
-    if tiled() { rows.div_ceil(TILE) * unit.steps(depth) } else { (rows * depth).div_ceil(16) }
+    match unit {
+        Unit::AmxPair => rows.next_multiple_of(32) * Unit::row_pitch(depth),
+        _ if tiled() => rows.div_ceil(unit.tile()) * unit.steps(depth),
+        _ => (rows * depth).div_ceil(16),
+    }
 }
 
 /// Lines of a packed b.
@@ -176,13 +201,19 @@ pub fn panel_lines(unit: Unit, columns: usize, depth: usize) -> usize {
 pub fn pack_rows(unit: Unit, a: Matrix, rows: usize, depth: usize, out: &mut [Line]) {
     a.check(rows, depth);
     #[cfg(target_arch = "x86_64")]
+    if unit == Unit::AmxPair {
+        // SAFETY: this unit is chosen where the processor has AMX and AVX-512.
+        unsafe { super::panel::pack_in_rows(a, rows, depth, out, Unit::row_pitch(depth)) };
+        return;
+    }
+    #[cfg(target_arch = "x86_64")]
     if tiled() {
-        let steps = unit.steps(depth);
-        for (i, tile) in out.chunks_mut(steps.max(1)).take(rows.div_ceil(TILE)).enumerate() {
-            let part = a.at(i * TILE, 0);
-            let count = TILE.min(rows - i * TILE);
+        let (steps, tile) = (unit.steps(depth), unit.tile());
+        for (i, lines) in out.chunks_mut(steps.max(1)).take(rows.div_ceil(tile)).enumerate() {
+            let part = a.at(i * tile, 0);
+            let count = tile.min(rows - i * tile);
             // SAFETY: `tiled` says that the processor has AVX-512, a unit of pairs that it has BF16.
-            unsafe { super::panel::pack(unit, part.values, part.stride, part.transposed, count, depth, tile, 1) };
+            unsafe { super::panel::pack(unit, part, part.transposed, count, depth, lines, 1) };
         }
         return;
     }
@@ -196,16 +227,15 @@ pub fn pack_panels(unit: Unit, b: Matrix, depth: usize, columns: usize, out: &mu
     if tiled() {
         let steps = unit.steps(depth);
         for (i, panel) in out.chunks_mut((steps * 2).max(1)).take(columns.div_ceil(32)).enumerate() {
-            let vectors = vectors_of(columns - i * 32);
+            let vectors = unit.vectors(columns - i * 32);
             for v in 0..vectors {
                 let first = i * 32 + v * 16;
-                let (part, count) = (b.at(0, first), 16.min(columns - first));
+                let (part, count) = (b.at(0, first), 16.min(columns.saturating_sub(first)));
                 // SAFETY: as in `pack_rows`. The columns of b are the vectors that are packed.
-                unsafe {
-                    let lines = &mut panel[v..];
-                    super::panel::pack(unit, part.values, part.stride, !part.transposed, count, depth, lines, vectors);
-                }
+                unsafe { super::panel::pack(unit, part, !part.transposed, count, depth, &mut panel[v..], vectors) };
             }
+            // What AMX multiplies beyond the depth.
+            panel[depth.div_ceil(unit.depth()) * vectors..steps * vectors].fill(Line([0.0; 16]));
         }
         return;
     }
@@ -257,41 +287,17 @@ impl<'a> Panels<'a> {
     }
 }
 
-/// Sum of products of packed factors into `to`, on this thread: tiles `tiles` of a's `rows` rows (without tiles of
-/// [`TILE`] rows too), `columns` columns of b. Rows of `to` are those of a, its columns those of b.
+/// Sum of products of packed factors into `to`, on this thread: tiles `tiles` of a's `rows` rows, `columns` columns of
+/// b. Rows of `to` are those of a, its columns those of b.
 pub fn multiply(unit: Unit, pairs: &[Pair], tiles: Range<usize>, rows: usize, columns: usize, to: Target) {
-    let (first, last) = ((tiles.start * TILE).min(rows), (tiles.end * TILE).min(rows));
+    let (first, last) = ((tiles.start * unit.tile()).min(rows), (tiles.end * unit.tile()).min(rows));
     if first == last || columns == 0 {
         return;
     }
     let to = to.part(first, 0, last - first, columns);
     #[cfg(target_arch = "x86_64")]
     if tiled() {
-        let mut sums = [Line([0.0; 16]); TILE * 2];
-        for tile in tiles {
-            let count = TILE.min(rows - tile * TILE);
-            for panel in 0..columns.div_ceil(32) {
-                // As the panel was packed: of its columns fewer may be wanted here.
-                let packed = |b: &Panels| vectors_of(b.columns - b.first - panel * 32);
-                let (vectors, n) = (pairs.first().map_or(2, |p| packed(&p.b)), 32.min(columns - panel * 32));
-                let part = to.part((tile * TILE) - first, panel * 32, count, n);
-                for (i, pair) in pairs.iter().enumerate() {
-                    let steps = |depth| unit.steps(depth);
-                    let (a, b) = (&pair.a, &pair.b);
-                    let a = &a.lines[tile * steps(a.depth) + steps(a.from)..][..steps(pair.depth)];
-                    let b = &b.lines[(b.first / 32 + panel) * steps(b.depth) * 2 + steps(b.from) * vectors..];
-                    // SAFETY: `tiled` says that the processor has AVX-512, a unit of pairs that it has BF16.
-                    unsafe { super::micro::block(unit, count, vectors, a, b, &mut sums, i > 0) };
-                }
-                // SAFETY: as above; `part` lies in the target.
-                unsafe {
-                    match part.to {
-                        Pointer::F32(p) => super::micro::store_f32(&sums, vectors, p, to.stride, count, n, to.add),
-                        Pointer::Bf16(p) => super::micro::store_bf16(&sums, vectors, p, to.stride, count, n, to.add),
-                    }
-                }
-            }
-        }
+        multiply_tiles(unit, pairs, first..last, columns, to);
         return;
     }
     for (i, pair) in pairs.iter().enumerate() {
@@ -299,9 +305,57 @@ pub fn multiply(unit: Unit, pairs: &[Pair], tiles: Range<usize>, rows: usize, co
     }
 }
 
+/// As [`multiply`], for rows `rows`, the first of which begins a tile; they go to the top of `to`.
 #[cfg(target_arch = "x86_64")]
-fn vectors_of(columns: usize) -> usize {
-    if columns > 16 { 2 } else { 1 }
+fn multiply_tiles(unit: Unit, pairs: &[Pair], rows: Range<usize>, columns: usize, to: Target) {
+    let (mut sums, mut block) = ([Line([0.0; 16]); 2 * 14], super::amx::Scratch::zeros());
+    let mut segments = Vec::with_capacity(pairs.len());
+    let amx = (unit == Unit::AmxPair).then(super::amx::Tiles::new).flatten();
+    for row in rows.clone().step_by(unit.tile()) {
+        let (tile, count) = (row / unit.tile(), unit.tile().min(rows.end - row));
+        for panel in 0..columns.div_ceil(32) {
+            // As the panel was packed: of its columns fewer may be wanted here.
+            let packed = |b: &Panels| unit.vectors(b.columns - b.first - panel * 32);
+            let (vectors, n) = (pairs.first().map_or(2, |p| packed(&p.b)), 32.min(columns - panel * 32));
+            let part = to.part(row - rows.start, panel * 32, count, n);
+            segments.clear();
+            for (i, pair) in pairs.iter().enumerate() {
+                let steps = unit.steps(pair.depth);
+                let (a, b) = (&pair.a, &pair.b);
+                let at = (b.first / 32 + panel) * unit.steps(b.depth) * 2 + b.from / unit.depth() * vectors;
+                let b = &b.lines[at..][..steps * vectors];
+                if unit == Unit::AmxPair {
+                    let pitch = Unit::row_pitch(a.depth);
+                    let a = &a.lines[tile * 32 * pitch + a.from / 32..][..31 * pitch + steps / 16];
+                    let (a, b) = (a.as_ptr().cast(), b.as_ptr().cast());
+                    segments.push(super::amx::Segment { a, a_stride: pitch * 64, b, steps: steps / 16 });
+                } else {
+                    let a = &a.lines[tile * unit.steps(a.depth) + a.from / unit.depth()..][..steps];
+                    // SAFETY: `tiled` says that the processor has AVX-512, a unit of pairs that it has BF16.
+                    unsafe { super::micro::block(unit, count, vectors, a, b, &mut sums, i > 0) };
+                }
+            }
+            // SAFETY: the slices above hold what the segments read; as above; `part` lies in the target.
+            unsafe {
+                let sums = match &amx {
+                    Some(amx) => {
+                        amx.block(&segments, &mut block, false);
+                        block.lines()
+                    }
+                    #[cfg(test)]
+                    None if unit == Unit::AmxPair => {
+                        super::amx::model(&segments, &mut block);
+                        block.lines()
+                    }
+                    None => &sums,
+                };
+                match part.to {
+                    Pointer::F32(p) => super::micro::store_f32(sums, vectors, p, to.stride, count, n, to.add),
+                    Pointer::Bf16(p) => super::micro::store_bf16(sums, vectors, p, to.stride, count, n, to.add),
+                }
+            }
+        }
+    }
 }
 
 /// A row-major copy in float32.

@@ -4,49 +4,59 @@
 #![allow(unsafe_code)]
 
 use super::{
-    packed::{Line, Unit},
+    packed::{Line, Matrix, Unit},
     values::Values,
 };
 use half::bf16;
 use std::arch::x86_64::*;
 
-/// Packs `count` (at most 16) vectors of `k` values each: value (i, j) of vector i stands at `i * stride + j` (`across`
-/// false), or at `j * stride + i` (`across` true). Step s goes to `out[s * pitch]`; what is beyond count or k is zero.
+/// Packs `count` (at most 16) vectors of `k` values each, which are the rows of `m`, or its columns where `across` says
+/// that they stand side by side in memory. Step s goes to `out[s * pitch]`; what is beyond count or k is zero.
 ///
 /// # Safety
-/// The processor has AVX-512 F and BW, and BF16 for pairs. `values` reaches the last value and `out` the last step.
-pub unsafe fn pack(
-    unit: Unit,
-    values: Values,
-    stride: usize,
-    across: bool,
-    count: usize,
-    k: usize,
-    out: &mut [Line],
-    pitch: usize,
-) {
-    let steps = unit.steps(k);
+/// The processor has AVX-512 F, BW and VL, and BF16 for pairs.
+pub unsafe fn pack(unit: Unit, m: Matrix, across: bool, count: usize, k: usize, out: &mut [Line], pitch: usize) {
+    let (values, stride) = (m.values, m.stride);
+    let steps = k.div_ceil(unit.depth());
     assert!(count <= 16 && (steps == 0 || (steps - 1) * pitch < out.len()), "a packed factor needs more room");
-    let last = if count == 0 || k == 0 {
-        0
-    } else if across {
-        (k - 1) * stride + count
-    } else {
-        (count - 1) * stride + k
-    };
-    assert!(last <= values.len(), "a factor ends before its last value");
+    let (outer, inner) = if across { (k, count) } else { (count, k) };
+    let reach = if outer == 0 || inner == 0 { 0 } else { (outer - 1) * stride + inner };
+    assert!(reach <= values.len(), "a factor ends before its last value");
     let (v, o) = (values, out.as_mut_ptr().cast::<__m512i>());
     // SAFETY: the asserts above keep every access inside its slice; the features are the caller's promise.
     unsafe {
         match (unit, across, v) {
             (Unit::F32, false, Values::F32(v)) => along_f32(v.as_ptr(), stride, count, k, o, pitch),
             (Unit::F32, false, Values::Bf16(v)) => along_f32_of_bf16(v.as_ptr(), stride, count, k, o, pitch),
-            (Unit::Bf16Pair, false, Values::F32(v)) => along_pairs_of_f32(v.as_ptr(), stride, count, k, o, pitch),
-            (Unit::Bf16Pair, false, Values::Bf16(v)) => along_pairs(v.as_ptr(), stride, count, k, o, pitch),
+            (_, false, Values::F32(v)) => along_pairs_of_f32(v.as_ptr(), stride, count, k, o, pitch),
+            (_, false, Values::Bf16(v)) => along_pairs(v.as_ptr(), stride, count, k, o, pitch),
             (Unit::F32, true, Values::F32(v)) => across_f32(v.as_ptr(), stride, count, k, o, pitch),
             (Unit::F32, true, Values::Bf16(v)) => across_f32_of_bf16(v.as_ptr(), stride, count, k, o, pitch),
-            (Unit::Bf16Pair, true, Values::F32(v)) => across_pairs_of_f32(v.as_ptr(), stride, count, k, o, pitch),
-            (Unit::Bf16Pair, true, Values::Bf16(v)) => across_pairs(v.as_ptr(), stride, count, k, o, pitch),
+            (_, true, Values::F32(v)) => across_pairs_of_f32(v.as_ptr(), stride, count, k, o, pitch),
+            (_, true, Values::Bf16(v)) => across_pairs(v.as_ptr(), stride, count, k, o, pitch),
+        }
+    }
+}
+
+/// Packs a (rows, depth) as bf16 in rows of `pitch` lines, with zeros up to a multiple of 32 values.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, VL and BF16.
+pub unsafe fn pack_in_rows(a: Matrix, rows: usize, depth: usize, out: &mut [Line], pitch: usize) {
+    assert!(rows == 0 || (rows - 1) * pitch + depth.div_ceil(32) <= out.len(), "a packed factor needs more room");
+    for first in (0..rows).step_by(16) {
+        let count = 16.min(rows - first);
+        for (block, start) in (0..depth).step_by(32).enumerate() {
+            let mut lines = [Line([0.0; 16]); 16];
+            let (part, k) = (a.at(first, start), 32.min(depth - start));
+            // SAFETY: as this function; a line of each row exists by the assertion.
+            unsafe {
+                pack(Unit::Bf16Pair, part, part.transposed, count, k, &mut lines, 1);
+                let steps = lines.map(|line| std::mem::transmute::<Line, __m512i>(line));
+                for (i, row) in transpose(steps).into_iter().enumerate().take(count) {
+                    out[(first + i) * pitch + block] = std::mem::transmute::<__m512i, Line>(row);
+                }
+            }
         }
     }
 }

@@ -6,7 +6,7 @@
 //! the type and layout of their file. Each value is summed in the same order, whatever the number of threads.
 
 use super::packed::{
-    Line, Matrix, Packed, Pair, Panels, TILE, Target, Unit, multiply, pack_panels, pack_rows, panel_lines, row_lines,
+    Line, Matrix, Packed, Pair, Panels, Target, Unit, multiply, pack_panels, pack_rows, panel_lines, row_lines,
 };
 use rayon::prelude::*;
 use std::{
@@ -35,12 +35,13 @@ impl Rows {
     pub fn pack(unit: Unit, a: Matrix, rows: usize, depth: usize) -> Self {
         a.check(rows, depth);
         let mut lines = borrow(row_lines(unit, rows, depth));
-        let part = row_lines(unit, TILES * TILE, depth);
-        if rows > TILES * TILE && part * 16 == row_lines(unit, TILES * TILE * 16, depth) {
-            let tasks = lines.par_chunks_mut(part.max(1)).take(rows.div_ceil(TILES * TILE)).enumerate();
+        let whole = TILES * unit.tile();
+        let part = row_lines(unit, whole, depth);
+        if rows > whole && part * 16 == row_lines(unit, whole * 16, depth) {
+            let tasks = lines.par_chunks_mut(part.max(1)).take(rows.div_ceil(whole)).enumerate();
             tasks.for_each(|(i, lines)| {
-                let first = i * TILES * TILE;
-                pack_rows(unit, a.at(first, 0), (TILES * TILE).min(rows - first), depth, lines);
+                let first = i * whole;
+                pack_rows(unit, a.at(first, 0), whole.min(rows - first), depth, lines);
             });
         } else {
             pack_rows(unit, a, rows, depth, &mut lines);
@@ -135,13 +136,14 @@ impl Job<'_> {
         let blocks = panels.div_ceil(fits).next_multiple_of(threads).min(panels);
         let width = panels.div_ceil(blocks) * 32;
         let blocks = self.columns.div_ceil(width);
-        let splits = if blocks >= threads { 1 } else { threads.div_ceil(blocks).min(self.rows.div_ceil(TILE)) };
+        let splits =
+            if blocks >= threads { 1 } else { threads.div_ceil(blocks).min(self.rows.div_ceil(self.unit.tile())) };
         (width, splits)
     }
 
     fn run(&self, columns: Range<usize>, part: usize, parts: usize) {
         let width = columns.len();
-        let tiles = self.rows.div_ceil(TILE);
+        let tiles = self.rows.div_ceil(self.unit.tile());
         let tiles = tiles * part / parts..tiles * (part + 1) / parts;
         let to = self.to.part(0, columns.start, self.rows, width);
         SCRATCH.with_borrow_mut(|(panels, sums)| {
@@ -172,7 +174,8 @@ impl Job<'_> {
                 multiply(self.unit, &pairs, tiles.clone(), self.rows, width, to);
             }
             if detour {
-                let rows = (tiles.start * TILE).min(self.rows)..(tiles.end * TILE).min(self.rows);
+                let rows =
+                    (tiles.start * self.unit.tile()).min(self.rows)..(tiles.end * self.unit.tile()).min(self.rows);
                 to.write(rows, width, sums);
             }
         });
@@ -202,15 +205,20 @@ fn give_back(buffer: Vec<Line>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{kernels::values::Values, random::Random};
+    use crate::{
+        kernels::{cpu::instructions, values::Values},
+        random::Random,
+    };
     use half::bf16;
 
     /// Every kind of factor, both units, sizes off all boundaries, against sums in float64.
     #[test]
     fn sums_of_products_are_right() {
         for (m, k, n) in [(1, 1, 1), (3, 5, 7), (29, 33, 17), (64, 8, 40), (61, 2500, 70), (15, 5000, 3)] {
-            for bf16 in [false, true] {
-                check(m, k, n, Unit::new(bf16));
+            check(m, k, n, Unit::F32);
+            if instructions().bf16() {
+                check(m, k, n, Unit::Bf16Pair);
+                check(m, k, n, Unit::AmxPair);
             }
         }
     }
@@ -242,7 +250,7 @@ mod tests {
                     let error = (f64::from(*out) - 1.0 - 2.0 * exact).abs();
                     assert!(error < 3e-6 * (k as f64).sqrt() * 10.0, "{m} {k} {n} {unit:?}: {error}");
                 }
-                if unit == Unit::Bf16Pair {
+                if unit != Unit::F32 {
                     let mut out = vec![bf16::ONE; m * n];
                     sum(&[Product { a: &a, b }], n, Target::bf16(&mut out, n, true));
                     for (out, exact) in out.iter().zip(&exact) {

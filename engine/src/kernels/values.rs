@@ -171,7 +171,7 @@ pub fn cast(t: &Tensor, dtype: DType) -> Result<Tensor> {
     let held = hold(&t)?;
     typed!(dtype, T => {
         let mut out = room::<T>(t.elem_count());
-        each!(held.values(), v => super::rows(&mut out, v, 1 << 14, |o, v| convert(o, v)));
+        each!(held.values(), v => super::rows(&mut out, v, 1 << 14, convert));
         Ok(T::tensor(out, t.shape().clone())?)
     })
 }
