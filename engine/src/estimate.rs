@@ -24,9 +24,8 @@ pub struct Load {
 pub fn memory(c: &DecoderConfig, params: &TrainParams, load: &Load) -> Vec<Part> {
     let part = |en: &str, zh: &str, bytes: u64| Part { name: Text::new(en, zh), bytes };
     let (h, q, kv, f) = (c.hidden_size, c.heads * c.head_dim, c.kv_heads * c.head_dim, c.intermediate_size);
-    // Kept by a layer for each token: two norms' input and output, q, k, v, the attention's output, gate, up and their
-    // product; with norms on heads also q and k before them.
-    let kept = 4 * h + 2 * q + 2 * kv + 3 * f + if c.qk_norm == QkNorm::None { 0 } else { q + kv };
+    // Kept by a layer for each token: two norms' input and output, q, k, v, the attention's output, gate and up; with norms on heads also q and k before them.
+    let kept = 4 * h + 2 * q + 2 * kv + 2 * f + if c.qk_norm == QkNorm::None { 0 } else { q + kv };
     let layers = if params.gradient_checkpointing { c.layers * h + kept } else { c.layers * kept };
     // Gradients on their way down a layer.
     let passing = 2 * h + 2 * q + 2 * kv + 3 * f;

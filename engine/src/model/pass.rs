@@ -74,6 +74,11 @@ impl Keep {
         Self { stack: Vec::new(), off: true }
     }
 
+    /// Whether it keeps nothing.
+    pub fn is_off(&self) -> bool {
+        self.off
+    }
+
     pub fn push(&mut self, t: &Tensor) {
         if !self.off {
             self.stack.push(t.clone());

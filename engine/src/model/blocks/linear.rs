@@ -67,6 +67,32 @@ impl Block for Linear {
     }
 }
 
+impl Linear {
+    /// As [`Block::forward`], for an x that is cheaper to make again than to keep.
+    pub fn forward_again(&self, x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
+        let y = self.forward(x, pass, keep)?;
+        if self.learns_from_x() && !keep.is_off() {
+            keep.pop()?;
+        }
+        Ok(y)
+    }
+
+    /// The gradient of the x that [`Linear::forward_again`] had, given that x again.
+    pub fn backward_again(
+        &self,
+        x: &Tensor,
+        dy: Tensor,
+        pass: &Pass,
+        keep: &mut Keep,
+        grads: &mut Grads,
+    ) -> Result<Tensor> {
+        if self.learns_from_x() {
+            keep.push(&cast(x, pass.compute)?);
+        }
+        self.backward(dy, pass, keep, grads)
+    }
+}
+
 /// Outputs of linears that read the same x, in their order.
 pub fn forward_all(linears: &[&Linear], x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Vec<Tensor>> {
     let x = cast(x, pass.compute)?;

@@ -56,24 +56,27 @@ impl Block for Mlp {
             }
             MlpInput::Plain(linear) => {
                 let up = linear.forward(x, pass, keep)?;
-                let y = activate(self.activation, &up)?;
+                let y = self.down.forward_again(&activate(self.activation, &up)?, pass, keep)?;
                 keep.push(&up);
-                return self.down.forward(&y, pass, keep);
+                return Ok(y);
             }
         };
-        let y = gated(self.activation, &gate, &up)?;
+        let y = self.down.forward_again(&gated(self.activation, &gate, &up)?, pass, keep)?;
         keep.push(&gate);
         keep.push(&up);
-        self.down.forward(&y, pass, keep)
+        Ok(y)
     }
 
     fn backward(&self, dy: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
-        let dy = self.down.backward(dy, pass, keep, grads)?;
         let up = keep.pop()?;
         if let MlpInput::Plain(linear) = &self.first {
+            let x = activate(self.activation, &up)?;
+            let dy = self.down.backward_again(&x, dy, pass, keep, grads)?;
             return linear.backward(activate_backward(self.activation, &up, &dy)?, pass, keep, grads);
         }
         let gate = keep.pop()?;
+        let x = gated(self.activation, &gate, &up)?;
+        let dy = self.down.backward_again(&x, dy, pass, keep, grads)?;
         let (dgate, dup) = gated_backward(self.activation, &gate, &up, &dy)?;
         match &self.first {
             MlpInput::Gated { gate, up } => backward_all(&[gate, up], vec![dgate, dup], pass, keep, grads),
