@@ -82,14 +82,16 @@ pub(crate) fn tanh(x: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E + 12_582_912.0) - 12_582_912.0;
-    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    // Adding 1.5 · 2²³ rounds to an integer, which then stands in the low bits.
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, 12_582_912.0);
+    let n = shifted - 12_582_912.0;
+    let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, x));
     let mut q = 1.987_569_1e-4;
     for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-        q = q * r + c;
+        q = r.mul_add(q, c);
     }
-    let y = q * r * r + r + 1.0;
-    y * f32::from_bits((((n as i32) + 127) as u32) << 23)
+    let y = (q * r).mul_add(r, r) + 1.0;
+    y * f32::from_bits(shifted.to_bits().wrapping_sub(12_582_912f32.to_bits()).wrapping_add(127) << 23)
 }
 
 #[cfg(test)]

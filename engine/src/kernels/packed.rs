@@ -12,6 +12,9 @@ use super::{
 use half::bf16;
 use std::ops::Range;
 
+/// Depth of b that is packed at a time.
+const DEPTH: usize = 128;
+
 /// 64 bytes, a row of 16 units.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -228,11 +231,16 @@ pub fn pack_panels(unit: Unit, b: Matrix, depth: usize, columns: usize, out: &mu
         let steps = unit.steps(depth);
         for (i, panel) in out.chunks_mut((steps * 2).max(1)).take(columns.div_ceil(32)).enumerate() {
             let vectors = unit.vectors(columns - i * 32);
-            for v in 0..vectors {
-                let first = i * 32 + v * 16;
-                let (part, count) = (b.at(0, first), 16.min(columns.saturating_sub(first)));
-                // SAFETY: as in `pack_rows`. The columns of b are the vectors that are packed.
-                unsafe { super::panel::pack(unit, part, !part.transposed, count, depth, &mut panel[v..], vectors) };
+            // Depth by depth, so that both halves of a row of memory are read while it is near.
+            for from in (0..depth).step_by(DEPTH) {
+                for v in 0..vectors {
+                    let first = i * 32 + v * 16;
+                    let (part, count) = (b.at(from, first), 16.min(columns.saturating_sub(first)));
+                    let out = &mut panel[from / unit.depth() * vectors + v..];
+                    let deep = DEPTH.min(depth - from);
+                    // SAFETY: as in `pack_rows`. The columns of b are the vectors that are packed.
+                    unsafe { super::panel::pack(unit, part, !part.transposed, count, deep, out, vectors) };
+                }
             }
             // What AMX multiplies beyond the depth.
             panel[depth.div_ceil(unit.depth()) * vectors..steps * vectors].fill(Line([0.0; 16]));

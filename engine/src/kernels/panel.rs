@@ -72,7 +72,12 @@ macro_rules! along {
                 let mut rows = [_mm512_setzero_si512(); 16];
                 for (i, row) in rows.iter_mut().enumerate().take(count) {
                     // SAFETY: value (i, start + left - 1) exists; masks leave out what is beyond.
-                    *row = unsafe { $load(v.add(i * stride + start), left) };
+                    unsafe {
+                        let from = v.add(i * stride + start);
+                        // So many rows at a time are more streams than the processor follows by itself.
+                        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(32 * $depth).cast());
+                        *row = $load(from, left);
+                    }
                 }
                 let steps = left.div_ceil($depth);
                 for (s, row) in transpose(rows).iter().enumerate().take(steps) {
