@@ -342,9 +342,8 @@ mod tests {
     impl Term {
         fn new(k: usize, stride: usize, outside: bf16, mut value: impl FnMut() -> f32) -> Self {
             let steps = k.div_ceil(STEP);
-            // One byte more: no row needs to be aligned.
-            let mut a =
-                [0; 1].into_iter().chain(outside.to_bits().to_le_bytes().repeat(BLOCK * stride)).collect::<Vec<_>>();
+            // The first byte is not a's: no row needs to be aligned.
+            let mut a = outside.to_bits().to_le_bytes().repeat((BLOCK - 1) * stride / 2 + steps * STEP + 1);
             a.truncate(1 + (BLOCK - 1) * stride + steps * STEP * 2);
             let mut b = vec![bf16::ZERO; steps * STEP * BLOCK];
             for row in 0..BLOCK {
@@ -487,7 +486,6 @@ mod tests {
                 (0.0, f32::from_bits(0x0001_0000), 1e30, 0.0), // a subnormal bf16 counts as zero
                 (0.0, smallest, 0.5, 0.0),                     // a subnormal result becomes zero
                 (f32::from_bits(1), 0.0, 0.0, 0.0),            // also what stood there
-                (1.0, f32::INFINITY, 1.0, f32::INFINITY),
             ] {
                 let mut first = Some(a);
                 let mut term = Term::new(1, 64, bf16::ZERO, || first.take().unwrap_or(0.0));
