@@ -308,8 +308,14 @@ pub fn multiply(unit: Unit, pairs: &[Pair], tiles: Range<usize>, rows: usize, co
         multiply_tiles(unit, pairs, first..last, columns, to);
         return;
     }
-    for (i, pair) in pairs.iter().enumerate() {
-        multiply_plain(pair, first..last, columns, Target { add: to.add || i > 0, ..to });
+    if to.is_bf16() {
+        // The gemm crate writes float32.
+        let mut sums = vec![0.0; (last - first) * columns];
+        let detour = Target::f32(&mut sums, columns, false);
+        multiply_plain(pairs, first..last, columns, detour);
+        to.write(0..last - first, columns, &sums);
+    } else {
+        multiply_plain(pairs, first..last, columns, to);
     }
 }
 
@@ -381,18 +387,21 @@ fn plain(m: Matrix, rows: usize, columns: usize, out: &mut [Line]) {
     });
 }
 
-fn multiply_plain(pair: &Pair, rows: Range<usize>, columns: usize, to: Target) {
-    let (m, n, k, stride) = (rows.len(), columns, pair.depth, to.stride as isize);
-    let a = &floats(pair.a.lines)[rows.start * pair.a.depth + pair.a.from..];
-    let width = pair.b.columns;
-    let b = &floats(pair.b.lines)[pair.b.from * width + pair.b.first..];
-    assert!(a.len() >= (m - 1) * pair.a.depth + k && b.len() >= (k - 1) * width + n, "a packed factor is too short");
-    let Pointer::F32(c) = to.to else { unreachable!("bf16 results need bf16 instructions") };
-    let (a, b, pitch) = (a.as_ptr(), b.as_ptr(), pair.a.depth as isize);
-    // SAFETY: the assertion and `multiply`'s part keep all accesses inside their slices.
-    unsafe {
-        let no = gemm::Parallelism::None;
-        gemm::gemm(m, n, k, c, 1, stride, to.add, a, 1, pitch, b, 1, width as isize, 1.0, 1.0, false, false, false, no);
+fn multiply_plain(pairs: &[Pair], rows: Range<usize>, columns: usize, to: Target) {
+    let Pointer::F32(c) = to.to else { return };
+    for (i, pair) in pairs.iter().enumerate() {
+        let (m, n, k, stride) = (rows.len(), columns, pair.depth, to.stride as isize);
+        let width = pair.b.columns;
+        let a = &floats(pair.a.lines)[rows.start * pair.a.depth + pair.a.from..];
+        let b = &floats(pair.b.lines)[pair.b.from * width + pair.b.first..];
+        let reach = ((m - 1) * pair.a.depth + k, (k.max(1) - 1) * width + n);
+        assert!(k == 0 || a.len() >= reach.0 && b.len() >= reach.1, "a packed factor is too short");
+        let (a, b, pitch, width) = (a.as_ptr(), b.as_ptr(), pair.a.depth as isize, width as isize);
+        // SAFETY: the assertion and `multiply`'s part keep all accesses inside their slices.
+        unsafe {
+            let (add, no) = (to.add || i > 0, gemm::Parallelism::None);
+            gemm::gemm(m, n, k, c, 1, stride, add, a, 1, pitch, b, 1, width, 1.0, 1.0, false, false, false, no);
+        }
     }
 }
 

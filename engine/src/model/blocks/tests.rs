@@ -365,6 +365,10 @@ fn families() -> Vec<serde_json::Value> {
 }
 
 fn tiny(config: &serde_json::Value, recompute: bool, seed: u64) -> (Model, Store) {
+    tiny_in(config, recompute, seed, DType::F32)
+}
+
+fn tiny_in(config: &serde_json::Value, recompute: bool, seed: u64, compute: DType) -> (Model, Store) {
     struct All;
     impl crate::model::Attach for All {
         fn trains(&self, _: &str) -> bool {
@@ -373,7 +377,7 @@ fn tiny(config: &serde_json::Value, recompute: bool, seed: u64) -> (Model, Store
     }
     let config = family(config).unwrap().config(config).unwrap();
     let mut store = Store::default();
-    let mut model = build(&config, &Source::Random { seed }, &All, &mut store, &Device::Cpu, DType::F32).unwrap();
+    let mut model = build(&config, &Source::Random { seed }, &All, &mut store, &Device::Cpu, compute).unwrap();
     assert_eq!(store.count(), config.parameters());
     model.recompute = recompute;
     (model, store)
@@ -458,4 +462,28 @@ fn more_tokens_than_learned_positions_are_a_problem() {
     assert!(model.logits(&ids[..20], &[20]).is_ok());
     let problem = model.logits(&ids, &[21]).unwrap_err().to_string();
     assert!(problem.contains("21") && problem.contains("20"), "{problem}");
+}
+
+/// bf16 keeps 8 bits of a value: gradients point the same way as those in float32, on every family.
+#[test]
+fn bf16_is_near_float32() {
+    for config in families() {
+        let kind = config["model_type"].as_str().unwrap_or_default();
+        // A token's experts may be others after rounding.
+        if kind.contains("moe") || kind == "mixtral" {
+            continue;
+        }
+        let learn = |compute| {
+            let (model, store) = tiny_in(&config, false, 3, compute);
+            let mut grads = Grads::default();
+            let loss = model.learn(&batch(), 1.0, 0, &mut grads).unwrap();
+            let all = store.trainable().map(|p| grads.get(&p.name).unwrap().flatten_all().unwrap());
+            (loss, Tensor::cat(&all.collect::<Vec<_>>(), 0).unwrap())
+        };
+        let ((loss, g), (loss16, g16)) = (learn(DType::F32), learn(DType::BF16));
+        assert!((loss / loss16 - 1.0).abs() < 0.01, "{kind}: {loss} and {loss16}");
+        let dot = |a: &Tensor, b: &Tensor| (a * b).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+        let cosine = dot(&g, &g16) / (dot(&g, &g) * dot(&g16, &g16)).sqrt();
+        assert!(cosine > 0.995, "{kind}: the cosine of the gradients is {cosine}");
+    }
 }
