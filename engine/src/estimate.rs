@@ -23,8 +23,10 @@ pub struct Load {
 /// Peak memory by part, in bytes.
 pub fn memory(c: &DecoderConfig, params: &TrainParams, load: &Load) -> Vec<Part> {
     let part = |en: &str, zh: &str, bytes: u64| Part { name: Text::new(en, zh), bytes };
-    let (h, q, kv, f) = (c.hidden_size, c.heads * c.head_dim, c.kv_heads * c.head_dim, c.intermediate_size);
-    // Kept by a layer for each token: two norms' input and output, q, k, v, the attention's output, gate and up; with norms on heads also q and k before them.
+    let (h, q, kv) = (c.hidden_size, c.heads * c.head_dim, c.kv_heads * c.head_dim);
+    let f = c.experts.as_ref().map_or(c.intermediate_size, |e| e.active * e.intermediate_size);
+    // Kept by a layer for each token: two norms' input and output, q, k, v, the attention's output, gate and up; with
+    // norms on heads also q and k before them.
     let kept = 4 * h + 2 * q + 2 * kv + 2 * f + if c.qk_norm == QkNorm::None { 0 } else { q + kv };
     let layers = if params.gradient_checkpointing { c.layers * h + kept } else { c.layers * kept };
     // Gradients on their way down a layer.
@@ -45,7 +47,7 @@ pub fn memory(c: &DecoderConfig, params: &TrainParams, load: &Load) -> Vec<Part>
 /// Seconds of all steps, at the float32 speed of this machine, and what that rests on.
 pub fn seconds(c: &DecoderConfig, params: &TrainParams, load: &Load) -> (f64, Text) {
     let embeddings = (c.vocab_size * c.hidden_size) as f64;
-    let linears = c.parameters() as f64 - embeddings * if c.tie_embeddings { 1.0 } else { 2.0 };
+    let linears = c.active_parameters() as f64 - embeddings * if c.tie_embeddings { 1.0 } else { 2.0 };
     // Forward, backward to the inputs, and to the weights where all are trained; forward again with recompute.
     let passes = 2.0 + f64::from(u8::from(load.full)) + f64::from(u8::from(params.gradient_checkpointing));
     let per_token = 2.0 * linears * passes + 2.0 * embeddings * load.trained_share * passes;

@@ -85,6 +85,7 @@ pub fn prepare(config: &RunConfig, places: &Places) -> Result<Prepared> {
         packing: data.packing.unwrap_or(stage.packs()) && stage.packs(),
     };
     let loaded = data::load(&registry, &data.dataset, &options, &encoder)?;
+    opened.config.check_length(loaded.longest as usize)?;
     let (samples, mut eval) = data::split(loaded.samples, data.val_size, train.seed)?;
     if !data.eval_dataset.is_empty() {
         eval.extend(data::load(&registry, &data.eval_dataset, &options, &encoder)?.samples);

@@ -27,6 +27,11 @@ const TOKENIZER_FILES: [&str; 9] = [
     "spiece.model",
 ];
 
+/// What the families call the embedding, and the head.
+pub(super) const EMBEDDINGS: [&str; 4] =
+    ["model.embed_tokens.weight", "model.tok_embeddings.weight", "gpt_neox.embed_in.weight", "transformer.wte.weight"];
+const HEADS: [&str; 3] = ["lm_head.weight", "output.weight", "embed_out.weight"];
+
 /// A weight by its Hugging Face name, with its shape.
 pub type Weight = (String, Vec<usize>);
 
@@ -130,12 +135,12 @@ pub fn write_tokenizer(dir: impl AsRef<Path>, files: &ModelFiles) -> Result<()> 
 /// What goes into which file.
 fn plan(files: &ModelFiles, weights: &[Weight], shard_bytes: u64, dtype: DType) -> Vec<Vec<Planned>> {
     let tied = files.config()["tie_word_embeddings"].as_bool().unwrap_or(false)
-        && weights.iter().any(|(name, _)| name == "model.embed_tokens.weight");
+        && weights.iter().any(|(name, _)| EMBEDDINGS.contains(&name.as_str()));
     let mut shards: Vec<Vec<Planned>> = vec![Vec::new()];
     let mut size = 0_u64;
     for (name, shape) in weights {
         // Tied: transformers takes the embedding. Frequencies are computed; only old checkpoints store them.
-        if (tied && name == "lm_head.weight") || name.ends_with(".rotary_emb.inv_freq") {
+        if (tied && HEADS.contains(&name.as_str())) || name.ends_with(".rotary_emb.inv_freq") {
             continue;
         }
         let planned = Planned { name: name.clone(), dtype, shape: shape.clone() };

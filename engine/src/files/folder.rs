@@ -84,8 +84,24 @@ pub fn open(path: &Path) -> Result<ModelFiles> {
     if let Some(name) = expected.and_then(|map| map.into_keys().find(|name| !tensors.contains_key(name))) {
         return Err(wrong_file(&index, &format!("no file has the tensor {name} that it lists")));
     }
+    let tensors = match config["model_type"].as_str() {
+        Some("gpt2" | "gpt_neox") => gpt_weights(tensors),
+        _ => tensors,
+    };
     let dtype = most_common(&tensors);
     Ok(ModelFiles { path: path.to_path_buf(), config, sources, tensors, dtype, gguf: None })
+}
+
+/// The weights of GPT-2 and GPT-NeoX by today's names: their early files leave `transformer.` out, and hold masks and
+/// frequencies, which are no weights.
+fn gpt_weights(tensors: BTreeMap<String, Stored>) -> BTreeMap<String, Stored> {
+    let computed = ["attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias", "rotary_emb.inv_freq"];
+    let is_weight = |name: &String| !computed.iter().any(|end| name.ends_with(&format!(".{end}")));
+    let today = |name: String| {
+        let bare = ["h.", "wte.", "wpe.", "ln_f."].iter().any(|start| name.starts_with(start));
+        if bare { format!("transformer.{name}") } else { name }
+    };
+    tensors.into_iter().filter(|(name, _)| is_weight(name)).map(|(name, stored)| (today(name), stored)).collect()
 }
 
 /// A problem if this is a file that is no model by itself: one that can hold code, or weights without their folder.

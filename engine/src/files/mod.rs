@@ -195,7 +195,7 @@ impl ModelFiles {
     }
 
     fn embedding_rows(&self) -> Option<u64> {
-        let embedding = self.tensors.get("model.embed_tokens.weight");
+        let embedding = export::EMBEDDINGS.iter().find_map(|name| self.tensors.get(*name));
         let rows = embedding.and_then(|stored| stored.shape.first()).map(|rows| *rows as u64);
         rows.or_else(|| self.config["vocab_size"].as_u64())
     }

@@ -152,6 +152,22 @@ impl DecoderConfig {
             .collect();
     }
 
+    /// A problem if a sequence is longer than the positions that the model has learned; rotary ones have no end.
+    pub fn check_length(&self, length: usize) -> Result<()> {
+        let context = self.context;
+        if self.names.positions.is_none() || length <= context {
+            return Ok(());
+        }
+        Err(Problem::new(
+            "too_long",
+            format!("A sequence has {length} tokens, this model has learned {context} positions."),
+            format!("序列有 {length} 个 token，而此模型只学过 {context} 个位置。"),
+        )
+        .hint(format!("Set cutoff_len to {context} or less."), format!("请将 cutoff_len 设为不超过 {context}。"))
+        .field("cutoff_len")
+        .into())
+    }
+
     fn check(self) -> Result<Self> {
         for (key, value, most) in [
             ("vocab_size", self.vocab_size, 1 << 24),

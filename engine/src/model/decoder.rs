@@ -19,7 +19,6 @@ use crate::{
         values::cast,
     },
 };
-use api::Problem;
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
@@ -137,11 +136,7 @@ impl Model {
         cache: Option<&'a Cache>,
         random: Option<u64>,
     ) -> Result<Pass<'a>> {
-        if self.positions.is_some()
-            && let Some(longest) = sequences.iter().map(|(_, to)| *to).max().filter(|n| *n > self.config.context)
-        {
-            return Err(too_long(longest, self.config.context).into());
-        }
+        self.config.check_length(sequences.iter().map(|(_, to)| *to).max().unwrap_or(0))?;
         let mut start = 0;
         let spans = sequences.iter().map(|(from, to)| {
             let span = start..start + (to - from);
@@ -239,14 +234,4 @@ fn scattered(d: &Tensor, ids: &[u32], rows: usize, factor: f32) -> Result<Tensor
         table[*id as usize * dim..][..dim].iter_mut().zip(row).for_each(|(t, d)| *t += d * factor);
     }
     Ok(Tensor::from_vec(table, (rows, dim), d.device())?)
-}
-
-fn too_long(length: usize, context: usize) -> Problem {
-    Problem::new(
-        "too_long",
-        format!("A sequence has {length} tokens, this model has learned {context} positions."),
-        format!("序列有 {length} 个 token，而此模型只学过 {context} 个位置。"),
-    )
-    .hint(format!("Set cutoff_len to {context} or less."), format!("请将 cutoff_len 设为不超过 {context}。"))
-    .field("cutoff_len")
 }

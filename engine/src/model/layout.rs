@@ -50,7 +50,8 @@ impl LayerLayout {
         all
     }
 
-    fn parameters(&self, c: &DecoderConfig) -> usize {
+    /// Experts beyond `limit` are left out.
+    fn parameters(&self, c: &DecoderConfig, limit: usize) -> usize {
         let norm = if c.norm == NormKind::Layer { 2 } else { 1 };
         let norms = self.norms.iter().flatten().count() * c.hidden_size * norm;
         let qk_norms: usize = self.qk_norms.iter().flatten().map(|(_, size)| size * norm).sum();
@@ -58,7 +59,7 @@ impl LayerLayout {
         let mlp = match &self.mlp {
             MlpLayout::Dense(linears) => count(linears),
             MlpLayout::Experts { router, experts } => {
-                router.parameters() + experts.iter().map(|e| count(e)).sum::<usize>()
+                router.parameters() + experts.iter().take(limit).map(|e| count(e)).sum::<usize>()
             }
         };
         count(&self.qkv) + self.out.parameters() + mlp + norms + qk_norms
@@ -119,8 +120,17 @@ impl DecoderConfig {
 
     /// Parameters of the whole model.
     pub fn parameters(&self) -> u64 {
+        self.parameters_with(usize::MAX)
+    }
+
+    /// Parameters that one token meets: fewer where there are experts.
+    pub fn active_parameters(&self) -> u64 {
+        self.parameters_with(self.experts.as_ref().map_or(0, |e| e.active))
+    }
+
+    fn parameters_with(&self, experts: usize) -> u64 {
         let (h, norm) = (self.hidden_size, if self.norm == NormKind::Layer { 2 } else { 1 });
-        let layers: u64 = (0..self.layers).map(|i| self.layer(i).parameters(self) as u64).sum();
+        let layers: u64 = (0..self.layers).map(|i| self.layer(i).parameters(self, experts) as u64).sum();
         let embeddings = self.vocab_size * h * if self.tie_embeddings { 1 } else { 2 };
         let positions = if self.names.positions.is_some() { self.context * h } else { 0 };
         layers + (embeddings + positions + h * norm) as u64

@@ -4,7 +4,7 @@
 use super::{Block, Linear, Mlp};
 use crate::{
     Result,
-    kernels::{add, floats, values::cast},
+    kernels::{add, floats, on_cpu, update, values::cast},
     model::{Grads, Keep, Pass},
 };
 use candle_core::{D, DType, Device, Tensor};
@@ -77,7 +77,7 @@ impl Block for Experts {
             }
             let (rows, weights) = share.tensors(x.device())?;
             let part = expert.forward(&x.index_select(&rows, 0)?, pass, keep)?;
-            y = y.index_add(&rows, &cast(&part, DType::F32)?.broadcast_mul(&weights)?, 0)?;
+            y = share.add_rows(y, &cast(&part, DType::F32)?.broadcast_mul(&weights)?)?;
             keep.push(&part);
         }
         keep.push(&probabilities);
@@ -85,8 +85,8 @@ impl Block for Experts {
     }
 
     fn backward(&self, dy: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
-        let (dy, on_cpu) = (cast(&dy, DType::F32)?, keep.pop()?);
-        let probabilities = floats(&on_cpu)?;
+        let (dy, kept) = (cast(&dy, DType::F32)?, keep.pop()?);
+        let probabilities = floats(&kept)?;
         let n = self.experts.len();
         let mut dweights = vec![0.0; probabilities.len()];
         let mut dx = dy.zeros_like()?;
@@ -101,10 +101,10 @@ impl Block for Experts {
             let along: Vec<f32> = (&dpart * &part)?.sum(1)?.to_vec1()?;
             share.rows.iter().zip(along).for_each(|(row, d)| dweights[*row as usize * n + e] = d);
             let part = expert.backward(dpart.broadcast_mul(&weights)?, pass, keep, grads)?;
-            dx = dx.index_add(&rows, &cast(&part, DType::F32)?, 0)?;
+            dx = share.add_rows(dx, &cast(&part, DType::F32)?)?;
         }
         self.router_gradient(&probabilities, &mut dweights);
-        let dlogits = Tensor::from_vec(dweights, on_cpu.shape(), dy.device())?;
+        let dlogits = Tensor::from_vec(dweights, kept.shape(), dy.device())?;
         add(dx, &self.router.backward(dlogits, pass, keep, grads)?)
     }
 }
@@ -120,6 +120,21 @@ fn no_gradients(expert: &Mlp, grads: &mut Grads) -> Result<()> {
 }
 
 impl Share {
+    /// Adds part (n, dim) to the rows of y (tokens, dim), both float32, in y's memory where it can.
+    fn add_rows(&self, y: Tensor, part: &Tensor) -> Result<Tensor> {
+        if !on_cpu(&y) {
+            let rows = Tensor::from_vec(self.rows.clone(), self.rows.len(), y.device())?;
+            return Ok(y.index_add(&rows, part, 0)?);
+        }
+        let (dim, part) = (y.dim(1)?, floats(part)?);
+        update(&y, |y| {
+            for (row, part) in self.rows.iter().zip(part.chunks(dim)) {
+                y[*row as usize * dim..][..dim].iter_mut().zip(part).for_each(|(y, p)| *y += p);
+            }
+        })?;
+        Ok(y)
+    }
+
     /// Rows (n) and weights (n, 1), on `device`.
     fn tensors(&self, device: &Device) -> Result<(Tensor, Tensor)> {
         let weights = Tensor::from_vec(self.weights.clone(), (self.rows.len(), 1), device)?;

@@ -1,4 +1,4 @@
-//! Llama 2 and 3 and the models of their shape: SmolLM2, TinyLlama, Yi, DeepSeek-R1-Distill-Llama.
+//! Llama 2 and 3 and the models of their shape: SmolLM, TinyLlama, Yi, Falcon 3, DeepSeek-R1-Distill-Llama.
 
 use super::Family;
 use crate::{Result, entry::Entry, model::DecoderConfig};
@@ -12,7 +12,10 @@ impl Entry for Llama {
         Card {
             name: "llama".into(),
             title: Text::new("Llama", "Llama"),
-            help: Text::new("Llama 2 and 3, SmolLM2, TinyLlama, Yi", "Llama 2 与 3、SmolLM2、TinyLlama、Yi"),
+            help: Text::new(
+                "Llama 2 and 3, SmolLM, TinyLlama, Yi, Falcon 3, DeepSeek-R1-Distill-Llama",
+                "Llama 2 与 3、SmolLM、TinyLlama、Yi、Falcon 3、DeepSeek-R1-Distill-Llama",
+            ),
             schema: json!({}),
         }
     }

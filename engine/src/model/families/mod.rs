@@ -72,3 +72,6 @@ pub fn family(config: &Value) -> Result<&'static dyn Family> {
         .into()
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,7 @@ impl Family for Phi3 {
         let mut config = with_defaults(config, json!({"rms_norm_eps": 1e-5}));
         // Early files call LongRoPE "su" or "yarn".
         if config["rope_scaling"]["short_factor"].is_array() {
-            config["rope_scaling"]["type"] = "longrope".into();
+            config["rope_scaling"]["rope_type"] = "longrope".into();
         }
         let mut decoder = DecoderConfig {
             names: Names {
