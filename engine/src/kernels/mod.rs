@@ -2,6 +2,7 @@
 //! other devices ([`device`]); tests compare both with forms that candle can differentiate (`plain`).
 
 pub mod activation;
+pub mod adamw;
 pub mod amx;
 pub mod attention;
 pub mod capped_head;

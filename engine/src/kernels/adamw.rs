@@ -1,0 +1,42 @@
+//! One step of AdamW (Loshchilov and Hutter, 2019) on float32 slices, in one pass over memory.
+
+use super::values::simd;
+use rayon::prelude::*;
+
+/// Values that a task changes.
+const TASK: usize = 1 << 14;
+
+/// The numbers of one step.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    pub beta1: f32,
+    pub beta2: f32,
+    pub eps: f32,
+    /// Factor on the gradients.
+    pub scale: f32,
+    /// Factor on the weights, for their decay.
+    pub keep: f32,
+    /// Learning rate over the first moment's correction.
+    pub size: f32,
+    /// Root of the second moment's correction.
+    pub root: f32,
+}
+
+/// Changes weights and both moments along the gradients, on all threads. All slices have one length.
+pub fn adamw(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], step: Step) {
+    let state = m.par_chunks_mut(TASK).zip(v.par_chunks_mut(TASK));
+    let all = w.par_chunks_mut(TASK).zip(state).zip(g.par_chunks(TASK));
+    all.for_each(|((w, (m, v)), g)| part(w, m, v, g, step));
+}
+
+simd! {
+    fn part[](w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], step: Step) {
+        let Step { beta1, beta2, eps, scale, keep, size, root } = step;
+        for ((w, g), (m, v)) in w.iter_mut().zip(g).zip(m.iter_mut().zip(v)) {
+            let g = g * scale;
+            *m += (g - *m) * (1.0 - beta1);
+            *v = beta2 * *v + (1.0 - beta2) * g * g;
+            *w = *w * keep - size * *m / (v.sqrt() / root + eps);
+        }
+    }
+}
