@@ -166,7 +166,7 @@ fn long_sequences_have_the_same_logits_and_gradients() {
 #[test]
 fn a_run_is_that_of_a_pytorch_loop() {
     let runs: Runs = read_json(&fixtures().join("run.json"));
-    assert_eq!(runs.runs.len(), 4);
+    assert_eq!(runs.runs.len(), 8);
     for expected in runs.runs {
         let case = Case::open(&expected.case);
         case.write_tokenizer();
