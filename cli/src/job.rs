@@ -6,15 +6,21 @@ use crate::{
     runs::RunFolder,
 };
 use api::{Event, Line, Problem};
-use engine::Places;
+use engine::{Places, prepare::Prepared};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 
 /// Runs to the end; each line of `events.jsonl` is also handed to `on_line`. A run that failed has said why in its last
-/// line, and the failure is marked as told.
-pub fn run(folder: &RunFolder, places: &Places, stop: &AtomicBool, on_line: &mut dyn FnMut(&Line)) -> Outcome {
+/// line, and the failure is marked as told. `prepared` is a training's preparation, where that was made before.
+pub fn run(
+    folder: &RunFolder,
+    prepared: Option<Prepared>,
+    places: &Places,
+    stop: &AtomicBool,
+    on_line: &mut dyn FnMut(&Line),
+) -> Outcome {
     let dir = &folder.dir;
     let mut log = EventLog::open(dir).map_err(|e| Failure::io(dir, e))?;
     let mut failed = None;
@@ -26,7 +32,7 @@ pub fn run(folder: &RunFolder, places: &Places, stop: &AtomicBool, on_line: &mut
         on_line(&line);
         Ok(())
     };
-    let work = AssertUnwindSafe(|| engine::run::run(&folder.spec, dir, places, &mut sink, stop));
+    let work = AssertUnwindSafe(|| engine::run::run_prepared(&folder.spec, prepared, dir, places, &mut sink, stop));
     let result = catch_unwind(work).unwrap_or_else(|panic| {
         let event = Event::Finished {
             outcome: api::Outcome::Failed,

@@ -1,6 +1,6 @@
 //! Answers to the server's questions between runs.
 
-use crate::{Places, Result, data::preview, files::locate, prepare::prepare};
+use crate::{Places, Result, data::preview, files::locate, prepare::plan};
 use api::question::{Answer, CheckReply, Question};
 
 /// Answers one question; problems are an answer too.
@@ -12,8 +12,8 @@ fn try_answer(question: Question, places: &Places) -> Result<Answer> {
     let dir = places.datasets();
     Ok(match question {
         Question::Check { config } => Answer::Checked {
-            reply: match prepare(&config, places) {
-                Ok(prepared) => CheckReply { plan: Some(prepared.plan), problems: Vec::new() },
+            reply: match plan(&config, places) {
+                Ok(plan) => CheckReply { plan: Some(plan), problems: Vec::new() },
                 Err(error) => CheckReply { plan: None, problems: error.into_problems() },
             },
         },

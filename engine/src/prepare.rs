@@ -5,7 +5,7 @@ use crate::{
     Error, Places, Result,
     adapters::{Tuning, adapter},
     catalog::catalog,
-    data::{self, ChatTemplate, EncodeOptions, Encoder, LoadOptions, Registry, Sequence, SpecialTokens},
+    data::{self, ChatTemplate, EncodeOptions, Encoder, LoadOptions, Registry, Samples, SpecialTokens, SpoolWriter},
     estimate,
     files::{ModelFiles, ModelTokenizer, locate},
     model::{DecoderConfig, families::family},
@@ -17,7 +17,12 @@ use api::{
     params::{self, DataParams, ModelParams, OutputParams, RopeScaling, TrainParams},
 };
 use serde_json::{Map, json};
-use std::path::{Path, PathBuf};
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// A training run with everything resolved; no weights are loaded yet.
 pub struct Prepared {
@@ -30,8 +35,8 @@ pub struct Prepared {
     pub files: ModelFiles,
     pub config: DecoderConfig,
     pub encoder: Encoder,
-    pub samples: Vec<Sequence>,
-    pub eval: Vec<Sequence>,
+    pub samples: Samples,
+    pub eval: Samples,
     pub plan: Plan,
 }
 
@@ -46,8 +51,17 @@ pub struct Opened {
     pub template_name: String,
 }
 
-/// Resolves a training run.
+/// Resolves a training run. Its samples stand in a nameless file of the data folder.
 pub fn prepare(config: &RunConfig, places: &Places) -> Result<Prepared> {
+    resolve(config, places, || SpoolWriter::create(&places.home))
+}
+
+/// What a training run will do; writes nothing.
+pub fn plan(config: &RunConfig, places: &Places) -> Result<Plan> {
+    Ok(resolve(config, places, || Ok(SpoolWriter::counting()))?.plan)
+}
+
+fn resolve(config: &RunConfig, places: &Places, spool: impl FnOnce() -> Result<SpoolWriter>) -> Result<Prepared> {
     let mut problems = Problems::default();
     let ignored = check_keys(config, &mut problems);
     let model: ModelParams = read(config, &mut problems);
@@ -84,17 +98,20 @@ pub fn prepare(config: &RunConfig, places: &Places) -> Result<Prepared> {
         max_samples: data.max_samples,
         packing: data.packing.unwrap_or(stage.packs()) && stage.packs(),
     };
-    let loaded = data::load(&registry, &data.dataset, &options, &encoder)?;
+    let mut spool = spool()?;
+    let loaded = data::load(&registry, &data.dataset, &options, &encoder, &mut spool)?;
     opened.config.check_length(loaded.longest as usize)?;
     let (samples, mut eval) = data::split(loaded.samples, data.val_size, train.seed)?;
     if !data.eval_dataset.is_empty() {
-        eval.extend(data::load(&registry, &data.eval_dataset, &options, &encoder)?.samples);
+        eval.extend(data::load(&registry, &data.eval_dataset, &options, &encoder, &mut spool)?.samples);
     }
+    let spool = Arc::new(spool.finish()?);
+    let (samples, eval) = (Samples::new(spool.clone(), samples), Samples::new(spool, eval));
     let sampler = sampler(&samples, &train);
     let steps = steps(&sampler, &train);
     let epochs = steps as f64 / sampler.steps_per_epoch().max(1) as f64;
-    let tokens: u64 = samples.iter().map(|s| s.len() as u64).sum();
-    let trained: u64 = samples.iter().map(|s| s.targets() as u64).sum();
+    let tokens: u64 = (0..samples.len()).map(|i| samples.length(i) as u64).sum();
+    let trained: u64 = (0..samples.len()).map(|i| samples.targets(i) as u64).sum();
     // No adapter beside the weights: what is trained and saved is the model itself.
     let full = trainable == opened.config.parameters();
     let load = estimate::Load {
@@ -184,12 +201,14 @@ pub fn encoder(opened: &Opened, data: &DataParams) -> Result<Encoder> {
 }
 
 /// The order of a run's samples.
-pub fn sampler(samples: &[Sequence], train: &TrainParams) -> Sampler {
+pub fn sampler(samples: &Samples, train: &TrainParams) -> Sampler {
+    let lengths = || (0..samples.len()).map(|i| samples.length(i) as u32).collect();
     Sampler {
         samples: samples.len(),
         batch: train.per_device_train_batch_size,
         accumulation: train.gradient_accumulation_steps,
         seed: train.seed,
+        lengths: train.group_by_length.then(lengths),
     }
 }
 
@@ -223,10 +242,15 @@ fn steps(sampler: &Sampler, train: &TrainParams) -> u64 {
 }
 
 /// Tokens of the largest micro-batch that could come up: the longest samples together.
-fn largest_batch(samples: &[Sequence], train: &TrainParams) -> u64 {
-    let mut lengths: Vec<u64> = samples.iter().map(|s| s.len() as u64).collect();
-    lengths.sort_unstable_by(|a, b| b.cmp(a));
-    lengths.iter().take(train.per_device_train_batch_size).sum()
+fn largest_batch(samples: &Samples, train: &TrainParams) -> u64 {
+    let mut longest = BinaryHeap::new();
+    for i in 0..samples.len() {
+        longest.push(Reverse(samples.length(i) as u64));
+        if longest.len() > train.per_device_train_batch_size {
+            longest.pop();
+        }
+    }
+    longest.iter().map(|Reverse(n)| n).sum()
 }
 
 /// Reports unknown keys, and returns those without effect.

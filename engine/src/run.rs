@@ -25,9 +25,21 @@ pub type Sink<'a> = &'a mut dyn FnMut(Event) -> Result<()>;
 
 /// Does the job and says everything through `sink`, the last word included. `stop` asks it to save and end.
 pub fn run(spec: &Spec, dir: &Path, places: &Places, sink: Sink, stop: &AtomicBool) -> Result<Outcome> {
+    run_prepared(spec, None, dir, places, sink, stop)
+}
+
+/// As [`run`], for a training that was prepared before.
+pub fn run_prepared(
+    spec: &Spec,
+    prepared: Option<Prepared>,
+    dir: &Path,
+    places: &Places,
+    sink: Sink,
+    stop: &AtomicBool,
+) -> Result<Outcome> {
     sink(Event::Started { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").into() })?;
     let done = match spec.kind {
-        JobKind::Train => train(&spec.config, dir, places, sink, stop),
+        JobKind::Train => train(&spec.config, prepared, dir, places, sink, stop),
         JobKind::Export => merge::export(&spec.config, &spec.id, places, sink, stop).map(|o| (o, BTreeMap::new())),
         JobKind::Pull => Err(Error::Internal("a pull is the server's job".into())),
     };
@@ -41,13 +53,19 @@ pub fn run(spec: &Spec, dir: &Path, places: &Places, sink: Sink, stop: &AtomicBo
 
 fn train(
     config: &RunConfig,
+    prepared: Option<Prepared>,
     dir: &Path,
     places: &Places,
     sink: Sink,
     stop: &AtomicBool,
 ) -> Result<(Outcome, BTreeMap<String, f64>)> {
-    status(sink, "Reading the data", "正在读取数据")?;
-    let prepared = prepare(config, places)?;
+    let prepared = match prepared {
+        Some(prepared) => prepared,
+        None => {
+            status(sink, "Reading the data", "正在读取数据")?;
+            prepare(config, places)?
+        }
+    };
     sink(Event::Planned { plan: Box::new(prepared.plan.clone()) })?;
     for problem in &prepared.plan.warnings {
         sink(Event::Note { problem: problem.clone() })?;
@@ -80,8 +98,8 @@ fn train(
         store: &store,
         tuning: tuning.as_ref(),
         base,
-        samples: &prepared.samples,
-        eval: &prepared.eval,
+        samples: prepared.samples.clone(),
+        eval: prepared.eval.clone(),
         params: train,
         output,
         sampler: sampler(&prepared.samples, train),

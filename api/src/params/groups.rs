@@ -140,6 +140,9 @@ pub struct TrainParams {
     /// Recompute activations in the backward pass: less memory, about a third more time.
     #[schemars(extend("ui" = ui(["Recompute activations", "重算激活"], "反向时重算激活：省内存，约多花三分之一时间。", ["On: long rows fit", "开启：可容纳更长的样本"])))]
     pub gradient_checkpointing: bool,
+    /// Put rows of like length into the same batch.
+    #[schemars(extend("ui" = ui(["Group by length", "按长度分组"], "把长度相近的样本放入同一批。", ["On: batches of even rows, in an order that is less random; Lathe has no padding to save", "开启：同批样本长度相近，顺序随机性降低；Lathe 没有填充，无需借此节省"])))]
+    pub group_by_length: bool,
     /// Start of all random numbers: the same seed gives the same run.
     #[schemars(range(min = 0), extend("ui" = ui(["Seed", "随机种子"], "所有随机数的起点：种子相同，结果相同。", ["", ""])))]
     pub seed: u64,
@@ -165,6 +168,7 @@ impl Default for TrainParams {
             adam_epsilon: 1e-8,
             optim: Optimizer::AdamwTorch,
             gradient_checkpointing: false,
+            group_by_length: false,
             seed: 42,
         }
     }

@@ -11,22 +11,23 @@ use crate::{
     signals,
 };
 use api::JobKind;
+use engine::prepare::Prepared;
 
 pub fn run(words: &[String], environment: &Environment, say: &Say) -> Outcome {
     let config = config::read(words)?;
     home::set_up(&environment.home)?;
     let places = environment.places();
     // Every problem of the request at once, before anything is written.
-    engine::prepare::prepare(&config, &places).map_err(Failure::refused)?;
-    work(RunFolder::make(JobKind::Train, config, &places)?, environment, say)
+    let prepared = engine::prepare::prepare(&config, &places).map_err(Failure::refused)?;
+    work(RunFolder::make(JobKind::Train, config, &places)?, Some(prepared), environment, say)
 }
 
 /// Does the work of the folder and shows how it goes.
-pub fn work(folder: RunFolder, environment: &Environment, say: &Say) -> Outcome {
+pub fn work(folder: RunFolder, prepared: Option<Prepared>, environment: &Environment, say: &Say) -> Outcome {
     log::to_run(&folder.dir);
     let stop = signals::stop_flag();
     let mut watch = Watch::new(say);
-    let result = job::run(&folder, &environment.places(), &stop, &mut |line| {
+    let result = job::run(&folder, prepared, &environment.places(), &stop, &mut |line| {
         if say.json {
             say.json(line);
         }

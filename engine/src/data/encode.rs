@@ -57,6 +57,15 @@ pub struct Encoder {
     options: EncodeOptions,
 }
 
+/// Joins texts and cuts the whole into blocks of `cutoff` tokens; the last block may be shorter. A block's first token has
+/// nothing before it and isn't trained. Texts see each other inside a block: only for plain text, where each ends with its
+/// own last token.
+#[derive(Clone, Debug)]
+pub struct Packer {
+    cutoff: usize,
+    block: Vec<u32>,
+}
+
 impl Encoder {
     /// Truncation and padding that the tokenizer's file may ask for are switched off.
     pub fn new(
@@ -187,27 +196,28 @@ impl Sequence {
     }
 }
 
-/// Joins texts and cuts the whole into blocks of `cutoff` tokens; the last block may be shorter. A block's first token has
-/// nothing before it and isn't trained. Texts see each other inside a block: only for plain text, where each ends with its
-/// own last token.
-pub fn pack(sequences: impl IntoIterator<Item = Sequence>, cutoff: usize) -> Vec<Sequence> {
-    let cutoff = cutoff.max(2);
-    let (mut blocks, mut block) = (Vec::new(), Vec::new());
-    for sequence in sequences {
-        let mut ids = sequence.ids.as_slice();
+impl Packer {
+    pub fn new(cutoff: usize) -> Self {
+        Self { cutoff: cutoff.max(2), block: Vec::new() }
+    }
+
+    /// Adds a text; calls `full` with each block that it fills.
+    pub fn add(&mut self, mut ids: &[u32], full: &mut impl FnMut(Sequence) -> Result<()>) -> Result<()> {
         while !ids.is_empty() {
-            let (now, later) = ids.split_at(ids.len().min(cutoff - block.len()));
-            block.extend_from_slice(now);
+            let (now, later) = ids.split_at(ids.len().min(self.cutoff - self.block.len()));
+            self.block.extend_from_slice(now);
             ids = later;
-            if block.len() == cutoff {
-                blocks.push(Sequence::all(std::mem::take(&mut block)));
+            if self.block.len() == self.cutoff {
+                full(Sequence::all(std::mem::take(&mut self.block)))?;
             }
         }
+        Ok(())
     }
-    if block.len() > 1 {
-        blocks.push(Sequence::all(block));
+
+    /// The block that was begun, if anything of it can be trained.
+    pub fn finish(self) -> Option<Sequence> {
+        (self.block.len() > 1).then(|| Sequence::all(self.block))
     }
-    blocks
 }
 
 /// A token is trained if it begins inside a span. (Offsets of byte-level tokens may leave out a space before a word; an
@@ -312,7 +322,15 @@ mod tests {
         let encoder = encoder(named("chatml").unwrap(), EncodeOptions::default());
         let text = encoder.text("abcdef").unwrap();
         assert_eq!((text.len(), text.ids[6], text.targets()), (7, 258, 6));
-        let blocks = pack([text.clone(), text.clone()], 5);
+        let (mut packer, mut blocks) = (Packer::new(5), Vec::new());
+        for _ in 0..2 {
+            let mut keep = |block| {
+                blocks.push(block);
+                Ok(())
+            };
+            packer.add(&text.ids, &mut keep).unwrap();
+        }
+        blocks.extend(packer.finish());
         assert_eq!(blocks.iter().map(Sequence::len).collect::<Vec<_>>(), [5, 5, 4]);
         assert_eq!(blocks.concat_ids(), [text.ids.clone(), text.ids].concat());
         assert!(blocks.iter().all(|b| !b.trained[0] && b.trained[1]));

@@ -1,12 +1,12 @@
 //! Datasets as samples: reads the rows of every named dataset, encodes them, and counts what happened to them.
 
 use super::example::{Kind, at_row};
-use super::{Encoder, Example, Registry, Sequence, info, pack, reader};
+use super::{Encoder, Example, Packer, Registry, Sequence, SpoolWriter, info, reader};
 use crate::random::Random;
 use crate::{Error, Result};
 use api::{Problem, Problems, plan::PlannedDataset};
 use rayon::prelude::*;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 /// What a stage learns from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,14 +22,15 @@ pub struct LoadOptions {
     pub needs: Needs,
     /// At most this many rows of each dataset, from its beginning.
     pub max_samples: Option<usize>,
-    /// Joins the samples of a dataset to blocks of `cutoff_len` tokens (see [`pack`]). Only with [`Needs::Text`].
+    /// Joins the samples of a dataset to blocks of `cutoff_len` tokens (see [`Packer`]). Only with [`Needs::Text`].
     pub packing: bool,
 }
 
-/// The samples of a run.
+/// What [`load`] found.
 #[derive(Clone, Debug, Default)]
 pub struct Dataset {
-    pub samples: Vec<Sequence>,
+    /// Places of the samples in the spool.
+    pub samples: Range<u32>,
     /// Samples and tokens of each dataset, in the order asked for.
     pub datasets: Vec<PlannedDataset>,
     /// Rows read.
@@ -50,9 +51,16 @@ const BATCH: usize = 1024;
 /// More faults than this in one dataset are only counted.
 const SHOWN_FAULTS: usize = 20;
 
-/// Loads `names`. Faulty rows are an error that lists them, row by row, for all datasets at once: a row is never left out
-/// unseen.
-pub fn load(registry: &Registry, names: &[String], options: &LoadOptions, encoder: &Encoder) -> Result<Dataset> {
+/// Reads and encodes `names` into a spool. Faulty rows are an error that lists them, row by row, for all datasets at once:
+/// a row is never left out unseen.
+pub fn load(
+    registry: &Registry,
+    names: &[String],
+    options: &LoadOptions,
+    encoder: &Encoder,
+    spool: &mut SpoolWriter,
+) -> Result<Dataset> {
+    let first = spool.len() as u32;
     let mut dataset = Dataset::default();
     let mut problems = Problems::default();
     if names.is_empty() {
@@ -67,15 +75,15 @@ pub fn load(registry: &Registry, names: &[String], options: &LoadOptions, encode
             .into());
     }
     for name in names {
-        if let Err(error) = one(registry, name, options, encoder, &mut dataset) {
+        if let Err(error) = one(registry, name, options, encoder, &mut dataset, spool) {
             error.into_problems().into_iter().for_each(|problem| problems.push(problem));
         }
     }
+    dataset.samples = first..spool.len() as u32;
     if problems.is_empty() && dataset.samples.is_empty() {
         problems.push(nothing_left(&dataset, names, encoder));
     }
     let mut dataset = problems.or(dataset)?;
-    dataset.longest = dataset.samples.iter().map(|s| s.len() as u64).max().unwrap_or(0);
     if dataset.truncated > 0 {
         dataset.notes.push(cut_note(dataset.truncated, encoder.options().cutoff_len));
     }
@@ -111,12 +119,12 @@ pub fn examples(
 }
 
 /// Holds back a share (`val_size` under 1) or a number of samples: `(to train on, held back)`, both in their old order.
-/// The choice depends on `seed` alone.
-pub fn split(samples: Vec<Sequence>, val_size: f64, seed: u64) -> Result<(Vec<Sequence>, Vec<Sequence>)> {
+/// The choice depends on `seed` and the number of samples alone.
+pub fn split(samples: Range<u32>, val_size: f64, seed: u64) -> Result<(Vec<u32>, Vec<u32>)> {
     let n = samples.len();
     let held = if val_size < 1.0 { (n as f64 * val_size.max(0.0)).ceil() } else { val_size.floor() };
     if held <= 0.0 {
-        return Ok((samples, Vec::new()));
+        return Ok((samples.collect(), Vec::new()));
     }
     if held >= n as f64 {
         return Err(Problem::new(
@@ -128,27 +136,41 @@ pub fn split(samples: Vec<Sequence>, val_size: f64, seed: u64) -> Result<(Vec<Se
         .field("val_size")
         .into());
     }
-    let mut order: Vec<usize> = (0..n).collect();
+    let mut order: Vec<u32> = (0..n as u32).collect();
     Random::new(seed, SPLIT_STREAM).shuffle(&mut order);
     let mut is_held = vec![false; n];
-    order.iter().take(held as usize).for_each(|i| is_held[*i] = true);
-    let (mut train, mut validation) = (Vec::new(), Vec::new());
-    for (sample, held) in samples.into_iter().zip(is_held) {
-        if held { validation.push(sample) } else { train.push(sample) }
-    }
-    Ok((train, validation))
+    order.iter().take(held as usize).for_each(|i| is_held[*i as usize] = true);
+    let first = samples.start;
+    Ok(samples.partition(|i| !is_held[(i - first) as usize]))
 }
 
 /// The stream of random numbers that choices of [`split`] come from.
 const SPLIT_STREAM: u64 = 0x5350_4C49_5400;
 
-fn one(registry: &Registry, name: &str, options: &LoadOptions, encoder: &Encoder, all: &mut Dataset) -> Result<()> {
+fn one(
+    registry: &Registry,
+    name: &str,
+    options: &LoadOptions,
+    encoder: &Encoder,
+    all: &mut Dataset,
+    spool: &mut SpoolWriter,
+) -> Result<()> {
     let entry = registry.entry(name)?;
     let kind = entry.format()?.kind(entry);
     check_kind(name, kind, options.needs)?;
-    let cutoff = encoder.options().cutoff_len;
-    let (mut samples, mut faults, mut faulty) = (Vec::new(), Problems::default(), 0u64);
+    let mut planned = PlannedDataset { name: name.into(), samples: 0, tokens: 0 };
+    let mut packer =
+        (options.packing && options.needs == Needs::Text).then(|| Packer::new(encoder.options().cutoff_len));
+    let (mut faults, mut faulty) = (Problems::default(), 0u64);
     let mut shows_tools = encoder.template().takes_tools();
+    let (truncated, longest) = (&mut all.truncated, &mut all.longest);
+    let mut keep = |sequence: Sequence| {
+        planned.samples += 1;
+        planned.tokens += sequence.len() as u64;
+        *truncated += u64::from(sequence.truncated > 0);
+        *longest = (*longest).max(sequence.len() as u64);
+        spool.push(&sequence)
+    };
     let mut take = |batch: &mut Vec<(u64, Result<Example, Box<Problem>>)>| {
         all.rows += batch.len() as u64;
         let sequences: Vec<Result<Sequence>> = batch
@@ -161,7 +183,10 @@ fn one(registry: &Registry, name: &str, options: &LoadOptions, encoder: &Encoder
         for sequence in sequences {
             match sequence {
                 Ok(sequence) if sequence.targets() == 0 => all.skipped += 1,
-                Ok(sequence) => samples.push(sequence),
+                Ok(sequence) => match &mut packer {
+                    Some(packer) => packer.add(&sequence.ids, &mut keep)?,
+                    None => keep(sequence)?,
+                },
                 Err(error) => {
                     faulty += 1;
                     if faults.0.len() < SHOWN_FAULTS {
@@ -170,6 +195,7 @@ fn one(registry: &Registry, name: &str, options: &LoadOptions, encoder: &Encoder
                 }
             }
         }
+        Ok(())
     };
     let mut batch = Vec::with_capacity(BATCH);
     let mut unseen_tools = false;
@@ -179,29 +205,24 @@ fn one(registry: &Registry, name: &str, options: &LoadOptions, encoder: &Encoder
         }
         batch.push((row, example));
         if batch.len() == BATCH {
-            take(&mut batch);
+            take(&mut batch)?;
         }
         Ok(())
     });
-    take(&mut batch);
+    let rest = take(&mut batch);
     if unseen_tools {
         all.notes.push(tools_note(name));
     }
-    if let Err(error) = read {
-        // A broken file is told together with the faults of the rows before.
+    // A broken file is told together with the faults of the rows before.
+    for error in [read, rest].into_iter().filter_map(Result::err) {
         error.into_problems().into_iter().for_each(|problem| faults.push(problem));
     }
     if faulty > SHOWN_FAULTS as u64 {
         faults.push(more_faults(name, faulty - SHOWN_FAULTS as u64));
     }
     faults.or(())?;
-    if options.packing && options.needs == Needs::Text {
-        samples = pack(samples, cutoff);
-    }
-    all.truncated += samples.iter().filter(|s| s.truncated > 0).count() as u64;
-    let tokens = samples.iter().map(|s| s.len() as u64).sum();
-    all.datasets.push(PlannedDataset { name: name.into(), samples: samples.len() as u64, tokens });
-    all.samples.append(&mut samples);
+    packer.and_then(Packer::finish).map_or(Ok(()), keep)?;
+    all.datasets.push(planned);
     Ok(())
 }
 
@@ -307,17 +328,16 @@ mod tests {
 
     #[test]
     fn a_split_is_repeatable_and_loses_nothing() {
-        let samples: Vec<Sequence> = (0..100).map(|i| Sequence::all(vec![i, i])).collect();
-        let (train, held) = split(samples.clone(), 0.1, 42).unwrap();
+        let (train, held) = split(7..107, 0.1, 42).unwrap();
         assert_eq!((train.len(), held.len()), (90, 10));
-        assert_eq!(split(samples.clone(), 0.1, 42).unwrap().1, held);
-        assert_ne!(split(samples.clone(), 0.1, 43).unwrap().1, held);
-        let mut ids: Vec<u32> = train.iter().chain(&held).map(|s| s.ids[0]).collect();
-        ids.sort_unstable();
-        assert_eq!(ids, (0..100).collect::<Vec<u32>>());
-        assert!(train.is_sorted_by_key(|s| s.ids[0]));
-        assert_eq!(split(samples.clone(), 7.0, 1).unwrap().1.len(), 7);
-        assert_eq!(split(samples.clone(), 0.0, 1).unwrap().0.len(), 100);
-        assert_eq!(split(samples, 100.0, 1).unwrap_err().into_problem().field.as_deref(), Some("val_size"));
+        assert_eq!(split(7..107, 0.1, 42).unwrap().1, held);
+        assert_ne!(split(7..107, 0.1, 43).unwrap().1, held);
+        let mut all: Vec<u32> = train.iter().chain(&held).copied().collect();
+        all.sort_unstable();
+        assert_eq!(all, (7..107).collect::<Vec<u32>>());
+        assert!(train.is_sorted() && held.is_sorted());
+        assert_eq!(split(0..100, 7.0, 1).unwrap().1.len(), 7);
+        assert_eq!(split(0..100, 0.0, 1).unwrap().0.len(), 100);
+        assert_eq!(split(0..100, 100.0, 1).unwrap_err().into_problem().field.as_deref(), Some("val_size"));
     }
 }

@@ -10,12 +10,14 @@ pub mod load;
 pub mod preview;
 pub mod reader;
 mod sharegpt;
+pub mod spool;
 pub mod template;
 
-pub use encode::{EncodeOptions, Encoder, Sequence, SpecialTokens, pack};
+pub use encode::{EncodeOptions, Encoder, Packer, Sequence, SpecialTokens};
 pub use example::{Example, Kind};
 pub use info::{Registry, Source};
 pub use load::{Dataset, LoadOptions, Needs, load, split};
+pub use spool::{Samples, Spool, SpoolWriter};
 pub use template::ChatTemplate;
 
 use crate::{Result, entry::Entry};

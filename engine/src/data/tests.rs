@@ -133,7 +133,20 @@ fn encoder(cutoff_len: usize) -> Encoder {
 fn loaded(dir: &Path, names: &[&str], needs: Needs, cutoff: usize) -> Result<Dataset> {
     let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
     let options = LoadOptions { needs, max_samples: None, packing: needs == Needs::Text };
-    load(&Registry::open(dir).unwrap(), &names, &options, &encoder(cutoff))
+    load(&Registry::open(dir).unwrap(), &names, &options, &encoder(cutoff), &mut SpoolWriter::counting())
+}
+
+/// Tokens and targets of each sample of one dataset or several.
+fn counted(dir: &Path, names: &[&str], needs: Needs, cutoff: usize) -> Vec<(usize, usize)> {
+    let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+    let options = LoadOptions { needs, max_samples: None, packing: needs == Needs::Text };
+    let mut writer = SpoolWriter::create(dir).unwrap();
+    let found = load(&Registry::open(dir).unwrap(), &names, &options, &encoder(cutoff), &mut writer).unwrap();
+    let samples = Samples::new(Arc::new(writer.finish().unwrap()), found.samples.collect());
+    let read = |i| samples.batch(&[i as u32]).unwrap();
+    let counts: Vec<_> = (0..samples.len()).map(|i| (read(i).ids.len(), read(i).targets.len())).collect();
+    assert!(counts.iter().enumerate().all(|(i, n)| *n == (samples.length(i), samples.targets(i))));
+    counts
 }
 
 #[test]
@@ -152,17 +165,18 @@ fn datasets_are_counted() {
         fs::write(dir.path().join("many").join(name), r#"{"instruction": "q", "output": "x"}"#).unwrap();
     }
     let data = loaded(dir.path(), &["a", "folder"], Needs::Instructions, 100).unwrap();
-    assert_eq!(data.samples.iter().map(Sequence::targets).collect::<Vec<_>>(), [3, 2, 2, 2]);
+    let samples = counted(dir.path(), &["a", "folder"], Needs::Instructions, 100);
+    assert_eq!(samples.iter().map(|(_, targets)| *targets).collect::<Vec<_>>(), [3, 2, 2, 2]);
+    assert_eq!((data.samples, data.longest as usize), (0..4, samples.iter().map(|(n, _)| *n).max().unwrap()));
     assert_eq!(data.datasets.iter().map(|d| d.samples).collect::<Vec<_>>(), [2, 2]);
     let short = loaded(dir.path(), &["a"], Needs::Instructions, data.longest as usize - 1).unwrap();
     assert_eq!((short.truncated, short.notes[0].code.as_str()), (1, "truncated"));
     let none = loaded(dir.path(), &["a"], Needs::Instructions, 4).unwrap_err().into_problem();
     assert_eq!((none.code.as_str(), none.field.as_deref()), ("nothing_trained", Some("cutoff_len")));
     // Four and five tokens with the end of each: blocks of six.
-    let text = loaded(dir.path(), &["t"], Needs::Text, 6).unwrap();
-    assert_eq!(text.samples.iter().map(Sequence::len).collect::<Vec<_>>(), [6, 3]);
+    assert_eq!(counted(dir.path(), &["t"], Needs::Text, 6), [(6, 5), (3, 2)]);
     // Every stage on text takes conversations too, but not the other way round.
-    assert!(loaded(dir.path(), &["a"], Needs::Text, 100).unwrap().samples[0].targets() > 10);
+    assert!(counted(dir.path(), &["a"], Needs::Text, 100)[0].1 > 10);
     let wrong = loaded(dir.path(), &["t"], Needs::Instructions, 100).unwrap_err().into_problem();
     assert!(wrong.message.contains("plain text") && wrong.hint.contains("pt"), "{wrong}");
 }

@@ -1,11 +1,11 @@
 //! The training loop, top to bottom.
 
-use super::{AdamW, Sampler, TrainerLog, checkpoint, clip, schedule};
+use super::{AdamW, Loader, Sampler, TrainerLog, checkpoint, clip, schedule};
 use crate::{
     Error, Result,
     adapters::{Base, Precision, Tuning},
-    data::Sequence,
-    model::{Batch, Grads, Model, Store},
+    data::Samples,
+    model::{Grads, Model, Store},
     random::mix,
     stages::Objective,
 };
@@ -26,8 +26,8 @@ pub struct Run<'a> {
     pub store: &'a Store,
     pub tuning: &'a dyn Tuning,
     pub base: Base<'a>,
-    pub samples: &'a [Sequence],
-    pub eval: &'a [Sequence],
+    pub samples: Samples,
+    pub eval: Samples,
     pub params: &'a TrainParams,
     pub output: &'a OutputParams,
     pub sampler: Sampler,
@@ -57,6 +57,18 @@ impl Run<'_> {
         !self.eval.is_empty() && (self.every(steps) || self.step == self.steps)
     }
 
+    /// The micro-batches of all steps to come.
+    fn parts(&self) -> impl Iterator<Item = (Part, Vec<u32>)> + Send + 'static {
+        let samples = self.samples.clone();
+        let steps = self.sampler.clone().steps(self.step).take((self.steps - self.step.min(self.steps)) as usize);
+        steps.flat_map(move |step| {
+            let of = |indices: &Vec<u32>| indices.iter().map(|i| samples.targets(*i as usize)).sum::<usize>();
+            let (targets, count) = (step.iter().map(of).sum::<usize>().max(1), step.len());
+            let part = move |micro: usize| Part { micro: micro as u64, targets, last: micro + 1 == count };
+            step.into_iter().enumerate().map(move |(micro, indices)| (part(micro), indices))
+        })
+    }
+
     /// A checkpoint of the present step; older ones go once it has been verified.
     pub fn save(&mut self) -> Result<()> {
         let state = self.log.state(self.step, self.epoch());
@@ -76,8 +88,11 @@ impl Run<'_> {
     /// Mean validation loss.
     fn validate(&mut self, objective: &mut (impl Objective + ?Sized)) -> Result<()> {
         let (mut sum, mut targets) = (0.0, 0);
-        for sequences in self.eval.chunks(self.sampler.batch) {
-            let batch = Batch::new(sequences.iter().map(|s| (s.ids.as_slice(), s.trained.as_slice())));
+        let (rows, size) = (self.eval.len() as u32, self.sampler.batch);
+        let batches =
+            (0..rows).step_by(size).map(move |i| ((), (i..rows.min(i.saturating_add(size as u32))).collect()));
+        for loaded in Loader::start(self.eval.clone(), batches)? {
+            let ((), batch) = loaded?;
             sum += objective.evaluate(self.model, &batch)?;
             targets += batch.targets.len();
         }
@@ -88,29 +103,35 @@ impl Run<'_> {
     }
 }
 
+/// A micro-batch's place in its step.
+struct Part {
+    micro: u64,
+    /// Targets of the whole step, at least one.
+    targets: usize,
+    last: bool,
+}
+
 /// The supervised loop. The loss is the mean over all target tokens of a step, however they are split into batches.
 pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<Outcome> {
     let warmup = schedule::warmup(run.params, run.steps);
+    let mut loader = Loader::start(run.samples.clone(), run.parts())?;
     while run.step < run.steps {
         if run.stop.load(Ordering::Relaxed) {
             run.save()?;
             return Ok(Outcome::Stopped);
         }
         let begun = Instant::now();
-        let batches: Vec<Batch> = run
-            .sampler
-            .step(run.step)
-            .iter()
-            .map(|indices| Batch::new(indices.iter().map(|i| (&*run.samples[*i].ids, &*run.samples[*i].trained))))
-            .collect();
-        let targets = batches.iter().map(|b| b.targets.len()).sum::<usize>().max(1);
-        let tokens: usize = batches.iter().map(|b| b.ids.len()).sum();
-
-        let (mut grads, mut sum) = (Grads::default(), 0.0);
-        for (micro, batch) in batches.iter().enumerate() {
-            let random = mix(run.params.seed ^ mix(run.step ^ mix(micro as u64)));
-            sum += objective.loss(run.model, batch, 1.0 / targets as f32, random, &mut grads)?;
-        }
+        let (mut grads, mut sum, mut tokens) = (Grads::default(), 0.0, 0);
+        let targets = loop {
+            let loaded = loader.next().unwrap_or_else(|| Err(Error::Internal("the loader ended early".into())));
+            let (Part { micro, targets, last }, batch) = loaded?;
+            let random = mix(run.params.seed ^ mix(run.step ^ mix(micro)));
+            sum += objective.loss(run.model, &batch, 1.0 / targets as f32, random, &mut grads)?;
+            tokens += batch.ids.len();
+            if last {
+                break targets;
+            }
+        };
         let loss = sum / targets as f64;
         let (norm, factor) = clip(&grads, run.params.max_grad_norm)?;
         if !loss.is_finite() || !norm.is_finite() {

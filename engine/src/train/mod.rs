@@ -3,6 +3,7 @@
 pub mod checkpoint;
 mod clip;
 mod fit;
+mod loader;
 mod log;
 mod optimizer;
 mod sampler;
@@ -10,6 +11,7 @@ pub mod schedule;
 
 pub use clip::clip;
 pub use fit::{Run, fit};
+pub use loader::Loader;
 pub use log::TrainerLog;
 pub use optimizer::AdamW;
 pub use sampler::Sampler;

@@ -1,6 +1,7 @@
 //! The order of samples: a pure function of seed, epoch and step, so that the position of a run is one number.
 
 use crate::random::Random;
+use std::{cmp::Reverse, sync::Arc};
 
 /// Stream of the random numbers that order the samples.
 const STREAM: u64 = 0x5A4D;
@@ -11,6 +12,8 @@ pub struct Sampler {
     pub batch: usize,
     pub accumulation: usize,
     pub seed: u64,
+    /// Tokens of each sample, where samples of like length go together (`group_by_length`).
+    pub lengths: Option<Arc<[u32]>>,
 }
 
 impl Sampler {
@@ -20,18 +23,52 @@ impl Sampler {
     }
 
     /// Micro-batches (indices of samples) of step `step`, counted from 0.
-    pub fn step(&self, step: u64) -> Vec<Vec<usize>> {
-        let per_epoch = self.steps_per_epoch().max(1);
-        let order = self.order(step / per_epoch);
-        let size = self.batch * self.accumulation;
-        let start = (step % per_epoch) as usize * size;
-        order[start..(start + size).min(order.len())].chunks(self.batch).map(<[usize]>::to_vec).collect()
+    pub fn step(&self, step: u64) -> Vec<Vec<u32>> {
+        self.step_of(&self.order(self.epoch(step)), step)
     }
 
-    fn order(&self, epoch: u64) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.samples).collect();
+    /// The micro-batches of the steps from `from` on, without end; orders each epoch once.
+    pub fn steps(self, from: u64) -> impl Iterator<Item = Vec<Vec<u32>>> + Send {
+        let mut known: Option<(u64, Vec<u32>)> = None;
+        (from..).map(move |step| {
+            let epoch = self.epoch(step);
+            let (_, order) = match known.take() {
+                Some(found) if found.0 == epoch => known.insert(found),
+                _ => known.insert((epoch, self.order(epoch))),
+            };
+            self.step_of(order, step)
+        })
+    }
+
+    fn epoch(&self, step: u64) -> u64 {
+        step / self.steps_per_epoch().max(1)
+    }
+
+    fn step_of(&self, order: &[u32], step: u64) -> Vec<Vec<u32>> {
+        let size = self.batch * self.accumulation;
+        let start = (step % self.steps_per_epoch().max(1)) as usize * size;
+        order[start..(start + size).min(order.len())].chunks(self.batch).map(<[u32]>::to_vec).collect()
+    }
+
+    fn order(&self, epoch: u64) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.samples as u32).collect();
         Random::new(self.seed, STREAM.wrapping_add(epoch << 16)).shuffle(&mut order);
+        if let Some(lengths) = &self.lengths {
+            group(&mut order, lengths, self.batch * self.accumulation);
+        }
         order
+    }
+}
+
+/// Sorts a random order by length, longest first, in stretches of up to 50 steps; the longest sample of all comes first, so
+/// that a step that needs too much memory is the first one. transformers' `get_length_grouped_indices`.
+fn group(order: &mut [u32], lengths: &[u32], step: usize) {
+    let length = |i: &u32| lengths[*i as usize];
+    let stretch = (order.len() / (step * 4)).clamp(1, 50) * step;
+    order.chunks_mut(stretch).for_each(|some| some.sort_by_key(|i| Reverse(length(i))));
+    let firsts = (0..order.len()).step_by(stretch);
+    if let Some(longest) = firsts.min_by_key(|at| Reverse(length(&order[*at]))) {
+        order.swap(0, longest);
     }
 }
 
@@ -42,15 +79,40 @@ mod tests {
     #[test]
     fn an_epoch_has_each_sample_once_in_an_order_of_its_own() {
         for (samples, batch, accumulation) in [(10, 3, 2), (7, 8, 1), (64, 4, 4), (1, 1, 1)] {
-            let sampler = Sampler { samples, batch, accumulation, seed: 1 };
-            let steps = sampler.steps_per_epoch();
-            let epoch = |e: u64| -> Vec<usize> {
-                (e * steps..(e + 1) * steps).flat_map(|s| sampler.step(s)).flatten().collect()
-            };
-            let (mut first, second) = (epoch(0), epoch(1));
-            assert!(samples < 7 || first != second);
-            first.sort_unstable();
-            assert_eq!(first, (0..samples).collect::<Vec<_>>());
+            for lengths in [None, Some((0..samples as u32).map(|i| i * 7 % 5).collect())] {
+                let sampler = Sampler { samples, batch, accumulation, seed: 1, lengths };
+                let steps = sampler.steps_per_epoch();
+                let epoch = |e: u64| -> Vec<u32> {
+                    (e * steps..(e + 1) * steps).flat_map(|s| sampler.step(s)).flatten().collect()
+                };
+                let (mut first, second) = (epoch(0), epoch(1));
+                assert!(samples < 7 || first != second);
+                first.sort_unstable();
+                assert_eq!(first, (0..samples as u32).collect::<Vec<_>>());
+                for from in [0, 1, steps] {
+                    let walked: Vec<_> = sampler.clone().steps(from).take(2 * steps as usize + 1).collect();
+                    let asked: Vec<_> = (from..).take(walked.len()).map(|s| sampler.step(s)).collect();
+                    assert_eq!(walked, asked);
+                }
+            }
         }
+    }
+
+    #[test]
+    fn grouped_batches_hold_samples_of_like_length_the_longest_first() {
+        let lengths: Arc<[u32]> = (0..1000).map(|i| i * 379 % 1000).collect();
+        let spread = |lengths: Option<Arc<[u32]>>, of: &Arc<[u32]>| -> u32 {
+            let sampler = Sampler { samples: 1000, batch: 5, accumulation: 2, seed: 3, lengths };
+            let batches = (0..100).flat_map(|step| sampler.step(step));
+            let spread = |batch: Vec<u32>| {
+                let lengths: Vec<u32> = batch.iter().map(|i| of[*i as usize]).collect();
+                lengths.iter().max().unwrap_or(&0) - lengths.iter().min().unwrap_or(&0)
+            };
+            batches.map(spread).sum()
+        };
+        let (grouped, random) = (spread(Some(lengths.clone()), &lengths), spread(None, &lengths));
+        assert!(grouped * 10 < random, "{grouped} {random}");
+        let sampler = Sampler { samples: 1000, batch: 5, accumulation: 2, seed: 3, lengths: Some(lengths.clone()) };
+        assert_eq!(lengths[sampler.step(0)[0][0] as usize], 999);
     }
 }
