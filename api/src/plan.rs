@@ -36,8 +36,9 @@ pub struct Plan {
     pub memory: Vec<Part>,
     /// Bytes that checkpoints and results will take.
     pub disk: u64,
-    /// `cpu`, `cuda:0`, and the kernel picked, for example `AVX-512 float32`.
+    /// `cpu`, `cuda:0`.
     pub device: String,
+    /// What was picked to compute in: numbers and instructions, for example `bf16, AMX`.
     pub compute: String,
     /// Estimated time in seconds, and what the estimate rests on.
     pub seconds: Option<f64>,

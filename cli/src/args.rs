@@ -62,6 +62,11 @@ pub enum Command {
     Worker(Worker),
     /// All arguments, stages, formats and presets, as JSON
     Catalog,
+    /// Measure training steps or generation on this computer
+    Bench {
+        #[command(subcommand)]
+        command: Bench,
+    },
     /// What this computer offers, and where things stand
     Env,
     /// The version
@@ -119,6 +124,78 @@ pub enum Data {
         #[arg(long, default_value_t = 3)]
         rows: u64,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// Tokens a second, milliseconds of a step, memory, and the time to the first step
+    Train(BenchTrain),
+    /// Tokens a second of reading a prompt and of writing an answer
+    Generate(BenchGenerate),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct BenchTrain {
+    #[command(flatten)]
+    pub subject: BenchSubject,
+    /// Rows in a step
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub batch: u32,
+    /// Tokens in a row; with --data at most
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(4..=131_072))]
+    pub length: u32,
+    /// Steps that are measured
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub steps: u32,
+    /// Steps before these that are not measured
+    #[arg(long, default_value_t = 2)]
+    pub warmup: u32,
+    /// lora, full, or none: no parameter is trained
+    #[arg(long, default_value = "lora")]
+    pub adapter: String,
+    /// Width of the LoRA
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub rank: u32,
+    /// Recompute activations in the backward pass
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
+    pub recompute: bool,
+    /// A data file to take rows from; without it rows are full, of random tokens
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct BenchGenerate {
+    #[command(flatten)]
+    pub subject: BenchSubject,
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=131_072))]
+    pub prompt: u32,
+    /// Tokens to write after it
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=131_072))]
+    pub new: u32,
+    /// How often both are measured
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct BenchSubject {
+    /// A model: starter, a folder, a .gguf file, or a hub id that was pulled
+    #[arg(long, value_name = "NAME", required_unless_present = "shape", conflicts_with = "shape")]
+    pub model: Option<String>,
+    /// Random weights of this shape instead: smollm2-135m, qwen2.5-1.5b, llama-3.1-8b
+    #[arg(long, value_name = "NAME")]
+    pub shape: Option<String>,
+    /// Numbers to compute in: auto, bf16, fp32
+    #[arg(long, value_name = "TYPE", default_value = "auto")]
+    pub compute_type: String,
+    /// Threads to compute on [default: one for each core]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Show the share of each operation
+    #[arg(long)]
+    pub profile: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -12,6 +12,8 @@ pub struct Environment {
     pub hub: HubSettings,
     /// `LATHE_TOKEN`, for the studio.
     pub token: Option<String>,
+    /// `LATHE_CPU`: compute with no better instructions than these, for comparisons.
+    pub cpu: Option<String>,
     /// For example `zh_CN.UTF-8`.
     pub language: String,
 }
@@ -29,6 +31,7 @@ impl Environment {
                 offline: is_true("HF_HUB_OFFLINE"),
             },
             token: text("LATHE_TOKEN"),
+            cpu: text("LATHE_CPU"),
             language: ["LC_ALL", "LC_MESSAGES", "LANG"].into_iter().find_map(text).unwrap_or_default(),
         }
     }

@@ -20,20 +20,21 @@ use clap::Parser;
 use environment::Environment;
 use outcome::{Failure, Outcome};
 use say::Say;
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Instant};
 
 /// Gives memory back to the system sooner than the allocator of the C library.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let begun = Instant::now();
     let environment = Environment::read();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => return usage(&error, &environment),
     };
     let say = Say { json: args.json, language: environment.language.clone() };
-    match run(args, &environment, &say) {
+    match run(args, &environment, &say, begun) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             say.failure(&failure);
@@ -42,8 +43,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args, environment: &Environment, say: &Say) -> Outcome {
+fn run(args: Args, environment: &Environment, say: &Say, begun: Instant) -> Outcome {
     let environment = &environment.with_home(args.home.clone());
+    if let Some(cpu) = &environment.cpu {
+        engine::kernels::cpu::limit(cpu).map_err(Failure::refused)?;
+    }
     let Some(command) = args.command else {
         return commands::webui::run(args.webui, environment, say);
     };
@@ -62,6 +66,7 @@ fn run(args: Args, environment: &Environment, say: &Say) -> Outcome {
         Command::Data { command } => commands::data::run(command, environment, say),
         Command::Catalog => commands::about::catalog(say),
         Command::Models { command } => commands::models::run(command, environment, say),
+        Command::Bench { command } => commands::bench::run(command, environment, say, begun),
         Command::Env => commands::about::env(environment, say),
         Command::Version => commands::about::version(say),
     }

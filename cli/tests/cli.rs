@@ -85,6 +85,49 @@ fn version_env_and_catalog_are_json() {
 }
 
 #[test]
+fn the_instructions_are_shown_and_can_be_limited() {
+    let home = TempDir::new().unwrap();
+    let env = |cpu: &str| json_of(&lathe(home.path(), &["env", "--json"]).env("LATHE_CPU", cpu).output().unwrap());
+    let (code, value) = env("portable");
+    assert_eq!((code, &value["instructions"], &value["compute_type"]), (0, &json!("portable"), &json!("fp32")));
+    let (code, value) = env("avx9000");
+    assert_eq!((code, &value["problems"][0]["code"]), (2, &json!("unknown_instructions")));
+}
+
+#[test]
+fn training_steps_and_generation_are_measured() {
+    let home = TempDir::new().unwrap();
+    let data = home.path().join("rows.json");
+    fs::write(&data, r#"[{"instruction": "q", "output": "a"}, {"instruction": "q q", "output": "b b"}]"#).unwrap();
+    let measure = |words: &[&str]| json_of(&run(home.path(), &[&["bench", "--json"], words].concat()));
+    let short = ["--length", "16", "--steps", "2", "--warmup", "1", "--compute-type", "fp32", "--profile"];
+    let starter = [&["train", "--model", "starter", "--threads", "1"][..], &short].concat();
+    let (code, report) = measure(&starter);
+    assert_eq!((code, &report["tokens"], &report["threads"]), (0, &json!(64), &json!(1)), "{report}");
+    for key in ["tokens_per_s", "step_ms", "peak_memory", "first_step_s", "first_loss", "last_loss", "trainable"] {
+        assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {report}");
+    }
+    let rate = 2.0 * 16.0 / report["step_ms"].as_f64().unwrap() * 1e3;
+    assert!((report["tokens_per_s"].as_f64().unwrap() / rate - 1.0).abs() < 0.2, "{report}");
+    let rows = data.display().to_string();
+    let real = [&["train", "--model", "starter", "--data", &rows, "--adapter", "full"][..], &short].concat();
+    let (code, report) = measure(&real);
+    assert!(code == 0 && report["last_loss"].as_f64() < report["first_loss"].as_f64(), "{report}");
+    let (code, report) = measure(&["generate", "--model", "starter", "--prompt", "8", "--new", "4", "--rounds", "1"]);
+    assert!(code == 0 && report["prompt_per_s"].as_f64() > Some(0.0), "{report}");
+    assert!(report["decode_per_s"].as_f64() > Some(0.0) && report["first_token_s"].as_f64() > Some(0.0), "{report}");
+    for (words, field) in [
+        (&["train", "--shape", "smollm"][..], "shape"),
+        (&["train", "--model", "starter", "--adapter", "lara"], "finetuning_type"),
+        (&["train", "--shape", "smollm2-135m", "--compute-type", "fp16"], "compute_type"),
+        (&["generate", "--model", "starter", "--compute-type", "bf61"], "compute_type"),
+    ] {
+        let (code, report) = measure(words);
+        assert_eq!((code, &report["problems"][0]["field"]), (2, &json!(field)), "{report}");
+    }
+}
+
+#[test]
 fn a_wrong_request_ends_with_2_and_names_each_key() {
     let home = TempDir::new().unwrap();
     let words = ["train", "--json", "model_name_or_path=starter", "lora_rnk=8", "learning_rate=-1", "dataset=identity"];

@@ -174,7 +174,8 @@ fn open(model: &Path, adapter: Option<&Path>) -> Model {
     let files = ModelFiles::open(model).unwrap();
     let config = family(files.config()).unwrap().config(files.config()).unwrap();
     let tuning = adapter.map(|dir| engine::adapters::lora::LoraTuning::read(dir).unwrap()).unwrap();
-    build(&config, &Source::Files(&files), &tuning, &mut Store::default(), &Device::Cpu).unwrap()
+    build(&config, &Source::Files(&files), &tuning, &mut Store::default(), &Device::Cpu, candle_core::DType::F32)
+        .unwrap()
 }
 
 fn distance(a: &Tensor, b: &Tensor) -> f32 {

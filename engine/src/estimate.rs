@@ -13,6 +13,8 @@ pub struct Load {
     pub parameters: u64,
     pub trainable: u64,
     pub full: bool,
+    /// Samples, those held back too.
+    pub samples: u64,
     /// Tokens of the largest micro-batch, and of all steps.
     pub batch_tokens: u64,
     pub total_tokens: u64,
@@ -40,7 +42,7 @@ pub fn memory(c: &DecoderConfig, params: &TrainParams, load: &Load) -> Vec<Part>
         part("gradients and optimizer", "梯度与优化器", load.trainable * 16),
         part("activations", "激活", activations),
         part("head", "输出层", head),
-        part("program and data", "程序与数据", 60_000_000 + load.total_tokens * 5),
+        part("program and data", "程序与数据", 60_000_000 + load.samples * 20),
     ]
 }
 

@@ -3,8 +3,10 @@
 
 pub mod adapters;
 pub mod ask;
+pub mod bench;
 pub mod catalog;
 pub mod chat;
+pub mod compute;
 pub mod data;
 pub mod entry;
 pub mod error;

@@ -5,16 +5,18 @@ use crate::{
     Error, Places, Result,
     adapters::{Tuning, adapter},
     catalog::catalog,
+    compute,
     data::{self, ChatTemplate, EncodeOptions, Encoder, LoadOptions, Registry, Samples, SpecialTokens, SpoolWriter},
     estimate,
     files::{ModelFiles, ModelTokenizer, locate},
+    kernels::cpu::Compute,
     model::{DecoderConfig, families::family},
     stages::{Stage, stage},
     train::Sampler,
 };
 use api::{
     Plan, Problem, Problems, RunConfig,
-    params::{self, DataParams, ModelParams, OutputParams, RopeScaling, TrainParams},
+    params::{self, ComputeType, DataParams, ModelParams, OutputParams, RopeScaling, TrainParams},
 };
 use serde_json::{Map, json};
 use std::{
@@ -34,6 +36,7 @@ pub struct Prepared {
     pub tuning: Box<dyn Tuning>,
     pub files: ModelFiles,
     pub config: DecoderConfig,
+    pub compute: Compute,
     pub encoder: Encoder,
     pub samples: Samples,
     pub eval: Samples,
@@ -86,8 +89,17 @@ fn resolve(config: &RunConfig, places: &Places, spool: impl FnOnce() -> Result<S
         (Some(tuning), Some(opened)) => keep(tuning.count(&opened.config), &mut problems),
         _ => None,
     };
-    let (Some(stage), Some(tuning), Some(opened), Some(registry), Some((trainable, targets)), true) =
-        (stage, tuning, opened, registry, counted, problems.is_empty())
+    let compute = keep(ComputeType::asked(config, train.compute_type).map_err(Error::from), &mut problems)
+        .and_then(|(asked, field)| keep(compute::pick(asked, field), &mut problems));
+    let (
+        Some(stage),
+        Some(tuning),
+        Some(opened),
+        Some(registry),
+        Some((trainable, targets)),
+        Some((compute, note)),
+        true,
+    ) = (stage, tuning, opened, registry, counted, compute, problems.is_empty())
     else {
         return Err(problems.into());
     };
@@ -118,6 +130,7 @@ fn resolve(config: &RunConfig, places: &Places, spool: impl FnOnce() -> Result<S
         parameters: opened.config.parameters(),
         trainable,
         full,
+        samples: (samples.len() + eval.len()) as u64,
         batch_tokens: largest_batch(&samples, &train),
         total_tokens: (tokens as f64 * epochs) as u64,
         trained_share: trained as f64 / tokens.max(1) as f64,
@@ -150,14 +163,14 @@ fn resolve(config: &RunConfig, places: &Places, spool: impl FnOnce() -> Result<S
         // A checkpoint holds weights and two moments in float32.
         disk: saved + kept * trainable * 12,
         device: "cpu".into(),
-        compute: processor().into(),
+        compute: compute::describe(compute),
         seconds: Some(seconds),
         basis,
-        warnings: loaded.notes,
+        warnings: loaded.notes.into_iter().chain(note).collect(),
         ignored,
     };
     let Opened { files, config, .. } = opened;
-    Ok(Prepared { model, data, train, output, stage, tuning, files, config, encoder, samples, eval, plan })
+    Ok(Prepared { model, data, train, output, stage, tuning, files, config, compute, encoder, samples, eval, plan })
 }
 
 /// Opens a model: its files, family, tokenizer and template.
@@ -215,23 +228,6 @@ pub fn sampler(samples: &Samples, train: &TrainParams) -> Sampler {
 /// Folder with `dataset_info.json`.
 pub fn dataset_dir(data: &DataParams, places: &Places) -> PathBuf {
     data.dataset_dir.as_deref().filter(|d| !d.is_empty()).map_or_else(|| places.datasets(), PathBuf::from)
-}
-
-/// What the float32 kernels run on.
-pub fn processor() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if std::arch::is_x86_feature_detected!("avx512f") {
-            return "AVX-512 float32";
-        }
-        if std::arch::is_x86_feature_detected!("avx2") {
-            return "AVX2 float32";
-        }
-    }
-    #[cfg(target_arch = "aarch64")]
-    return "NEON float32";
-    #[allow(unreachable_code)]
-    "float32"
 }
 
 fn steps(sampler: &Sampler, train: &TrainParams) -> u64 {

@@ -4,7 +4,6 @@ use crate::{
     Error, Places, Result,
     adapters::{Base, Precision},
     files::export,
-    kernels::cpu::Compute,
     merge,
     model::{Source, Store, build},
     prepare::{Prepared, prepare, sampler},
@@ -79,7 +78,7 @@ fn train(
         true => Source::Random { seed: train.seed },
         false => Source::Files(files),
     };
-    let compute = Compute::F32.dtype();
+    let compute = prepared.compute.dtype();
     let mut model = build(&prepared.config, &source, tuning.as_ref(), &mut store, &device, compute)?;
     model.recompute = train.gradient_checkpointing;
 

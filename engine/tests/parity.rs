@@ -179,6 +179,7 @@ fn a_run_is_that_of_a_pytorch_loop() {
         let mut config = RunConfig(runs.settings.clone());
         config.set("model_name_or_path", case.model.path().to_str());
         config.set("stage", "pt");
+        config.set("compute_type", "fp32");
         config.set("packing", false);
         config.set("dataset", "two");
         config.set("dataset_dir", home.path().to_str());

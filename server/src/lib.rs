@@ -52,6 +52,8 @@ pub struct Options {
     pub token: Option<String>,
     pub program: Program,
     pub catalog: api::Catalog,
+    /// Instructions that the workers compute with, for people: `AVX-512`.
+    pub processor: String,
     pub hub: HubSettings,
     /// Largest upload in bytes.
     pub upload_limit: u64,
@@ -70,6 +72,7 @@ impl Options {
             token: None,
             program,
             catalog,
+            processor: std::env::consts::ARCH.into(),
             hub,
             upload_limit: 8 << 30,
             stop_limit: Duration::from_secs(60),
@@ -112,6 +115,7 @@ pub async fn serve(options: Options, on_ready: impl FnOnce(SocketAddr)) -> Resul
         supervisor: supervisor.clone(),
         ask: Ask::new(program),
         chats: chats.clone(),
+        processor: options.processor,
         catalog: serde_json::to_vec(&options.catalog).unwrap_or_default().into(),
         version: if version.is_empty() { env!("CARGO_PKG_VERSION").into() } else { version },
         upload_limit: options.upload_limit,

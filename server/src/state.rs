@@ -18,6 +18,8 @@ pub struct Inner {
     /// JSON of the catalog: it never changes while the server lives.
     pub catalog: Bytes,
     pub version: String,
+    /// Instructions that the workers compute with.
+    pub processor: String,
     /// Largest upload in bytes.
     pub upload_limit: u64,
 }

@@ -1,6 +1,7 @@
 //! Parameters that every run has, grouped as the form shows them. What a stage or a tuning type adds stands with it in
 //! the engine. Names and defaults are those of transformers' `TrainingArguments` and LLaMA-Factory's arguments.
 
+use super::ComputeType;
 use crate::catalog::{main_ui, placed_ui, ui};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,7 +30,7 @@ pub struct ModelParams {
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub enum RopeScaling {
-    /// As the model's config.json says.
+    // As the model's config.json says. (No doc comment: the schema would not be a plain list of words.)
     #[default]
     Model,
     Linear,
@@ -140,6 +141,9 @@ pub struct TrainParams {
     /// Recompute activations in the backward pass: less memory, about a third more time.
     #[schemars(extend("ui" = ui(["Recompute activations", "重算激活"], "反向时重算激活：省内存，约多花三分之一时间。", ["On: long rows fit", "开启：可容纳更长的样本"])))]
     pub gradient_checkpointing: bool,
+    /// Numbers that products are computed in. auto: bf16 where the processor is faster in it, otherwise fp32.
+    #[schemars(extend("ui" = ui(["Compute type", "计算精度"], "矩阵运算使用的数值类型。auto：处理器支持快速 bf16 时用 bf16，否则用 fp32。", ["fp32 is exact and slower; fp16 and pure_bf16 need a GPU", "fp32 更精确也更慢；fp16 与 pure_bf16 需要 GPU"])))]
+    pub compute_type: ComputeType,
     /// Put rows of like length into the same batch.
     #[schemars(extend("ui" = ui(["Group by length", "按长度分组"], "把长度相近的样本放入同一批。", ["On: batches of even rows, in an order that is less random; Lathe has no padding to save", "开启：同批样本长度相近，顺序随机性降低；Lathe 没有填充，无需借此节省"])))]
     pub group_by_length: bool,
@@ -168,6 +172,7 @@ impl Default for TrainParams {
             adam_epsilon: 1e-8,
             optim: Optimizer::AdamwTorch,
             gradient_checkpointing: false,
+            compute_type: ComputeType::Auto,
             group_by_length: false,
             seed: 42,
         }

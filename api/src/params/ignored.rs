@@ -26,10 +26,10 @@ pub fn ignored() -> Vec<Ignored> {
         ),
         (&["trust_remote_code"], ["Lathe never runs code from a model folder.", "Lathe 从不运行模型文件夹中的代码。"]),
         (
-            &["bf16", "fp16", "pure_bf16", "tf32", "infer_dtype", "upcast_layernorm", "upcast_lmhead_output"],
+            &["tf32", "infer_dtype", "upcast_layernorm", "upcast_lmhead_output"],
             [
-                "This version computes in float32, which is at least as exact.",
-                "此版本以 float32 计算，精度不低于所求。",
+                "compute_type says it; sums and norms are in float32 always.",
+                "由 compute_type 决定；求和与归一化始终使用 float32。",
             ],
         ),
         (

@@ -1,9 +1,11 @@
 //! Typed parameters out of the flat map. Each parameter is declared once, as a field of a struct with a doc comment, a
 //! default and bounds; [`read`] checks a map against the schema of such a struct and reports every problem.
 
+mod compute;
 mod groups;
 mod ignored;
 
+pub use compute::{COMPUTE_SWITCHES, ComputeType};
 pub use groups::*;
 pub use ignored::ignored;
 
@@ -44,6 +46,7 @@ pub fn check_keys<'a>(config: &RunConfig, schemas: impl IntoIterator<Item = &'a 
     let properties = schemas.into_iter().filter_map(|schema| schema["properties"].as_object());
     let mut known: Vec<&str> = properties.flat_map(|p| p.keys().map(String::as_str)).collect();
     known.extend(ignored.iter().map(|i| i.name.as_str()));
+    known.extend(COMPUTE_SWITCHES.iter().map(|(name, _)| *name));
     known.extend(more);
     unknown_keys(config, known.iter().copied())
 }
@@ -228,7 +231,8 @@ mod tests {
         let problems = unknown_keys(&config(json!({"lora_rnk": 8, "zzzz": 1})), ["lora_rank", "seed"].into_iter());
         assert_eq!(problems[0].hint, "Did you mean lora_rank?");
         assert_eq!(problems[1].message, "zzzz is not an argument of Lathe.");
-        let asked = config(json!({"seed": 1, "plot_loss": true, "finetuning_type": "lora", "export_dir": "x"}));
+        let asked =
+            config(json!({"seed": 1, "plot_loss": true, "bf16": true, "finetuning_type": "lora", "export_dir": "x"}));
         let problems = check_keys(&asked, [&schema::<GenerateParams>()], &["finetuning_type"]);
         assert_eq!(problems.iter().map(|p| p.field.as_deref()).collect::<Vec<_>>(), [Some("export_dir")]);
     }
@@ -250,6 +254,8 @@ mod tests {
                         "{key} lacks {path}"
                     );
                 }
+                let has_type = !types(property).is_empty() || property["enum"].is_array();
+                assert!(has_type, "{key} takes nothing: {property}");
             }
         }
     }

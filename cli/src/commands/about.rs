@@ -1,6 +1,12 @@
 //! `lathe version`, `lathe catalog` and `lathe env`.
 
-use crate::{environment::Environment, outcome::Outcome, say::Say};
+use crate::{
+    environment::Environment,
+    outcome::{Failure, Outcome},
+    say::Say,
+};
+use api::params::ComputeType;
+use engine::compute;
 use serde_json::json;
 
 pub fn version(say: &Say) -> Outcome {
@@ -19,11 +25,14 @@ pub fn catalog(say: &Say) -> Outcome {
 pub fn env(environment: &Environment, say: &Say) -> Outcome {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = memory();
+    let (compute, _) = compute::pick(ComputeType::Auto, "").map_err(|e| Failure::failed(e.into_problem()))?;
     let value = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "os": std::env::consts::OS,
         "arch": std::env::consts::ARCH,
         "cores": cores,
+        "instructions": engine::kernels::cpu::instructions().name(),
+        "compute_type": compute::name(compute),
         "memory_total": memory,
         "home": environment.home,
         "hf_home": environment.hub.home,

@@ -19,6 +19,7 @@ pub fn run(args: Webui, environment: &Environment, say: &Say) -> Outcome {
     let program = Program { path, args: args_of_worker, env: environment::all() };
     let catalog = engine::catalog::catalog();
     let mut options = Options::new(environment.home.clone(), program, catalog, environment.hub.clone());
+    options.processor = engine::compute::processor().into();
     options.host = args.host.unwrap_or(options.host);
     options.port = args.port.unwrap_or(options.port);
     options.token = args.token.or_else(|| environment.token.clone());

@@ -84,6 +84,11 @@ impl Registry {
         Ok(Self { dir: dir.to_path_buf(), entries })
     }
 
+    /// One dataset alone, whose file lies in `dir`.
+    pub(super) fn of(dir: &Path, entry: Entry) -> Self {
+        Self { dir: dir.to_path_buf(), entries: vec![entry] }
+    }
+
     pub fn dir(&self) -> &Path {
         &self.dir
     }

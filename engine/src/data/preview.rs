@@ -89,6 +89,16 @@ pub fn register(dir: &Path, name: &str, file: &str) -> Result<DatasetInfo> {
     Ok(describe(&registry, entry, None))
 }
 
+/// A file that no `dataset_info.json` names, as a dataset by itself: its name, and a registry that knows it.
+pub fn one_file(path: &Path) -> Result<(Registry, String)> {
+    let mut entry = recognise(path)?;
+    let (dir, file) = (path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")), path.file_name());
+    let file = file.unwrap_or_default().to_string_lossy().into_owned();
+    entry.shift_insert(0, "file_name".into(), file.clone().into());
+    let registry = Registry::of(dir, info::Entry::parse(&file, &Value::Object(entry)));
+    Ok((registry, file))
+}
+
 /// Takes the dataset out of `dataset_info.json`, and deletes its file if that stands in the dataset folder itself and no
 /// other dataset uses it.
 pub fn forget(dir: &Path, name: &str) -> Result<()> {

@@ -25,6 +25,7 @@ pub mod part_rope;
 #[cfg(test)]
 pub mod plain;
 pub mod product;
+pub mod profile;
 pub mod rope;
 pub(crate) mod values;
 

@@ -63,7 +63,7 @@ async fn system(State(app): State<App>) -> Reply<axum::Json<System>> {
             memory_total,
             memory_used,
             disk_free: app.home.free().unwrap_or(0),
-            processor: processor().into(),
+            processor: app.processor.clone(),
         }
     });
     Ok(axum::Json(system.await.map_err(Failure::internal)?))
@@ -151,27 +151,6 @@ fn memory() -> (u64, u64) {
     };
     let total = bytes("MemTotal:");
     (total, total.saturating_sub(bytes("MemAvailable:")))
-}
-
-fn processor() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if std::is_x86_feature_detected!("avx512f") {
-            return "AVX-512";
-        }
-        if std::is_x86_feature_detected!("avx2") {
-            return "AVX2";
-        }
-        "SSE"
-    }
-    #[cfg(target_arch = "aarch64")]
-    {
-        "NEON"
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    {
-        std::env::consts::ARCH
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,129 @@
+//! `lathe bench`: how fast this computer trains and generates, and with how much memory.
+
+use crate::{
+    args::{Bench, BenchGenerate, BenchSubject, BenchTrain},
+    environment::Environment,
+    home, log,
+    outcome::{Failure, Outcome},
+    say::Say,
+};
+use api::{
+    RunConfig,
+    params::{self, ComputeType, TrainParams},
+};
+use engine::bench::{self, GenerateBench, GenerateReport, Spent, Subject, TrainBench, TrainReport};
+use std::time::Instant;
+
+pub fn run(command: Bench, environment: &Environment, say: &Say, begun: Instant) -> Outcome {
+    log::to_stderr("warn");
+    home::set_up(&environment.home)?;
+    let places = environment.places();
+    match command {
+        Bench::Train(args) => {
+            let (subject, compute_type) = common(&args.subject)?;
+            let BenchTrain { subject: BenchSubject { profile, .. }, adapter, recompute, data, .. } = args;
+            let [batch, length, steps, warmup, rank] =
+                [args.batch, args.length, args.steps, args.warmup, args.rank].map(|n| n as usize);
+            let asked = TrainBench {
+                subject,
+                batch,
+                length,
+                steps,
+                warmup,
+                compute_type,
+                adapter,
+                rank,
+                recompute,
+                data,
+                profile,
+            };
+            let report = bench::train(&asked, &places, begun).map_err(Failure::refused)?;
+            say.result(&report, || trained(&report, say.is_chinese()));
+        }
+        Bench::Generate(args) => {
+            let (subject, compute_type) = common(&args.subject)?;
+            let BenchGenerate { subject: BenchSubject { profile, .. }, .. } = args;
+            let [prompt, new, rounds] = [args.prompt, args.new, args.rounds].map(|n| n as usize);
+            let asked = GenerateBench { subject, prompt, new, rounds, compute_type, profile };
+            let report = bench::generate(&asked, &places, begun).map_err(Failure::refused)?;
+            say.result(&report, || generated(&report, say.is_chinese()));
+        }
+    }
+    Ok(())
+}
+
+/// What both take, checked; sets the number of threads.
+fn common(args: &BenchSubject) -> Outcome<(Subject, ComputeType)> {
+    let mut config = RunConfig::default();
+    config.set("compute_type", args.compute_type.as_str());
+    let params: TrainParams = params::read(&config)?;
+    if let Some(threads) = args.threads {
+        bench::set_threads(threads as usize).map_err(Failure::refused)?;
+    }
+    let subject = match (&args.model, &args.shape) {
+        (_, Some(shape)) => Subject::Shape(shape.clone()),
+        (model, None) => Subject::Model(model.clone().unwrap_or_default()),
+    };
+    Ok((subject, params.compute_type))
+}
+
+fn trained(r: &TrainReport, chinese: bool) -> String {
+    let TrainReport { model, adapter, batch, length, compute, threads, .. } = r;
+    let (memory, millions) = (megabytes(r.peak_memory), r.trainable as f64 / 1e6);
+    let lines = match chinese {
+        true => format!(
+            "{model}，{adapter}（训练 {millions:.2}M 参数），{batch} x {length}，{compute}，{threads} 线程\n\
+             词元/秒         {:.1}\n\
+             每步（中位数）  {:.1} ms\n\
+             峰值内存        {memory}\n\
+             启动到首步      {:.2} s\n\
+             损失            {:.4} 到 {:.4}",
+            r.tokens_per_s, r.step_ms, r.first_step_s, r.first_loss, r.last_loss
+        ),
+        false => format!(
+            "{model}, {adapter} ({millions:.2}M parameters trained), {batch} x {length}, {compute}, {threads} threads\n\
+             tokens/s             {:.1}\n\
+             step (median)        {:.1} ms\n\
+             peak memory          {memory}\n\
+             start to first step  {:.2} s\n\
+             loss                 {:.4} to {:.4}",
+            r.tokens_per_s, r.step_ms, r.first_step_s, r.first_loss, r.last_loss
+        ),
+    };
+    lines + &shares(&r.profile)
+}
+
+fn generated(r: &GenerateReport, chinese: bool) -> String {
+    let GenerateReport { model, prompt, new, compute, threads, .. } = r;
+    let memory = megabytes(r.peak_memory);
+    let lines = match chinese {
+        true => format!(
+            "{model}，提示 {prompt} 词元，生成 {new} 词元，{compute}，{threads} 线程\n\
+             提示，词元/秒   {:.1}\n\
+             生成，词元/秒   {:.1}\n\
+             峰值内存        {memory}\n\
+             启动到首个词元  {:.2} s",
+            r.prompt_per_s, r.decode_per_s, r.first_token_s
+        ),
+        false => format!(
+            "{model}, prompt of {prompt} tokens, {new} after it, {compute}, {threads} threads\n\
+             prompt tokens/s       {:.1}\n\
+             new tokens/s          {:.1}\n\
+             peak memory           {memory}\n\
+             start to first token  {:.2} s",
+            r.prompt_per_s, r.decode_per_s, r.first_token_s
+        ),
+    };
+    lines + &shares(&r.profile)
+}
+
+fn megabytes(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "?".into(), |bytes| format!("{:.0} MB", bytes as f64 / 1e6))
+}
+
+/// A line for each operation: share, seconds, calls.
+fn shares(profile: &[Spent]) -> String {
+    let line =
+        |s: &Spent| format!("\n  {:<20} {:>5.1} % {:>9.3} s {:>8} x", s.name, s.share * 100.0, s.seconds, s.calls);
+    profile.iter().map(line).collect()
+}
