@@ -44,14 +44,54 @@ pub unsafe fn pack(unit: Unit, m: Matrix, across: bool, count: usize, k: usize, 
 /// The processor has AVX-512 F, BW, VL and BF16.
 pub unsafe fn pack_in_rows(a: Matrix, rows: usize, depth: usize, out: &mut [Line], pitch: usize) {
     assert!(rows == 0 || (rows - 1) * pitch + depth.div_ceil(32) <= out.len(), "a packed factor needs more room");
+    a.check(rows, depth);
+    // SAFETY: the assertions, and this function's promise.
+    unsafe {
+        match (a.transposed, a.values) {
+            (false, Values::Bf16(v)) => in_rows(v.as_ptr(), a.stride, rows, depth, out, pitch),
+            (false, Values::F32(v)) => in_rows_of_f32(v.as_ptr(), a.stride, rows, depth, out, pitch),
+            (true, _) => in_rows_of_columns(a, rows, depth, out, pitch),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn in_rows(v: *const bf16, stride: usize, rows: usize, depth: usize, out: &mut [Line], pitch: usize) {
+    for row in 0..rows {
+        for (line, start) in out[row * pitch..].iter_mut().zip((0..depth).step_by(32)) {
+            // SAFETY: the row has `depth` values; the mask leaves out what is beyond.
+            unsafe {
+                let values = _mm512_maskz_loadu_epi16(mask32(depth - start), v.add(row * stride + start).cast());
+                *line = std::mem::transmute::<__m512i, Line>(values);
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn in_rows_of_f32(v: *const f32, stride: usize, rows: usize, depth: usize, out: &mut [Line], pitch: usize) {
+    for row in 0..rows {
+        for (line, start) in out[row * pitch..].iter_mut().zip((0..depth).step_by(32)) {
+            // SAFETY: as in `in_rows`.
+            unsafe {
+                let (p, n) = (v.add(row * stride + start), depth - start);
+                let low = _mm512_maskz_loadu_ps(mask16(n), p);
+                let high = _mm512_maskz_loadu_ps(mask16(n.saturating_sub(16)), p.wrapping_add(16));
+                *line = std::mem::transmute::<__m512i, Line>(narrow(low, high));
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn in_rows_of_columns(a: Matrix, rows: usize, depth: usize, out: &mut [Line], pitch: usize) {
     for first in (0..rows).step_by(16) {
         let count = 16.min(rows - first);
         for (block, start) in (0..depth).step_by(32).enumerate() {
             let mut lines = [Line([0.0; 16]); 16];
-            let (part, k) = (a.at(first, start), 32.min(depth - start));
-            // SAFETY: as this function; a line of each row exists by the assertion.
+            // SAFETY: as `pack_in_rows`; a line of each row exists by its assertion.
             unsafe {
-                pack(Unit::Bf16Pair, part, part.transposed, count, k, &mut lines, 1);
+                pack(Unit::Bf16Pair, a.at(first, start), true, count, 32.min(depth - start), &mut lines, 1);
                 let steps = lines.map(|line| std::mem::transmute::<Line, __m512i>(line));
                 for (i, row) in transpose(steps).into_iter().enumerate().take(count) {
                     out[(first + i) * pitch + block] = std::mem::transmute::<__m512i, Line>(row);
