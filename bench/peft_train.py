@@ -120,6 +120,8 @@ def rows(args, vocabulary):
         labels = [-100] * min(len(before), len(ids)) + ids[len(before):]
         if any(label != -100 for label in labels):
             made.append((ids, labels))
+    if not made:
+        raise SystemExit(f"--length {args.length} cuts every row before its answer")
     random.seed(42)
     random.shuffle(made)
     return made
