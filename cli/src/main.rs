@@ -54,7 +54,14 @@ fn run(args: Args, environment: &Environment, say: &Say, begun: Instant) -> Outc
     if args.webui.is_given() {
         return Err(Failure::wrong(outcome::studio_options()));
     }
-    if matches!(command, Command::Train { .. } | Command::Chat { .. } | Command::Export { .. } | Command::Worker(_)) {
+    if matches!(
+        command,
+        Command::Train { .. }
+            | Command::Chat { .. }
+            | Command::Export { .. }
+            | Command::Worker(_)
+            | Command::Bench { .. }
+    ) {
         memory::keep_freed_for_a_minute();
     }
     match command {

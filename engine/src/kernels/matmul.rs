@@ -7,6 +7,7 @@ use super::{
     on_cpu,
     packed::{Matrix, Target, Unit},
     product::{Product, Rows, sum as sum_packed},
+    profile::time,
     values::{Element, cast, hold, room, typed},
 };
 use crate::Result;
@@ -32,7 +33,8 @@ impl Factor {
         let packed = {
             let held = hold(&x)?;
             let unit = Unit::new(compute == DType::BF16);
-            (!few(rows)).then(|| Rows::pack(unit, Matrix::new(held.values(), depth), rows, depth))
+            let values = Matrix::new(held.values(), depth);
+            (!few(rows)).then(|| time("packing of x", || Rows::pack(unit, values, rows, depth)))
         };
         Ok(Self { tensor: x, rows: packed })
     }
@@ -49,6 +51,10 @@ pub enum Times<'a> {
 
 /// The sum of products, (tokens, columns), as `dtype`.
 pub fn sum(products: &[Times], dtype: DType) -> Result<Tensor> {
+    time("products", || sum_of(products, dtype))
+}
+
+fn sum_of(products: &[Times], dtype: DType) -> Result<Tensor> {
     let Some(first) = products.first() else {
         return Err(crate::Error::Internal("a sum of no products".into()));
     };
@@ -78,6 +84,10 @@ pub fn linear(x: &Tensor, w: &Tensor, compute: DType, dtype: DType) -> Result<Te
 
 /// `x wᵀ` for a w of few rows, as `compute`: x (tokens, in), w (rank, in) → (tokens, rank).
 pub fn narrow(x: &Tensor, w: &Tensor, compute: DType) -> Result<Tensor> {
+    time("products of low rank", || narrow_of(x, w, compute))
+}
+
+fn narrow_of(x: &Tensor, w: &Tensor, compute: DType) -> Result<Tensor> {
     if !on_cpu(x) || instructions() == Instructions::Portable {
         return linear(x, w, compute, compute);
     }
@@ -94,6 +104,10 @@ pub fn narrow(x: &Tensor, w: &Tensor, compute: DType) -> Result<Tensor> {
 /// `xᵀ y` in float32, the gradient of a weight: x (tokens, out), y (tokens, in) → (out, in). Best with the narrower
 /// of the two as x.
 pub fn outer(x: &Tensor, y: &Tensor, compute: DType) -> Result<Tensor> {
+    time("gradients of weights", || outer_of(x, y, compute))
+}
+
+fn outer_of(x: &Tensor, y: &Tensor, compute: DType) -> Result<Tensor> {
     let ((tokens, m), n) = (x.dims2()?, y.dim(1)?);
     if !on_cpu(x) {
         return Ok(x.to_dtype(compute)?.t()?.matmul(&y.to_dtype(compute)?)?.to_dtype(DType::F32)?);

@@ -76,6 +76,10 @@ pub fn update(t: &Tensor, f: impl FnOnce(&mut [f32])) -> Result<()> {
 
 /// `a + b` of equal shape, in float32 if either is; takes over a's memory where it can.
 pub fn add(a: Tensor, b: &Tensor) -> Result<Tensor> {
+    profile::time("sums of tensors", || sum_of(a, b))
+}
+
+fn sum_of(a: Tensor, b: &Tensor) -> Result<Tensor> {
     if !on_cpu(&a) {
         let wide = if b.dtype() == DType::F32 { DType::F32 } else { a.dtype() };
         return Ok((a.to_dtype(wide)? + b.to_dtype(wide)?)?);

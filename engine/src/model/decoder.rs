@@ -16,6 +16,7 @@ use crate::{
         floats,
         head::{CrossEntropy, Gradients, cross_entropy},
         matmul,
+        profile::time,
         values::cast,
     },
 };
@@ -207,8 +208,8 @@ impl Model {
         let (factor, head) = (self.config.logit_scale, self.head.get());
         let x = scaled(x, factor)?;
         let mut found = match self.config.logit_softcap {
-            Some(cap) => capped_cross_entropy(&x, &head, targets, scale, want, cap)?,
-            None => cross_entropy(&x, &head, targets, scale, want)?,
+            Some(cap) => time("head and loss", || capped_cross_entropy(&x, &head, targets, scale, want, cap))?,
+            None => time("head and loss", || cross_entropy(&x, &head, targets, scale, want))?,
         };
         if let Some(dh) = &found.hidden {
             found.hidden = Some(scaled(dh, factor)?);

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    kernels::{attention, attention::Shape, part_rope::part_rope},
+    kernels::{attention, attention::Shape, part_rope::part_rope, profile::time},
     model::{Grads, Keep, Pass},
 };
 use candle_core::Tensor;
@@ -95,7 +95,7 @@ impl Attention {
         }
         let x = x.reshape((tokens, heads, self.shape.dim))?;
         match pass.rope(self.shape.window.is_some()) {
-            Some(rope) => part_rope(&x, &rope.cos, &rope.sin, self.interleaved, false),
+            Some(rope) => time("rope", || part_rope(&x, &rope.cos, &rope.sin, self.interleaved, false)),
             None => Ok(x),
         }
     }
@@ -109,7 +109,7 @@ impl Attention {
         grads: &mut Grads,
     ) -> Result<Tensor> {
         if let Some(rope) = pass.rope(self.shape.window.is_some()) {
-            dx = part_rope(&dx, &rope.cos, &rope.sin, self.interleaved, true)?;
+            dx = time("rope", || part_rope(&dx, &rope.cos, &rope.sin, self.interleaved, true))?;
         }
         let dx = dx.flatten(1, 2)?;
         let Some(norm) = norm else { return Ok(dx) };
@@ -128,7 +128,7 @@ impl Block for Attention {
         if let Some(cache) = pass.cache {
             (k, v) = cache.extend(self.layer, k, v)?;
         }
-        let y = attention::attention(&q, &k, &v, &pass.spans, self.shape)?;
+        let y = time("attention", || attention::attention(&q, &k, &v, &pass.spans, self.shape))?;
         for t in [&q, &k, &v] {
             keep.push(t);
         }
@@ -138,7 +138,8 @@ impl Block for Attention {
     fn backward(&self, dy: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
         let dy = self.out.backward(dy, pass, keep, grads)?;
         let (v, k, q) = (keep.pop()?, keep.pop()?, keep.pop()?);
-        let (dq, dk, dv) = attention::attention_backward(&q, &k, &v, &dy, &pass.spans, self.shape)?;
+        let (dq, dk, dv) =
+            time("attention, backward", || attention::attention_backward(&q, &k, &v, &dy, &pass.spans, self.shape))?;
         let dk = self.head_backward(dk, self.k_norm.as_ref(), pass, keep, grads)?;
         let dq = self.head_backward(dq, self.q_norm.as_ref(), pass, keep, grads)?;
         self.project_backward([dq, dk, dv.flatten(1, 2)?], pass, keep, grads)

@@ -7,7 +7,10 @@ use super::{
 };
 use crate::{
     Error, Result,
-    kernels::gelu::{Activation, activate, activate_backward, gated, gated_backward},
+    kernels::{
+        gelu::{Activation, activate, activate_backward, gated, gated_backward},
+        profile::time,
+    },
     model::{Grads, Keep, Pass},
 };
 use candle_core::Tensor;
@@ -56,12 +59,12 @@ impl Block for Mlp {
             }
             MlpInput::Plain(linear) => {
                 let up = linear.forward(x, pass, keep)?;
-                let y = self.down.forward_again(&activate(self.activation, &up)?, pass, keep)?;
+                let y = self.down.forward_again(&time("activation", || activate(self.activation, &up))?, pass, keep)?;
                 keep.push(&up);
                 return Ok(y);
             }
         };
-        let y = self.down.forward_again(&gated(self.activation, &gate, &up)?, pass, keep)?;
+        let y = self.down.forward_again(&time("activation", || gated(self.activation, &gate, &up))?, pass, keep)?;
         keep.push(&gate);
         keep.push(&up);
         Ok(y)
@@ -70,14 +73,19 @@ impl Block for Mlp {
     fn backward(&self, dy: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
         let up = keep.pop()?;
         if let MlpInput::Plain(linear) = &self.first {
-            let x = activate(self.activation, &up)?;
+            let x = time("activation", || activate(self.activation, &up))?;
             let dy = self.down.backward_again(&x, dy, pass, keep, grads)?;
-            return linear.backward(activate_backward(self.activation, &up, &dy)?, pass, keep, grads);
+            return linear.backward(
+                time("activation", || activate_backward(self.activation, &up, &dy))?,
+                pass,
+                keep,
+                grads,
+            );
         }
         let gate = keep.pop()?;
-        let x = gated(self.activation, &gate, &up)?;
+        let x = time("activation", || gated(self.activation, &gate, &up))?;
         let dy = self.down.backward_again(&x, dy, pass, keep, grads)?;
-        let (dgate, dup) = gated_backward(self.activation, &gate, &up, &dy)?;
+        let (dgate, dup) = time("activation", || gated_backward(self.activation, &gate, &up, &dy))?;
         match &self.first {
             MlpInput::Gated { gate, up } => backward_all(&[gate, up], vec![dgate, dup], pass, keep, grads),
             MlpInput::Fused(linear) | MlpInput::Plain(linear) => {

@@ -3,7 +3,7 @@
 use super::Block;
 use crate::{
     Result,
-    kernels::{layer_norm, norm},
+    kernels::{layer_norm, norm, profile::time},
     model::{Grads, Keep, Parameter, Pass},
 };
 use candle_core::Tensor;
@@ -52,12 +52,14 @@ impl RmsNorm {
 impl Block for RmsNorm {
     fn forward(&self, x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
         keep.push(x);
-        norm::rms_norm(x, &self.factor()?, self.eps, pass.compute)
+        let factor = self.factor()?;
+        time("norms", || norm::rms_norm(x, &factor, self.eps, pass.compute))
     }
 
     fn backward(&self, dy: Tensor, _: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
         let x = keep.pop()?;
-        let (dx, dw) = norm::rms_norm_backward(&x, &self.factor()?, &dy, self.eps, self.weight.trainable)?;
+        let (factor, trains) = (self.factor()?, self.weight.trainable);
+        let (dx, dw) = time("norms", || norm::rms_norm_backward(&x, &factor, &dy, self.eps, trains))?;
         if let Some(dw) = dw {
             grads.add(&self.weight, dw)?;
         }
@@ -68,13 +70,15 @@ impl Block for RmsNorm {
 impl Block for LayerNorm {
     fn forward(&self, x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
         keep.push(x);
-        layer_norm::layer_norm(x, &self.weight.get(), &self.bias.get(), self.eps, pass.compute)
+        let (weight, bias) = (self.weight.get(), self.bias.get());
+        time("norms", || layer_norm::layer_norm(x, &weight, &bias, self.eps, pass.compute))
     }
 
     fn backward(&self, dy: Tensor, _: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
         let x = keep.pop()?;
         let trained = self.weight.trainable || self.bias.trainable;
-        let (dx, found) = layer_norm::layer_norm_backward(&x, &self.weight.get(), &dy, self.eps, trained)?;
+        let weight = self.weight.get();
+        let (dx, found) = time("norms", || layer_norm::layer_norm_backward(&x, &weight, &dy, self.eps, trained))?;
         if let Some((dw, db)) = found {
             for (parameter, gradient) in [(&self.weight, dw), (&self.bias, db)] {
                 if parameter.trainable {
