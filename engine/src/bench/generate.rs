@@ -46,7 +46,7 @@ pub struct GenerateReport {
 
 /// Makes tokens, always the likeliest, and measures. `begun` is when the process started.
 pub fn generate(bench: &GenerateBench, places: &Places, begun: Instant) -> Result<GenerateReport> {
-    let (compute, _) = compute::pick(bench.compute_type, "compute_type")?;
+    let (compute, _) = compute::pick_for(&crate::device::name(None)?, bench.compute_type, "compute_type")?;
     let ready = bench.subject.open(places)?;
     let model = build(
         &ready.config,

@@ -68,7 +68,7 @@ pub struct TrainReport {
 
 /// Makes steps and measures them. `begun` is when the process started.
 pub fn train(bench: &TrainBench, places: &Places, begun: Instant) -> Result<TrainReport> {
-    let (compute, _) = compute::pick(bench.compute_type, "compute_type")?;
+    let (compute, _) = compute::pick_for(&crate::device::name(None)?, bench.compute_type, "compute_type")?;
     let ready = bench.subject.open(places)?;
     let tuning = tuning(bench)?;
     let attach: &dyn Attach = match &tuning {
