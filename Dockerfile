@@ -1,8 +1,9 @@
 # The same as `make build`, in two stages.
 #
 #   docker build -t lathe .                                CPU
-#   docker build -t lathe --build-arg DEVICE=cuda .        NVIDIA GPUs
+#   docker build -t lathe --build-arg DEVICE=cuda .        NVIDIA GPUs as well
 #   docker run -p 7860:7860 -v lathe:/data -e LATHE_TOKEN=at-least-16-characters lathe
+#   docker run --gpus all …                                with a driver of version 580 or newer
 #
 # The port outside must be the one inside: the studio refuses requests under another name. LATHE_TOKEN is needed, since
 # others can reach the container.
@@ -10,29 +11,34 @@
 ARG DEVICE=cpu
 
 FROM rust:1.95-bookworm AS tools-cpu
-ENV FEATURES=""
+ENV CUDA=0
 
-FROM nvidia/cuda:12.8.1-devel-ubuntu22.04 AS tools-cuda
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates g++ make && rm -rf /var/lib/apt/lists/*
-COPY --from=tools-cpu /usr/local/rustup /usr/local/rustup
-COPY --from=tools-cpu /usr/local/cargo /usr/local/cargo
-ENV RUSTUP_HOME=/usr/local/rustup CARGO_HOME=/usr/local/cargo PATH=/usr/local/cargo/bin:$PATH
-ENV FEATURES=cuda
+FROM tools-cpu AS tools-cuda
+RUN apt-get update && apt-get install -y --no-install-recommends python3-pip && rm -rf /var/lib/apt/lists/*
+COPY scripts/cuda-toolchain.sh /opt/
+RUN /opt/cuda-toolchain.sh /opt/cuda
+ENV CUDA=1
 
 FROM tools-${DEVICE} AS build
 WORKDIR /src
 COPY . .
-RUN make build
+# Of CUDA, only the libraries that the worker is linked with go along.
+RUN if [ "$CUDA" = 1 ]; then eval "$(/opt/cuda-toolchain.sh /opt/cuda)"; fi; \
+    make build CUDA="$CUDA" && mkdir dist && cp target/release/lathe dist/ && \
+    if [ "$CUDA" = 1 ]; then \
+      cp target/release/lathe-cuda-worker dist/ && mkdir dist/cuda && \
+      for name in cublas cublasLt cudart curand nvrtc nvrtc-builtins; do \
+        cp "$CUDA_HOME"/lib/lib$name.so.* dist/cuda/; done; \
+    fi
 
-FROM debian:bookworm-slim AS base-cpu
-FROM nvidia/cuda:12.8.1-runtime-ubuntu22.04 AS base-cuda
-
-FROM base-${DEVICE}
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
+FROM debian:bookworm-slim
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates libstdc++6 && rm -rf /var/lib/apt/lists/* \
  && useradd --create-home --uid 1000 lathe && mkdir /data && chown lathe /data
-COPY --from=build /src/target/release/lathe /usr/local/bin/lathe
+COPY --from=build /src/dist/ /usr/local/bin/
 USER lathe
 ENV LATHE_HOME=/data HF_HOME=/data/huggingface
+# What NVIDIA's container runtime brings in from the host: the driver, for computing.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 VOLUME /data
 EXPOSE 7860
 ENTRYPOINT ["lathe"]

@@ -1,9 +1,10 @@
 # Lathe from source. `make run` builds what is missing and serves the studio; `make test` runs every check.
 #
 #   make run ARGS="--port 8000 --home DIR"     flags of `lathe` are passed on
-#   make build | ui | test | test-smollm2 | fmt | lint | starter | clean
+#   make run CUDA=1                            with the worker for NVIDIA GPUs beside it
+#   make build | ui | cuda-worker | test | test-smollm2 | fmt | lint | starter | clean
 #
-# Cargo's own variables (CARGO_TARGET_DIR, CARGO_BUILD_JOBS) are honoured. FEATURES=… is handed to cargo.
+# Cargo's own variables (CARGO_TARGET_DIR, CARGO_BUILD_JOBS) are honoured.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -18,13 +19,26 @@ UI := static/dist/index.html
 # `make test` makes everything in cargo's dev profile, `make build` in release: neither compiles the bundler twice.
 BUNDLE := $(if $(filter test lint,$(MAKECMDGOALS)),,--release)
 
-.PHONY: run build ui test test-smollm2 browser-tools fmt lint starter clean
+.PHONY: run build ui cuda-worker test test-smollm2 browser-tools fmt lint starter clean
 
 run: build
 	$(LATHE) $(ARGS)
 
-build: ui
-	$(CARGO) build --release --locked -p cli $(if $(FEATURES),--features $(FEATURES))
+build: ui $(if $(filter-out 0,$(CUDA)),cuda-worker)
+	$(CARGO) build --release --locked -p cli --bin lathe
+
+# ---- the worker for NVIDIA GPUs ---------------------------------------------------------------------------------
+# An executable of its own, since it starts only where CUDA's libraries are. Without nvcc on the PATH, a toolchain is
+# made from PyPI's packages first. The worker looks for its libraries in the folder `cuda` beside it, and then where
+# the system has them.
+
+WORKER := $(TARGET)/release/lathe-cuda-worker
+
+cuda-worker:
+	@if ! command -v nvcc >/dev/null; then \
+	  env=$$(scripts/cuda-toolchain.sh $(abspath $(TARGET))/cuda-toolchain); eval "$$env"; fi; set -x; \
+	$(CARGO) build --release --locked -p cli --features cuda --bin lathe-cuda-worker; \
+	strip $(WORKER); ln -sfn "$${CUDA_HOME:-/usr/local/cuda}/lib64" $(TARGET)/release/cuda
 
 # ---- the user interface -----------------------------------------------------------------------------------------
 # Where the wasm32 target can't be had, the binary is built all the same and serves a page that says so.

@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod chat;
 pub mod config;
 pub mod data;
+pub mod device;
 pub mod event;
 pub mod job;
 pub mod model;

@@ -199,8 +199,17 @@ pub struct BenchSubject {
 }
 
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
 pub struct Worker {
+    #[command(flatten)]
+    pub task: Task,
+    /// Compute on this device where a run doesn't ask for the CPU
+    #[arg(long, value_name = "cuda:N")]
+    pub device: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Task {
     /// Folder with a spec.json
     #[arg(value_name = "RUN_DIR")]
     pub run: Option<PathBuf>,

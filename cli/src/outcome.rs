@@ -65,6 +65,12 @@ pub fn bad_usage(text: &str) -> Problem {
     Problem::new("usage", text, text).hint("See `lathe --help`.", "请参阅 `lathe --help`。")
 }
 
+/// Of the CUDA worker.
+pub fn no_studio() -> Problem {
+    Problem::new("usage", "The CUDA worker has no studio.", "CUDA 工作进程不含工作室。")
+        .hint("Start `lathe`, which finds it by itself.", "请启动 `lathe`，它会自动找到该进程。")
+}
+
 pub fn studio_options() -> Problem {
     Problem::new(
         "usage",

@@ -11,6 +11,16 @@ pub fn pick(asked: ComputeType, field: &str) -> Result<(Compute, Option<Problem>
     pick_on(instructions(), asked, field)
 }
 
+/// What a run computes in on a device as plans name it: `cpu` or `cuda:N`.
+pub fn pick_for(device: &str, asked: ComputeType, field: &str) -> Result<(Compute, Option<Problem>)> {
+    match asked {
+        _ if device == "cpu" => pick(asked, field),
+        ComputeType::Auto | ComputeType::Bf16 => Ok((Compute::Bf16, None)),
+        ComputeType::Fp32 => Ok((Compute::F32, None)),
+        ComputeType::Fp16 | ComputeType::PureBf16 => Err(not_yet(asked, field).into()),
+    }
+}
+
 /// The word of `compute_type` for it.
 pub fn name(compute: Compute) -> &'static str {
     match compute {
@@ -58,6 +68,17 @@ fn no_bf16(instructions: Instructions, field: &str) -> Problem {
         format!("此处理器（{best}）不支持 bf16 计算，将以 fp32 计算。"),
     )
     .hint("The result is at least as exact.", "结果精度不低于所求。")
+    .field(field)
+}
+
+fn not_yet(asked: ComputeType, field: &str) -> Problem {
+    let asked = asked.name();
+    Problem::new(
+        "gpu_compute_type",
+        format!("This version does not compute in {asked} on GPUs."),
+        format!("此版本在显卡上不支持 {asked} 计算。"),
+    )
+    .hint("Set compute_type to auto, bf16 or fp32.", "请将 compute_type 设为 auto、bf16 或 fp32。")
     .field(field)
 }
 

@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod chat;
 pub mod compute;
 pub mod data;
+pub mod device;
 pub mod entry;
 pub mod error;
 pub mod estimate;

@@ -15,7 +15,6 @@ use api::{
     data::Message,
     params::{DataParams, GenerateParams, ModelParams},
 };
-use candle_core::Device;
 use std::{path::Path, sync::Arc};
 
 pub struct Loaded {
@@ -38,7 +37,8 @@ impl Loaded {
         }
         let attach: &dyn Attach = tuning.as_ref().map_or(&(), |t| t);
         let source = Source::Files(&opened.files);
-        let model = build(&opened.config, &source, attach, &mut Store::default(), &Device::Cpu, compute.dtype())?;
+        let device = crate::device::open(params.device.as_deref())?;
+        let model = build(&opened.config, &source, attach, &mut Store::default(), &device, compute.dtype())?;
         let mut eos = opened.files.generation_eos();
         eos.extend(opened.tokenizer.eos.as_ref().map(|(_, id)| *id));
         eos.extend(end_of_turn(&encoder));

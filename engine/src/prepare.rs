@@ -89,17 +89,20 @@ fn resolve(config: &RunConfig, places: &Places, spool: impl FnOnce() -> Result<S
         (Some(tuning), Some(opened)) => keep(tuning.count(&opened.config), &mut problems),
         _ => None,
     };
+    let device = keep(crate::device::name(model.device.as_deref()), &mut problems);
     let compute = keep(ComputeType::asked(config, train.compute_type).map_err(Error::from), &mut problems)
-        .and_then(|(asked, field)| keep(compute::pick(asked, field), &mut problems));
+        .zip(device.as_deref())
+        .and_then(|((asked, field), device)| keep(compute::pick_for(device, asked, field), &mut problems));
     let (
         Some(stage),
         Some(tuning),
         Some(opened),
         Some(registry),
         Some((trainable, targets)),
+        Some(device),
         Some((compute, note)),
         true,
-    ) = (stage, tuning, opened, registry, counted, compute, problems.is_empty())
+    ) = (stage, tuning, opened, registry, counted, device, compute, problems.is_empty())
     else {
         return Err(problems.into());
     };
@@ -162,8 +165,8 @@ fn resolve(config: &RunConfig, places: &Places, spool: impl FnOnce() -> Result<S
         memory: estimate::memory(&opened.config, &train, &load),
         // A checkpoint holds weights and two moments in float32.
         disk: saved + kept * trainable * 12,
-        device: "cpu".into(),
-        compute: compute::describe(compute),
+        compute: if device == "cpu" { compute::describe(compute) } else { format!("{}, CUDA", compute::name(compute)) },
+        device,
         seconds: Some(seconds),
         basis,
         warnings: loaded.notes.into_iter().chain(note).collect(),

@@ -72,7 +72,8 @@ fn train(
     room_for(&prepared, dir)?;
     status(sink, "Loading the model", "正在加载模型")?;
     let Prepared { model: chosen, train, output, stage, tuning, files, plan, .. } = &prepared;
-    let device = Device::Cpu;
+    let device = crate::device::open(chosen.device.as_deref())?;
+    crate::device::check(config, &device)?;
     let mut store = Store::default();
     let source = match chosen.train_from_scratch {
         true => Source::Random { seed: train.seed },
@@ -176,7 +177,7 @@ fn restore(store: &Store, checkpoint: &Path) -> Result<()> {
             .hint("Resume with the settings of the run that made it.", "请使用生成该检查点的运行设置来继续。")
             .field("resume_from_checkpoint")
         })?;
-        parameter.set(value.to_dtype(candle_core::DType::F32)?);
+        parameter.set(value.to_dtype(candle_core::DType::F32)?.to_device(parameter.get().device())?);
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! The least that speaks the protocol between server and worker, without any model. The tests start it in the place of
 //! `lathe worker`; whoever writes another worker can begin here.
 //!
-//! `RUN_DIR` does the job of `RUN_DIR/spec.json`; `--ask` answers one question; `--chat` echoes. What a job does is in
+//! `RUN_DIR` does the job of `RUN_DIR/spec.json`; `--ask` answers one question; `--chat` echoes; `--device cuda:N` may
+//! come before. What a job does is in
 //! its configuration: `steps`, `step_ms`, `save_steps`, `fail`, `exit`, `deaf` (to SIGTERM), `garbage`.
 
 use api::{
@@ -30,7 +31,9 @@ type Result<T = ()> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result {
-    match std::env::args().nth(1).as_deref() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let task = if words.first().is_some_and(|word| word == "--device") { words.get(2) } else { words.first() };
+    match task.map(String::as_str) {
         Some("--ask") => ask(),
         Some("--chat") => chat().await,
         Some(dir) => job(Path::new(dir)).await,

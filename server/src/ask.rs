@@ -47,7 +47,7 @@ impl Ask {
 
     async fn run(&self, question: &Question) -> Reply<Answer> {
         let text = serde_json::to_vec(question).map_err(Failure::internal)?;
-        let mut child = self.program.start_piped("--ask").map_err(|e| no_worker(&e))?;
+        let mut child = self.program.start_question().map_err(|e| no_worker(&e))?;
         let (Some(mut stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {

@@ -102,7 +102,7 @@ impl Chats {
             );
             return Err(Failure::conflict(problem.hint("Unload one first.", "请先卸载一个。")));
         }
-        let child = self.program.start_piped("--chat").map_err(|e| no_worker(&e))?;
+        let child = self.program.start_chat().map_err(|e| no_worker(&e))?;
         let (commands, queue) = mpsc::channel(2 * CONVERSATIONS);
         let id = format!("chat-{}", self.next.fetch_add(1, Ordering::Relaxed) + 1);
         let model = ChatModel { id, load: load.clone(), state: ChatState::Loading, bytes: 0, problem: None };

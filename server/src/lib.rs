@@ -20,7 +20,7 @@ mod ui;
 mod worker;
 
 pub use error::Error;
-pub use worker::{Program, allowed_environment};
+pub use worker::{CudaWorker, Program, allowed_environment};
 
 use ask::Ask;
 use chat::Chats;

@@ -1,7 +1,7 @@
 //! Worker processes: how they are started, whether they live, how they are signalled. No shell, a fixed argument list,
 //! an environment by allow-list.
 
-use crate::store::Worker;
+use crate::{store::Worker, supervisor::Slot};
 use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
@@ -22,6 +22,15 @@ pub struct Program {
     pub args: Vec<OsString>,
     /// Its whole environment, of which only what [`allowed_environment`] lets pass is used.
     pub env: Vec<(OsString, OsString)>,
+    /// Takes the same arguments, and `--device cuda:N` after them.
+    pub cuda: Option<CudaWorker>,
+}
+
+/// The worker for GPUs, and how many it found.
+#[derive(Clone, Debug)]
+pub struct CudaWorker {
+    pub path: PathBuf,
+    pub gpus: usize,
 }
 
 /// Of an environment, what a worker may see: nothing that looks like a secret, nothing it doesn't need.
@@ -32,24 +41,41 @@ pub fn allowed_environment(
 }
 
 impl Program {
+    pub fn gpus(&self) -> usize {
+        self.cuda.as_ref().map_or(0, |cuda| cuda.gpus)
+    }
+
     /// Starts the job of a run folder. It outlives the server and belongs to no terminal.
-    pub fn start_job(&self, dir: &Path) -> io::Result<Child> {
+    pub fn start_job(&self, dir: &Path, slot: Slot) -> io::Result<Child> {
         let log = OpenOptions::new().create(true).append(true).open(dir.join("worker.log"))?;
-        let mut command = self.command();
+        let mut command = match (slot, &self.cuda) {
+            (Slot::Gpu(n), Some(cuda)) => self.command(&cuda.path, Some(n)),
+            _ => self.command(&self.path, None),
+        };
         command.arg(dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         spawn(command)
     }
 
-    /// Starts a worker that talks over its standard streams and ends with the server.
-    pub fn start_piped(&self, mode: &str) -> io::Result<Child> {
-        let mut command = self.command();
-        command.arg(mode).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        spawn(command)
+    /// Starts a worker that answers one question. It needs no GPU to know what a run on one would do.
+    pub fn start_question(&self) -> io::Result<Child> {
+        start_piped(self.command(&self.path, self.cuda.as_ref().map(|_| 0)), "--ask")
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new(&self.path);
+    /// Starts a worker that chats: on the last GPU, since training begins with the first.
+    pub fn start_chat(&self) -> io::Result<Child> {
+        let command = match &self.cuda {
+            Some(cuda) => self.command(&cuda.path, cuda.gpus.checked_sub(1)),
+            None => self.command(&self.path, None),
+        };
+        start_piped(command, "--chat")
+    }
+
+    fn command(&self, path: &Path, gpu: Option<usize>) -> Command {
+        let mut command = Command::new(path);
         command.args(&self.args).env_clear().envs(allowed_environment(self.env.clone())).process_group(0);
+        if let Some(n) = gpu {
+            command.args(["--device".to_owned(), format!("cuda:{n}")]);
+        }
         command
     }
 }
@@ -97,6 +123,12 @@ impl Worker {
 pub fn is_locked(dir: &Path) -> bool {
     let Ok(file) = File::open(dir.join("worker.lock")) else { return false };
     matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
+/// A worker that talks over its standard streams and ends with the server.
+fn start_piped(mut command: Command, mode: &str) -> io::Result<Child> {
+    command.arg(mode).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    spawn(command)
 }
 
 fn spawn(mut command: Command) -> io::Result<Child> {

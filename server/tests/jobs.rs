@@ -9,6 +9,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
+use server::CudaWorker;
 use std::{
     fs,
     time::{Duration, Instant},
@@ -52,6 +53,36 @@ async fn jobs_run_one_by_one_in_the_order_asked() {
     let log = studio.client.get(studio.url("/api/jobs/same/log")).send().await.unwrap().text().await.unwrap();
     assert_eq!(log, "worker of same\n");
     assert_eq!(studio.get("/api/jobs/same/metrics?after=18").await.as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn each_gpu_takes_one_job_and_the_cpu_another() {
+    let home = Home::new();
+    let mut options = home.options();
+    options.program.cuda = Some(CudaWorker { path: options.program.path.clone(), gpus: 2 });
+    let studio = try_start(options).unwrap();
+    for (name, device) in [("a", "auto"), ("b", "cuda"), ("c", ""), ("d", "cpu"), ("e", "cuda:1")] {
+        studio.job("train", name, json!({"steps": 2000, "step_ms": 10, "device": device})).await;
+    }
+    let words = |name: &str| {
+        let pid = worker_pid(&home.run(name)).unwrap();
+        fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().replace('\0', " ")
+    };
+    for (name, device) in [("a", "--device cuda:0 "), ("b", "--device cuda:1 "), ("d", "")] {
+        studio.until_step(name, 1).await;
+        let words = words(name);
+        assert!(words.contains(device) && words.contains("--device") != device.is_empty(), "{name}: {words}");
+    }
+    for name in ["c", "e"] {
+        assert_eq!(studio.get(&format!("/api/jobs/{name}")).await["state"], "queued", "{name}");
+    }
+    assert_eq!(studio.get("/api/jobs/e").await["progress"]["status"]["en"], "Waiting for b");
+    studio.post("/api/jobs/a/stop", json!({})).await;
+    studio.until_step("c", 1).await;
+    assert!(words("c").contains("--device cuda:0 "));
+    for name in ["b", "c", "d", "e"] {
+        studio.post(&format!("/api/jobs/{name}/stop"), json!({})).await;
+    }
 }
 
 #[tokio::test]

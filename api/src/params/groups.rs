@@ -21,6 +21,9 @@ pub struct ModelParams {
     /// Start from random weights of this model's shape instead of its weights.
     #[schemars(extend("ui" = ui(["Train from scratch", "从零训练"], "不用模型权重，按其结构随机初始化。", ["Needs far more data and time", "需要多得多的数据和时间"])))]
     pub train_from_scratch: bool,
+    /// What computes: auto, cpu, cuda, or one GPU such as cuda:1. Empty: a GPU where there is one.
+    #[schemars(extend("ui" = ui(["Device", "计算设备"], "用什么计算：auto、cpu、cuda，或某块显卡如 cuda:1。留空则有显卡时用显卡。", ["", ""])))]
+    pub device: Option<String>,
     /// Stretches the positions of the model to longer texts.
     #[schemars(extend("ui" = ui(["RoPE scaling", "RoPE 缩放"], "把位置编码拉长，以容纳更长的文本。", ["Only for texts longer than the model's context", "仅用于超出模型上下文的文本"])))]
     pub rope_scaling: RopeScaling,

@@ -2,6 +2,7 @@
 
 use crate::{
     environment::Environment,
+    gpu,
     outcome::{Failure, Outcome},
     say::Say,
 };
@@ -26,6 +27,7 @@ pub fn env(environment: &Environment, say: &Say) -> Outcome {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = memory();
     let (compute, _) = compute::pick(ComputeType::Auto, "").map_err(|e| Failure::failed(e.into_problem()))?;
+    let found = gpu::probe();
     let value = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "os": std::env::consts::OS,
@@ -40,6 +42,9 @@ pub fn env(environment: &Environment, say: &Say) -> Outcome {
         "hf_offline": environment.hub.offline,
         "hf_token_set": environment.hub.token.is_some(),
         "token_set": environment.token.is_some(),
+        "cuda_worker": gpu::worker(),
+        "gpus": found.gpus,
+        "gpu_problem": found.problem.as_ref().map(|p| format!("{} {}", p.message_in(&say.language), p.hint_in(&say.language))),
     });
     say.result(&value, || {
         let rows = value.as_object().into_iter().flatten();

@@ -3,7 +3,7 @@
 use crate::{
     config,
     environment::Environment,
-    home, log,
+    gpu, home, log,
     outcome::{self, Failure, Outcome},
     say::Say,
     signals,
@@ -27,7 +27,9 @@ pub fn run(
     environment: &Environment,
     say: &Say,
 ) -> Outcome {
-    let (model, generation) = arguments(&config::read(words)?)?;
+    let config = config::read(words)?;
+    let (model, generation) = arguments(&config)?;
+    gpu::hand_over(&config)?;
     if say.json && prompt.is_none() {
         return Err(Failure::wrong(outcome::bad_usage("--json needs --prompt TEXT here.")));
     }

@@ -3,7 +3,7 @@
 use crate::{
     config,
     environment::Environment,
-    home, job, log,
+    gpu, home, job, log,
     outcome::{Failure, Outcome},
     progress::Watch,
     runs::RunFolder,
@@ -15,6 +15,7 @@ use engine::prepare::Prepared;
 
 pub fn run(words: &[String], environment: &Environment, say: &Say) -> Outcome {
     let config = config::read(words)?;
+    gpu::hand_over(&config)?;
     home::set_up(&environment.home)?;
     let places = environment.places();
     // Every problem of the request at once, before anything is written.

@@ -3,20 +3,24 @@
 use crate::{
     args::Webui,
     environment::{self, Environment},
-    home, log,
+    gpu, home, log,
     outcome::{self, FAILED, Failure, HELD, Outcome, WRONG},
     say::Say,
 };
 use serde_json::json;
-use server::{Options, Program};
+use server::{CudaWorker, Options, Program};
 use std::net::SocketAddr;
 
 pub fn run(args: Webui, environment: &Environment, say: &Say) -> Outcome {
+    if cfg!(feature = "cuda") {
+        return Err(Failure::wrong(outcome::no_studio()));
+    }
     log::to_stderr("info");
     home::set_up(&environment.home)?;
     let path = std::env::current_exe().map_err(|e| Failure::failed(outcome::internal(e)))?;
     let args_of_worker = vec!["worker".into(), "--home".into(), environment.home.clone().into_os_string()];
-    let program = Program { path, args: args_of_worker, env: environment::all() };
+    let cuda = gpu::worker().map(|path| CudaWorker { path, gpus: gpu::probe().gpus.len() }).filter(|w| w.gpus > 0);
+    let program = Program { path, args: args_of_worker, env: environment::all(), cuda };
     let catalog = engine::catalog::catalog();
     let mut options = Options::new(environment.home.clone(), program, catalog, environment.hub.clone());
     options.processor = engine::compute::processor().into();

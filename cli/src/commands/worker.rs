@@ -19,14 +19,15 @@ const LARGEST: u64 = 16 << 20;
 pub fn run(args: Worker, environment: &Environment, say: &Say) -> Outcome {
     log::to_stderr("info");
     let places = environment.places();
-    if args.ask {
+    args.device.as_deref().map(engine::device::assign).transpose().map_err(Failure::refused)?;
+    if args.task.ask {
         let mut text = String::new();
         io::stdin().take(LARGEST).read_to_string(&mut text).map_err(unreadable)?;
         let question: Question = parse(&text)?;
         say.json(&engine::ask::answer(question, &places));
         return Ok(());
     }
-    if args.chat {
+    if args.task.chat {
         let mut input = io::BufReader::new(io::stdin());
         let mut line = String::new();
         input.by_ref().take(LARGEST).read_line(&mut line).map_err(unreadable)?;
@@ -34,7 +35,7 @@ pub fn run(args: Worker, environment: &Environment, say: &Say) -> Outcome {
         let served = engine::chat::serve(&load, input, io::stdout().lock(), &places);
         return served.map_err(|e| Failure { is_told: true, ..Failure::failed(e.into_problem()) });
     }
-    let folder = RunFolder::open(&args.run.unwrap_or_default())?;
+    let folder = RunFolder::open(&args.task.run.unwrap_or_default())?;
     job::run(&folder, None, &places, &signals::stop_flag(), &mut |_| {})
 }
 

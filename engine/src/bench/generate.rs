@@ -8,7 +8,6 @@ use crate::{
     random::Random,
 };
 use api::params::ComputeType;
-use candle_core::Device;
 use serde::Serialize;
 use std::time::Instant;
 
@@ -47,9 +46,16 @@ pub struct GenerateReport {
 
 /// Makes tokens, always the likeliest, and measures. `begun` is when the process started.
 pub fn generate(bench: &GenerateBench, places: &Places, begun: Instant) -> Result<GenerateReport> {
-    let (compute, _) = compute::pick(bench.compute_type, "compute_type")?;
+    let (compute, _) = compute::pick_for(&crate::device::name(None)?, bench.compute_type, "compute_type")?;
     let ready = bench.subject.open(places)?;
-    let model = build(&ready.config, &ready.source(), &(), &mut Store::default(), &Device::Cpu, compute.dtype())?;
+    let model = build(
+        &ready.config,
+        &ready.source(),
+        &(),
+        &mut Store::default(),
+        &crate::device::open(None)?,
+        compute.dtype(),
+    )?;
     let mut random = Random::new(42, STREAM);
     let prompt: Vec<u32> = (0..bench.prompt.max(1)).map(|_| random.below(ready.config.vocab_size) as u32).collect();
     let (mut prompts, mut decodes, mut first, mut seconds) = (Vec::new(), Vec::new(), 0.0, 0.0);

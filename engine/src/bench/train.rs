@@ -16,7 +16,6 @@ use api::{
     Problem, RunConfig,
     params::{ComputeType, DataParams, TrainParams},
 };
-use candle_core::Device;
 use serde::Serialize;
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
@@ -69,7 +68,7 @@ pub struct TrainReport {
 
 /// Makes steps and measures them. `begun` is when the process started.
 pub fn train(bench: &TrainBench, places: &Places, begun: Instant) -> Result<TrainReport> {
-    let (compute, _) = compute::pick(bench.compute_type, "compute_type")?;
+    let (compute, _) = compute::pick_for(&crate::device::name(None)?, bench.compute_type, "compute_type")?;
     let ready = bench.subject.open(places)?;
     let tuning = tuning(bench)?;
     let attach: &dyn Attach = match &tuning {
@@ -77,7 +76,8 @@ pub fn train(bench: &TrainBench, places: &Places, begun: Instant) -> Result<Trai
         None => &(),
     };
     let mut store = Store::default();
-    let mut model = build(&ready.config, &ready.source(), attach, &mut store, &Device::Cpu, compute.dtype())?;
+    let mut model =
+        build(&ready.config, &ready.source(), attach, &mut store, &crate::device::open(None)?, compute.dtype())?;
     model.recompute = bench.recompute;
     let rows = rows(bench, &ready, places)?;
     let sampler = Sampler { samples: rows.len(), batch: bench.batch, accumulation: 1, seed: SEED, lengths: None };

@@ -39,7 +39,7 @@ pub struct Shape {
 
 impl Shape {
     /// Local keys that local query `row` sees, when `ahead` keys come before the first query.
-    fn visible(&self, ahead: usize, row: usize) -> Range<usize> {
+    pub(super) fn visible(&self, ahead: usize, row: usize) -> Range<usize> {
         let end = ahead + row + 1;
         self.window.map_or(0, |w| end.saturating_sub(w))..end
     }

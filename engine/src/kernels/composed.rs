@@ -2,12 +2,22 @@
 //! of the tests, since candle can differentiate them.
 
 use super::{
-    device::{gradients, rope},
+    device::gradients,
     gelu::Activation,
     head::{CrossEntropy, Gradients},
 };
 use crate::Result;
 use candle_core::{D, DType, Tensor};
+
+/// The rotation of [`super::rope::rope`] in a form that candle can differentiate.
+fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let half = x.dim(2)? / 2;
+    let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
+    let (cos, sin) = (cos.unsqueeze(1)?, sin.unsqueeze(1)?);
+    let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+    let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+    Ok(Tensor::cat(&[first, second], 2)?)
+}
 
 /// As [`rope`] on the first `2 n` values of each head, cos and sin (tokens, n).
 pub fn part_rope(x: &Tensor, cos: &Tensor, sin: &Tensor, interleaved: bool) -> Result<Tensor> {

@@ -1,18 +1,31 @@
-//! The kernels as candle's own operations, for devices other than the CPU.
+//! The kernels as candle's own operations, for devices other than the CPU. Their backward passes are written by hand:
+//! no graph, no gradient of a frozen weight, nothing read back in between but the loss.
+//!
+//! Activations and weights are bf16 or float32. Products of the head are made in the type of the activation; norms,
+//! rotations, gates, softmax and attention in float32, whatever comes in. A result has the type of the activation that
+//! it was made of, the gradient of a weight is always float32. The products of linears stand in `matmul`.
 
-use super::{
-    attention::{Shape, Span},
-    composed::softcap,
-    head::{CrossEntropy, Gradients},
-};
+mod attention;
+#[cfg(test)]
+mod tests;
+
+pub use attention::{attention, attention_backward};
+
+use super::head::{CrossEntropy, Gradients};
 use crate::{Error, Result};
 use candle_core::{D, DType, Tensor, Var};
+use candle_nn::{ops, rotary_emb};
 
+/// Logits that exist at a time in [`cross_entropy`]: 256 MB.
+const LOGITS: usize = 1 << 26;
+
+/// x (…, dim), w (dim) → the shape of x.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor> {
-    let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
-    Ok(x.broadcast_div(&(mean + f64::from(eps))?.sqrt()?)?.broadcast_mul(w)?)
+    let y = ops::rms_norm(&float(x)?.contiguous()?, &float(w)?, eps)?;
+    Ok(y.to_dtype(x.dtype())?)
 }
 
+/// Gradients of [`rms_norm`]: of x, and of w (float32) if `weight`.
 pub fn rms_norm_backward(
     x: &Tensor,
     w: &Tensor,
@@ -20,89 +33,97 @@ pub fn rms_norm_backward(
     eps: f32,
     weight: bool,
 ) -> Result<(Tensor, Option<Tensor>)> {
-    let [dx, dw] = gradients([x, w], dy, |[x, w]| rms_norm(x, w, eps))?;
-    Ok((dx, weight.then_some(dw)))
+    let (like, dim) = (x.dtype(), w.elem_count());
+    let (x, dy) = (float(x)?, float(dy)?);
+    let r = ((x.sqr()?.sum_keepdim(D::Minus1)? / dim as f64)? + f64::from(eps))?.sqrt()?.recip()?;
+    let g = dy.broadcast_mul(&float(w)?)?;
+    // dx = r g - x r³ (g · x) / dim
+    let dot = ((&g * &x)?.sum_keepdim(D::Minus1)? * (r.sqr()? * &r)?)?;
+    let dx = (g.broadcast_mul(&r)? - x.broadcast_mul(&(dot / dim as f64)?)?)?;
+    let dw = weight.then(|| (dy * x.broadcast_mul(&r)?)?.reshape(((), dim))?.sum(0)).transpose()?;
+    Ok((dx.to_dtype(like)?, dw))
 }
 
-/// x (tokens, heads, dim), cos and sin (tokens, dim / 2).
+/// Rotates x (tokens, heads, dim) by the angles whose cosine and sine are (tokens, dim / 2).
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let half = x.dim(2)? / 2;
-    let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
-    let (cos, sin) = (cos.unsqueeze(1)?, sin.unsqueeze(1)?);
-    let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-    let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-    Ok(Tensor::cat(&[first, second], 2)?)
+    let like = x.dtype();
+    let x = float(x)?.contiguous()?.unsqueeze(0)?;
+    let y = rotary_emb::rope_thd(&x, &float(cos)?.contiguous()?, &float(sin)?.contiguous()?)?;
+    Ok(y.squeeze(0)?.to_dtype(like)?)
 }
 
+/// `silu(gate) * up`.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    Ok((gate.silu()? * up)?)
+    Ok((float(gate)?.silu()? * float(up)?)?.to_dtype(gate.dtype())?)
 }
 
+/// Gradients of gate and up.
 pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
-    let [dg, du] = gradients([gate, up], dy, |[g, u]| swiglu(g, u))?;
-    Ok((dg, du))
+    let like = gate.dtype();
+    let (g, u, dy) = (float(gate)?, float(up)?, float(dy)?);
+    let s = ops::sigmoid(&g)?;
+    let silu = (&g * &s)?;
+    let du = (&dy * &silu)?;
+    // silu' = s + silu (1 - s)
+    let slope = ((&s + &silu)? - (&silu * &s)?)?;
+    let dg = ((dy * u)? * slope)?;
+    Ok((dg.to_dtype(like)?, du.to_dtype(like)?))
 }
 
-/// q (tokens, heads, dim), k and v (keys, kv_heads, dim) → (tokens, heads · dim), with a score matrix for each span.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], shape: Shape) -> Result<Tensor> {
-    let group = shape.heads / shape.kv_heads;
-    let heads_first = |t: &Tensor, rows: &std::ops::Range<usize>| -> Result<Tensor> {
-        Ok(t.narrow(0, rows.start, rows.len())?.transpose(0, 1)?.contiguous()?)
-    };
-    let repeat = |t: Tensor| -> Result<Tensor> {
-        let (h, n, d) = t.dims3()?;
-        Ok(t.unsqueeze(1)?.expand((h, group, n, d))?.contiguous()?.reshape((h * group, n, d))?)
-    };
-    let mut parts = Vec::new();
-    for span in spans {
-        let (nq, nk) = (span.queries.len(), span.keys.len());
-        let (q, k, v) = (
-            heads_first(q, &span.queries)?,
-            repeat(heads_first(k, &span.keys)?)?,
-            repeat(heads_first(v, &span.keys)?)?,
-        );
-        let mask: Vec<f32> = (0..nq * nk)
-            .map(|i| {
-                let (query, key) = (i / nk + nk - nq, i % nk);
-                let seen = key <= query && shape.window.is_none_or(|w| query - key < w);
-                if seen { 0.0 } else { f32::NEG_INFINITY }
-            })
-            .collect();
-        let mask = Tensor::from_vec(mask, (1, nq, nk), q.device())?.to_dtype(q.dtype())?;
-        let scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)? * f64::from(shape.scale))?;
-        let scores = shape.softcap.map_or(Ok(scores.clone()), |cap| softcap(&scores, cap))?.broadcast_add(&mask)?;
-        let out = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&v)?;
-        parts.push(out.transpose(0, 1)?.contiguous()?.reshape((nq, shape.heads * shape.dim))?);
-    }
-    Ok(Tensor::cat(&parts, 0)?)
-}
-
-pub fn attention_backward(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    dy: &Tensor,
-    spans: &[Span],
-    shape: Shape,
-) -> Result<(Tensor, Tensor, Tensor)> {
-    let [dq, dk, dv] = gradients([q, k, v], dy, |[q, k, v]| attention(q, k, v, spans, shape))?;
-    Ok((dq, dk, dv))
-}
-
-/// As [`super::head::cross_entropy`], all rows at once.
+/// As [`super::head::cross_entropy`]: logits, and in their place their gradient, exist for a chunk of rows only.
 pub fn cross_entropy(h: &Tensor, w: &Tensor, targets: &[u32], scale: f32, want: Gradients) -> Result<CrossEntropy> {
-    let loss = |h: &Tensor, w: &Tensor| -> Result<Tensor> {
-        let targets = Tensor::new(targets, h.device())?;
-        let log = candle_nn::ops::log_softmax(&h.matmul(&w.t()?)?.to_dtype(DType::F32)?, D::Minus1)?;
-        Ok(log.gather(&targets.unsqueeze(1)?, 1)?.sum_all()?.neg()?)
-    };
-    let sum = f64::from(loss(h, w)?.to_scalar::<f32>()?);
-    if want == Gradients::None {
-        return Ok(CrossEntropy { sum, hidden: None, weight: None });
+    cross_entropy_by(h, w, targets, scale, want, (LOGITS / w.dim(0)?.max(1)).clamp(16, 8192))
+}
+
+fn cross_entropy_by(
+    h: &Tensor,
+    w: &Tensor,
+    targets: &[u32],
+    scale: f32,
+    want: Gradients,
+    chunk: usize,
+) -> Result<CrossEntropy> {
+    let (rows, like) = (h.dim(0)?, h.dtype());
+    let w = w.to_dtype(like)?;
+    let targets = Tensor::new(targets, h.device())?.unsqueeze(1)?;
+    let (mut sums, mut dh, mut dw) = (Vec::new(), Vec::new(), None::<Tensor>);
+    for start in (0..rows).step_by(chunk) {
+        let n = chunk.min(rows - start);
+        let (h, targets) = (h.narrow(0, start, n)?, targets.narrow(0, start, n)?);
+        let logits = float(&h.matmul(&w.t()?)?)?;
+        let max = logits.max_keepdim(1)?;
+        let at_target = logits.gather(&targets, 1)?;
+        let exp = logits.broadcast_sub(&max)?.exp()?;
+        drop(logits);
+        let z = exp.sum_keepdim(1)?;
+        sums.push(((z.log()? + max)? - at_target)?.sum_all()?.unsqueeze(0)?);
+        if want == Gradients::None {
+            continue;
+        }
+        // d = scale * (softmax - onehot)
+        let d = exp.broadcast_mul(&(z.recip()? * f64::from(scale))?)?;
+        drop(exp);
+        let one = (Tensor::zeros((n, 1), DType::F32, h.device())? - f64::from(scale))?;
+        d.scatter_add_set(&targets, &one, 1)?;
+        let d = d.to_dtype(like)?;
+        dh.push(d.matmul(&w)?);
+        if want == Gradients::HiddenAndWeight {
+            let part = float(&d.t()?.matmul(&h)?)?;
+            dw = Some(match dw {
+                Some(sum) => (sum + part)?,
+                None => part,
+            });
+        }
     }
-    let dy = Tensor::new(scale, h.device())?;
-    let [dh, dw] = gradients([h, w], &dy, |[h, w]| loss(h, w))?;
-    Ok(CrossEntropy { sum, hidden: Some(dh), weight: (want == Gradients::HiddenAndWeight).then_some(dw) })
+    // The only value that is read back.
+    let sum = if rows == 0 { 0.0 } else { f64::from(Tensor::cat(&sums, 0)?.sum_all()?.to_scalar::<f32>()?) };
+    let hidden = (!dh.is_empty()).then(|| Tensor::cat(&dh, 0)).transpose()?;
+    Ok(CrossEntropy { sum, hidden, weight: dw })
+}
+
+/// The float32 of a tensor; itself if it is that already.
+pub(crate) fn float(t: &Tensor) -> Result<Tensor> {
+    Ok(t.to_dtype(DType::F32)?)
 }
 
 /// Gradients of `f`'s inputs by candle's autograd, given that of its output: makes a backward pass of any function

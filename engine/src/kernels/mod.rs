@@ -8,6 +8,8 @@ pub mod attention;
 pub mod capped_head;
 pub mod composed;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod device;
 mod dots;
 pub mod dropout;

@@ -1,18 +1,58 @@
 //! Clipping by the global norm, as `torch.nn.utils.clip_grad_norm_`.
 
-use crate::{Result, kernels::floats, model::Grads};
+use super::optimizer::{groups, in_place, join};
+use crate::{
+    Result,
+    kernels::{floats, norm::sum},
+    model::Grads,
+};
+use candle_core::Tensor;
 
 /// The norm of all gradients together, and the factor that brings it down to `limit` (0: no limit).
 pub fn clip(grads: &Grads, limit: f64) -> Result<(f64, f64)> {
-    let mut squares = 0.0;
+    let (mut squares, mut on_device) = (0.0, Vec::new());
     for (_, gradient) in grads.iter() {
-        let gradient = gradient.flatten_all()?;
-        // In blocks, so that float32 sums stay exact enough and the compiler can use vectors.
-        for block in floats(&gradient)?.chunks(4096) {
-            squares += f64::from(crate::kernels::norm::sum(block.len(), |i| block[i] * block[i]));
+        match in_place(gradient) {
+            true => squares += sum_of_squares(gradient)?,
+            false => on_device.push(gradient),
         }
     }
-    let norm = squares.sqrt();
+    let norm = (squares + sum_of_squares_together(&on_device)?).sqrt();
     let factor = if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 };
     Ok((norm, factor))
+}
+
+fn sum_of_squares(gradient: &Tensor) -> Result<f64> {
+    let gradient = gradient.flatten_all()?;
+    // In blocks, so that float32 sums stay exact enough and the compiler can use vectors.
+    let blocks = floats(&gradient)?;
+    Ok(blocks.chunks(4096).map(|block| f64::from(sum(block.len(), |i| block[i] * block[i]))).sum())
+}
+
+/// Sums on the device and reads once.
+fn sum_of_squares_together(gradients: &[&Tensor]) -> Result<f64> {
+    if gradients.is_empty() {
+        return Ok(0.0);
+    }
+    let sums: Vec<Tensor> = groups(gradients, |g| g.elem_count())
+        .into_iter()
+        .map(|some| Ok(join(some.iter().copied())?.sqr()?.sum_all()?.unsqueeze(0)?))
+        .collect::<Result<_>>()?;
+    Ok(f64::from(Tensor::cat(&sums, 0)?.sum_all()?.to_scalar::<f32>()?))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn norms_are_equal_on_all_devices() {
+        let gradients: Vec<Tensor> =
+            (1..300).map(|n| Tensor::randn(0f32, 0.1, (n, 7), &Device::Cpu).unwrap()).collect();
+        let single: f64 = gradients.iter().map(|g| sum_of_squares(g).unwrap()).sum();
+        let together = sum_of_squares_together(&gradients.iter().collect::<Vec<_>>()).unwrap();
+        assert!((together / single - 1.0).abs() < 1e-5, "{together} and {single}");
+    }
 }

@@ -2,13 +2,16 @@
 
 use crate::{
     Error, Result,
-    kernels::{floats, update},
+    kernels::{device::float, floats, update},
     model::{Grads, Parameter, Store},
 };
 use api::params::TrainParams;
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 pub struct AdamW {
     beta1: f64,
@@ -37,11 +40,16 @@ impl AdamW {
     /// as transformers has it.
     pub fn step(&mut self, store: &Store, grads: &Grads, rate: f64, scale: f64) -> Result<()> {
         self.steps += 1;
+        let mut on_device = Vec::new();
         for parameter in store.trainable() {
             let Some(gradient) = grads.get(&parameter.name) else { continue };
-            self.update(parameter, gradient, rate, scale)?;
+            self.begin(parameter)?;
+            match in_place(gradient) && in_place(&parameter.get()) {
+                true => self.update(parameter, gradient, rate, scale)?,
+                false => on_device.push((parameter, gradient)),
+            }
         }
-        Ok(())
+        self.update_together(on_device, rate, scale)
     }
 
     /// State as tensors: `m.NAME` and `v.NAME`, in the shape of the parameter.
@@ -58,7 +66,8 @@ impl AdamW {
                 (state.remove(&format!("m.{}", parameter.name)), state.remove(&format!("v.{}", parameter.name)));
             match (m, v) {
                 (Some(m), Some(v)) if m.shape() == parameter.get().shape() && v.shape() == m.shape() => {
-                    self.moments.insert(parameter.name.clone(), (m, v));
+                    let device = parameter.get().device().clone();
+                    self.moments.insert(parameter.name.clone(), (m.to_device(&device)?, v.to_device(&device)?));
                 }
                 (None, None) => {}
                 _ => return Err(Error::Internal(format!("the optimizer state of {} does not fit", parameter.name))),
@@ -67,18 +76,28 @@ impl AdamW {
         Ok(())
     }
 
-    fn update(&mut self, parameter: &Parameter, gradient: &Tensor, rate: f64, scale: f64) -> Result<()> {
-        let value = parameter.get();
+    fn begin(&mut self, parameter: &Parameter) -> Result<()> {
         if !self.moments.contains_key(&parameter.name) {
+            let value = parameter.get();
             let zeros = || Tensor::zeros(value.shape(), DType::F32, value.device());
             self.moments.insert(parameter.name.clone(), (zeros()?, zeros()?));
         }
+        Ok(())
+    }
+
+    /// What a value is multiplied with, the step's size, and the root of the second moment's correction.
+    fn factors(&self, decayed: bool, rate: f64) -> (f64, f64, f64) {
+        let keep = if decayed { 1.0 - rate * self.weight_decay } else { 1.0 };
+        let size = rate / (1.0 - self.beta1.powi(self.steps as i32));
+        (keep, size, (1.0 - self.beta2.powi(self.steps as i32)).sqrt())
+    }
+
+    fn update(&mut self, parameter: &Parameter, gradient: &Tensor, rate: f64, scale: f64) -> Result<()> {
+        let value = parameter.get();
         let Some((m, v)) = self.moments.get(&parameter.name) else { return Ok(()) };
         let (b1, b2) = (self.beta1 as f32, self.beta2 as f32);
-        let decays = value.dims().len() > 1;
-        let keep = if decays { (1.0 - rate * self.weight_decay) as f32 } else { 1.0 };
-        let size = (rate / (1.0 - self.beta1.powi(self.steps as i32))) as f32;
-        let root = (1.0 - self.beta2.powi(self.steps as i32)).sqrt() as f32;
+        let (keep, size, root) = self.factors(is_decayed(parameter), rate);
+        let (keep, size, root) = (keep as f32, size as f32, root as f32);
         let (eps, scale) = (self.eps as f32, scale as f32);
         let g = gradient.flatten_all()?;
         let g = floats(&g)?;
@@ -94,5 +113,117 @@ impl AdamW {
             .collect();
         parameter.set(Tensor::from_vec(new, value.shape(), value.device())?);
         Ok(())
+    }
+
+    /// The same by tensor operations. An adapter has hundreds of small parameters: joined, a step is a few launches,
+    /// and each parameter is then a view of the joined result.
+    fn update_together(&mut self, all: Vec<(&Arc<Parameter>, &Tensor)>, rate: f64, scale: f64) -> Result<()> {
+        let (decayed, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|(p, _)| is_decayed(p));
+        for (part, is_decayed) in [(decayed, true), (kept, false)] {
+            let (keep, size, root) = self.factors(is_decayed, rate);
+            for group in groups(&part, |(_, g)| g.elem_count()) {
+                let mut moments = Vec::new();
+                for (parameter, _) in group {
+                    moments.extend(self.moments.get(&parameter.name).cloned());
+                }
+                let g = (join(group.iter().map(|(_, g)| *g))? * scale)?;
+                let m = (join(moments.iter().map(|(m, _)| m))? * self.beta1)?.add(&(&g * (1.0 - self.beta1))?)?;
+                let v = (join(moments.iter().map(|(_, v)| v))? * self.beta2)?.add(&(g.sqr()? * (1.0 - self.beta2))?)?;
+                drop((g, moments));
+                let step = ((&m * size)? / ((v.sqrt()? / root)? + self.eps)?)?;
+                let values: Vec<Tensor> = group.iter().map(|(p, _)| p.get()).collect();
+                let new = ((join(values.iter())? * keep)? - step)?;
+                let mut start = 0;
+                for ((parameter, _), old) in group.iter().zip(&values) {
+                    let view = |t: &Tensor| t.narrow(0, start, old.elem_count())?.reshape(old.shape());
+                    parameter.set(view(&new)?.to_dtype(old.dtype())?);
+                    self.moments.insert(parameter.name.clone(), (view(&m)?, view(&v)?));
+                    start += old.elem_count();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Values that are joined for one step on a device.
+const JOINED: usize = 1 << 24;
+
+/// Whether the values can be read and changed where they are.
+pub(super) fn in_place(t: &Tensor) -> bool {
+    t.device().is_cpu() && t.dtype() == DType::F32
+}
+
+/// Neighbours with up to [`JOINED`] values together; a larger one alone.
+pub(super) fn groups<T>(all: &[T], count: impl Fn(&T) -> usize) -> Vec<&[T]> {
+    let (mut groups, mut start, mut values) = (Vec::new(), 0, 0);
+    for (i, one) in all.iter().enumerate() {
+        if i > start && values + count(one) > JOINED {
+            groups.push(&all[start..i]);
+            (start, values) = (i, 0);
+        }
+        values += count(one);
+    }
+    groups.extend((start < all.len()).then(|| &all[start..]));
+    groups
+}
+
+/// All values, one after another, in float32.
+pub(super) fn join<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<Tensor> {
+    let flat: Vec<Tensor> = tensors.map(|t| float(&t.flatten_all()?)).collect::<Result<_>>()?;
+    Ok(match flat.as_slice() {
+        [one] => one.clone(),
+        flat => Tensor::cat(flat, 0)?,
+    })
+}
+
+fn is_decayed(parameter: &Parameter) -> bool {
+    parameter.get().dims().len() > 1
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    /// Both ways to make a step, several steps long, from the same state.
+    #[test]
+    fn joined_steps_equal_single_ones() {
+        let params = TrainParams { weight_decay: 0.1, ..TrainParams::default() };
+        let random = |dims: &[usize]| Tensor::randn(0f32, 1.0, dims, &Device::Cpu).unwrap();
+        let (mut single, mut together) = (AdamW::new(&params), AdamW::new(&params));
+        let (mut a, mut b) = (Store::default(), Store::default());
+        for (name, dims) in [("x.weight", &[5, 3][..]), ("x.bias", &[2]), ("y.weight", &[7, 2]), ("norm.weight", &[4])]
+        {
+            let value = random(dims);
+            a.add(name, value.clone());
+            b.add(name, value);
+        }
+        for _ in 0..5 {
+            let mut grads = Grads::default();
+            a.trainable().for_each(|p| grads.add(p, random(p.get().dims())).unwrap());
+            single.step(&a, &grads, 1e-2, 0.7).unwrap();
+            together.steps += 1;
+            let all: Vec<_> = b.trainable().map(|p| (p, grads.get(&p.name).unwrap())).collect();
+            all.iter().for_each(|(p, _)| together.begin(p).unwrap());
+            together.update_together(all, 1e-2, 0.7).unwrap();
+        }
+        let near = |x: &Tensor, y: &Tensor| {
+            let off = (x - y).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(x.shape() == y.shape() && off < 1e-6, "{off}");
+        };
+        a.trainable().zip(b.trainable()).for_each(|(a, b)| near(&a.get(), &b.get()));
+        let (single, together) = (single.state(), together.state());
+        assert_eq!(single.len(), 8);
+        single.iter().for_each(|(name, t)| near(t, &together[name]));
+    }
+
+    #[test]
+    fn groups_keep_the_order_and_their_size() {
+        let sizes = [JOINED - 1, 1, 1, JOINED + 5, 2];
+        let found: Vec<_> = groups(&sizes, |n| *n).into_iter().map(<[usize]>::len).collect();
+        assert_eq!(found, [2, 1, 1, 1]);
+        assert!(groups(&[], |n: &usize| *n).is_empty());
     }
 }

@@ -63,11 +63,10 @@ impl Store {
     }
 
     /// Queued jobs, first come first.
-    pub async fn queued(&self) -> Result<Vec<(String, JobKind)>> {
-        let rows = sqlx::query("SELECT id, kind FROM jobs WHERE state = 'queued' ORDER BY place")
-            .fetch_all(&self.reader)
-            .await?;
-        rows.iter().map(|row| Ok((row.try_get("id")?, from_word(row, "kind")?))).collect()
+    pub async fn queued(&self) -> Result<Vec<String>> {
+        let rows =
+            sqlx::query("SELECT id FROM jobs WHERE state = 'queued' ORDER BY place").fetch_all(&self.reader).await?;
+        rows.iter().map(|row| row.try_get("id")).collect()
     }
 
     /// Each known job with its state and how much of its event file was applied.

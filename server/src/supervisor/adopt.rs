@@ -88,7 +88,7 @@ impl Supervisor {
             if record.job.state == JobState::Stopping {
                 stop.cancel();
             }
-            self.keep(&record.job, Life::Elsewhere, stop);
+            self.keep(&record.job, self.slot_of(&record.job), Life::Elsewhere, stop);
             return Ok(());
         }
         // What it wrote between the last look and its end.

@@ -1,12 +1,15 @@
-//! The queue and the workers. One training or export at a time, in the order asked; downloads run beside them.
+//! The queue and the workers. One training or export at a time on each device, in the order asked; downloads run
+//! beside them.
 
 mod adopt;
 mod apply;
 mod ending;
 mod follower;
 mod pull;
+mod slot;
 mod watch;
 
+pub use slot::Slot;
 pub use watch::checkpoints;
 
 use crate::{
@@ -51,7 +54,8 @@ pub struct Supervisor {
 }
 
 struct Active {
-    kind: JobKind,
+    /// None for a download.
+    slot: Option<Slot>,
     stop: CancellationToken,
 }
 
@@ -92,7 +96,7 @@ impl Supervisor {
             .make_folder(&wished_id(new.kind, &new.name, &new.config))
             .map_err(|e| Failure::io(["Making the run folder", "创建运行文件夹"], &e))?;
         let mut record = Record::new(id, new.kind, new.config, now());
-        record.job.progress.status = self.waits_for(new.kind);
+        record.job.progress.status = self.waits_for(&record.job);
         let mut change = self.base.store.begin().await?;
         change.insert_job(&record).await?;
         change.tell(&Feed::Job { job: Box::new(record.job.clone()) }).await?;
@@ -160,7 +164,7 @@ impl Supervisor {
         job.state = JobState::Queued;
         job.finished_at = None;
         job.problem = None;
-        job.progress.status = self.waits_for(job.kind);
+        job.progress.status = self.waits_for(job);
         record.worker = None;
         change.save_job(&record).await?;
         change.move_to_end(id).await?;
@@ -195,15 +199,16 @@ impl Supervisor {
     /// Starts what may start now.
     async fn claim(&self) -> Result<(), sqlx::Error> {
         let _gate = self.gate.lock().await;
-        for (id, kind) in self.base.store.queued().await? {
-            if self.has_room(kind) {
-                self.start(&id).await?;
+        for id in self.base.store.queued().await? {
+            let Some(record) = self.base.store.job(&id).await? else { continue };
+            if let Some(room) = self.room(&record.job) {
+                self.start(&id, room).await?;
             }
         }
         Ok(())
     }
 
-    async fn start(&self, id: &str) -> Result<(), sqlx::Error> {
+    async fn start(&self, id: &str, slot: Option<Slot>) -> Result<(), sqlx::Error> {
         let mut change = self.base.store.begin().await?;
         let Some(mut record) = change.job(id).await? else { return Ok(()) };
         record.job.state = JobState::Running;
@@ -214,7 +219,7 @@ impl Supervisor {
         change.tell(&Feed::Job { job: Box::new(record.job.clone()) }).await?;
         change.commit().await?;
         let stop = CancellationToken::new();
-        match self.launch(&record, &stop) {
+        match self.launch(&record, slot, &stop) {
             Ok(life) => {
                 if let Life::Child(child) = &life {
                     // For a server that starts again before the worker has said anything.
@@ -223,7 +228,7 @@ impl Supervisor {
                     change.save_job(&record).await?;
                     change.commit().await?;
                 }
-                self.keep(&record.job, life, stop);
+                self.keep(&record.job, slot, life, stop);
             }
             Err(error) => {
                 record.job.state = JobState::Failed;
@@ -249,11 +254,11 @@ impl Supervisor {
         Ok(())
     }
 
-    fn launch(&self, record: &Record, stop: &CancellationToken) -> io::Result<Life> {
+    fn launch(&self, record: &Record, slot: Option<Slot>, stop: &CancellationToken) -> io::Result<Life> {
         self.write_spec(record)?;
         let dir = self.dir(&record.job.id)?;
-        if record.job.kind != JobKind::Pull {
-            return Ok(Life::Child(self.base.program.start_job(&dir)?));
+        if let Some(slot) = slot {
+            return Ok(Life::Child(self.base.program.start_job(&dir, slot)?));
         }
         let (settings, config, stop) = (self.base.hub.clone(), record.job.config.clone(), stop.clone());
         Ok(Life::Inside(tokio::spawn(async move {
@@ -264,10 +269,10 @@ impl Supervisor {
     }
 
     /// Stays with a running job in a task of its own.
-    fn keep(&self, job: &Job, life: Life, stop: CancellationToken) {
+    fn keep(&self, job: &Job, slot: Option<Slot>, life: Life, stop: CancellationToken) {
         let Ok(dir) = self.dir(&job.id) else { return };
         let id = job.id.clone();
-        self.active().insert(id.clone(), Active { kind: job.kind, stop: stop.clone() });
+        self.active().insert(id.clone(), Active { slot, stop: stop.clone() });
         let this = self.clone();
         tokio::spawn(async move {
             // In a task of its own again: should it panic, the queue still goes on.
@@ -284,18 +289,33 @@ impl Supervisor {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has_room(&self, kind: JobKind) -> bool {
+    /// The slot that a job could begin in now, `Some(None)` for a download that needs none; `None`: it has to wait.
+    #[allow(clippy::option_option)]
+    fn room(&self, job: &Job) -> Option<Option<Slot>> {
         let active = self.active();
-        let pulls = active.values().filter(|a| a.kind == JobKind::Pull).count();
-        if kind == JobKind::Pull { pulls < PULLS } else { active.len() == pulls }
+        if job.kind == JobKind::Pull {
+            let pulls = active.values().filter(|a| a.slot.is_none()).count();
+            return (pulls < PULLS).then_some(None);
+        }
+        let is_free = |slot: &Slot| active.values().all(|a| a.slot != Some(*slot));
+        slot::fitting(job.kind, &job.config, self.base.program.gpus()).into_iter().find(is_free).map(Some)
     }
 
-    fn waits_for(&self, kind: JobKind) -> Option<Text> {
-        if self.has_room(kind) {
+    /// The slot that a job runs in which this server didn't start.
+    fn slot_of(&self, job: &Job) -> Option<Slot> {
+        let said = job.plan.as_ref().and_then(|plan| slot::named(&plan.device));
+        let fitting = slot::fitting(job.kind, &job.config, self.base.program.gpus());
+        said.filter(|slot| fitting.contains(slot)).or(self.room(job).flatten()).or(fitting.first().copied())
+    }
+
+    fn waits_for(&self, job: &Job) -> Option<Text> {
+        if self.room(job).is_some() {
             return None;
         }
+        let fitting = slot::fitting(job.kind, &job.config, self.base.program.gpus());
         let active = self.active();
-        let (other, _) = active.iter().find(|(_, a)| (a.kind == JobKind::Pull) == (kind == JobKind::Pull))?;
+        let is_before = |a: &Active| a.slot.map_or(fitting.is_empty(), |slot| fitting.contains(&slot));
+        let (other, _) = active.iter().find(|(_, a)| is_before(a))?;
         Some(Text::new(format!("Waiting for {other}"), format!("等待 {other} 完成")))
     }
 

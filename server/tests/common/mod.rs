@@ -45,7 +45,7 @@ impl Home {
         assert!(worker.exists(), "the stand-in worker isn't built: cargo build -p server --examples");
         let mut env = vec![("LATHE_HOME".into(), self.path().into())];
         env.extend(["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "LATHE_TOKEN"].map(|name| (name.into(), "secret".into())));
-        let program = Program { path: worker, args: Vec::new(), env };
+        let program = Program { path: worker, args: Vec::new(), env, cuda: None };
         let hub = HubSettings { home: self.path().join("hf"), offline: true, ..Default::default() };
         let mut options = Options::new(self.path().into(), program, api::Catalog::default(), hub);
         options.port = 0;
