@@ -37,6 +37,8 @@ pub struct Prepared {
     pub files: ModelFiles,
     pub config: DecoderConfig,
     pub compute: Compute,
+    /// Whether activations are computed again on the way back.
+    pub recompute: bool,
     pub encoder: Encoder,
     pub samples: Samples,
     pub eval: Samples,
@@ -129,7 +131,7 @@ fn resolve(config: &RunConfig, places: &Places, spool: impl FnOnce() -> Result<S
     let trained: u64 = (0..samples.len()).map(|i| samples.targets(i) as u64).sum();
     // No adapter beside the weights: what is trained and saved is the model itself.
     let full = trainable == opened.config.parameters();
-    let load = estimate::Load {
+    let mut load = estimate::Load {
         parameters: opened.config.parameters(),
         trainable,
         full,
@@ -137,8 +139,15 @@ fn resolve(config: &RunConfig, places: &Places, spool: impl FnOnce() -> Result<S
         batch_tokens: largest_batch(&samples, &train),
         total_tokens: (tokens as f64 * epochs) as u64,
         trained_share: trained as f64 / tokens.max(1) as f64,
+        compute: compute.dtype(),
+        recompute: train.gradient_checkpointing,
     };
-    let (seconds, basis) = estimate::seconds(&opened.config, &train, &load);
+    // Where nobody has decided, activations are computed again if they don't fit otherwise.
+    let undecided = device == "cpu" && config.get("gradient_checkpointing").is_none();
+    let too_large = if undecided { estimate::too_large(&opened.config, &load) } else { None };
+    load.recompute |= too_large.is_some();
+    let recompute = load.recompute;
+    let (seconds, basis) = estimate::seconds(&opened.config, &load);
     let saved = if full { load.parameters * 2 } else { trainable * 4 };
     let checkpoints = if output.save_steps > 0 { steps.div_ceil(output.save_steps) } else { 1 };
     let kept = output.save_total_limit.map_or(checkpoints, |limit| checkpoints.min(limit as u64 + 1));
@@ -162,18 +171,47 @@ fn resolve(config: &RunConfig, places: &Places, spool: impl FnOnce() -> Result<S
         epochs,
         steps_per_epoch: sampler.steps_per_epoch(),
         steps,
-        memory: estimate::memory(&opened.config, &train, &load),
+        memory: estimate::memory(&opened.config, &load),
         // A checkpoint holds weights and two moments in float32.
         disk: saved + kept * trainable * 12,
         compute: if device == "cpu" { compute::describe(compute) } else { format!("{}, CUDA", compute::name(compute)) },
         device,
         seconds: Some(seconds),
         basis,
-        warnings: loaded.notes.into_iter().chain(note).collect(),
+        warnings: loaded.notes.into_iter().chain(note).chain(too_large.map(recomputing)).collect(),
         ignored,
     };
     let Opened { files, config, .. } = opened;
-    Ok(Prepared { model, data, train, output, stage, tuning, files, config, compute, encoder, samples, eval, plan })
+    Ok(Prepared {
+        model,
+        data,
+        train,
+        output,
+        stage,
+        tuning,
+        files,
+        config,
+        compute,
+        recompute,
+        encoder,
+        samples,
+        eval,
+        plan,
+    })
+}
+
+fn recomputing((needed, free): (u64, u64)) -> Problem {
+    let [needed, free] = [needed, free].map(|bytes| format!("{:.1} GB", bytes as f64 / 1e9));
+    Problem::new(
+        "recomputes",
+        format!("Activations are computed again on the way back: keeping them takes {needed}, {free} are free."),
+        format!("反向时将重算激活：全部保留需要 {needed}，而可用内存为 {free}。"),
+    )
+    .hint(
+        "This takes about a third longer. Shorter rows, smaller batches or gradient_checkpointing: false avoid it.",
+        "耗时约增加三分之一。缩短样本、减小批大小，或设置 gradient_checkpointing: false 可避免。",
+    )
+    .field("gradient_checkpointing")
 }
 
 /// Opens a model: its files, family, tokenizer and template.

@@ -81,7 +81,7 @@ fn train(
     };
     let compute = prepared.compute.dtype();
     let mut model = build(&prepared.config, &source, tuning.as_ref(), &mut store, &device, compute)?;
-    model.recompute = train.gradient_checkpointing;
+    model.recompute = prepared.recompute;
 
     let mut optimizer = AdamW::new(train);
     let (mut step, mut history) = (0, Vec::new());

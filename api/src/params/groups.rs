@@ -141,8 +141,8 @@ pub struct TrainParams {
     /// The optimizer.
     #[schemars(extend("ui" = ui(["Optimizer", "优化器"], "使用的优化器。", ["", ""])))]
     pub optim: Optimizer,
-    /// Recompute activations in the backward pass: less memory, about a third more time.
-    #[schemars(extend("ui" = ui(["Recompute activations", "重算激活"], "反向时重算激活：省内存，约多花三分之一时间。", ["On: long rows fit", "开启：可容纳更长的样本"])))]
+    /// Recompute activations in the backward pass: less memory, about a third more time. Left alone, it is on where memory would not suffice.
+    #[schemars(extend("ui" = ui(["Recompute activations", "重算激活"], "反向时重算激活：省内存，约多花三分之一时间。未设置时，内存不足会自动开启。", ["On: long rows fit", "开启：可容纳更长的样本"])))]
     pub gradient_checkpointing: bool,
     /// Numbers that products are computed in. auto: bf16 where the processor is faster in it, otherwise fp32.
     #[schemars(extend("ui" = ui(["Compute type", "计算精度"], "矩阵运算使用的数值类型。auto：处理器支持快速 bf16 时用 bf16，否则用 fp32。", ["fp32 is exact and slower; fp16 and pure_bf16 need a GPU", "fp32 更精确也更慢；fp16 与 pure_bf16 需要 GPU"])))]

@@ -1,6 +1,6 @@
 //! One step of AdamW (Loshchilov and Hutter, 2019) on float32 slices, in one pass over memory.
 
-use super::values::simd;
+use super::values::{room, simd};
 use rayon::prelude::*;
 
 /// Values that a task changes.
@@ -22,21 +22,23 @@ pub struct Step {
     pub root: f32,
 }
 
-/// Changes weights and both moments along the gradients, on all threads. All slices have one length.
-pub fn adamw(w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], step: Step) {
+/// Changes both moments along the gradients and gives the new weights, on all threads. All slices have one length.
+pub fn adamw(w: &[f32], m: &mut [f32], v: &mut [f32], g: &[f32], step: Step) -> Vec<f32> {
+    let mut new = room(w.len());
     let state = m.par_chunks_mut(TASK).zip(v.par_chunks_mut(TASK));
-    let all = w.par_chunks_mut(TASK).zip(state).zip(g.par_chunks(TASK));
-    all.for_each(|((w, (m, v)), g)| part(w, m, v, g, step));
+    let all = new.par_chunks_mut(TASK).zip(state).zip(w.par_chunks(TASK).zip(g.par_chunks(TASK)));
+    all.for_each(|((new, (m, v)), (w, g))| part(new, w, m, v, g, step));
+    new
 }
 
 simd! {
-    fn part[](w: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], step: Step) {
+    fn part[](new: &mut [f32], w: &[f32], m: &mut [f32], v: &mut [f32], g: &[f32], step: Step) {
         let Step { beta1, beta2, eps, scale, keep, size, root } = step;
-        for ((w, g), (m, v)) in w.iter_mut().zip(g).zip(m.iter_mut().zip(v)) {
+        for ((new, (w, g)), (m, v)) in new.iter_mut().zip(w.iter().zip(g)).zip(m.iter_mut().zip(v)) {
             let g = g * scale;
             *m += (g - *m) * (1.0 - beta1);
             *v = beta2 * *v + (1.0 - beta2) * g * g;
-            *w = *w * keep - size * *m / (v.sqrt() / root + eps);
+            *new = w * keep - size * *m / (v.sqrt() / root + eps);
         }
     }
 }

@@ -2,12 +2,15 @@
 
 use crate::{
     Error, Result,
-    kernels::{device::float, floats, update},
+    kernels::{
+        adamw::{Step, adamw},
+        device::float,
+        floats, update,
+    },
     model::{Grads, Parameter, Store},
 };
 use api::params::TrainParams;
 use candle_core::{DType, Tensor};
-use rayon::prelude::*;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -95,22 +98,20 @@ impl AdamW {
     fn update(&mut self, parameter: &Parameter, gradient: &Tensor, rate: f64, scale: f64) -> Result<()> {
         let value = parameter.get();
         let Some((m, v)) = self.moments.get(&parameter.name) else { return Ok(()) };
-        let (b1, b2) = (self.beta1 as f32, self.beta2 as f32);
         let (keep, size, root) = self.factors(is_decayed(parameter), rate);
-        let (keep, size, root) = (keep as f32, size as f32, root as f32);
-        let (eps, scale) = (self.eps as f32, scale as f32);
+        let step = Step {
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            eps: self.eps as f32,
+            scale: scale as f32,
+            keep: keep as f32,
+            size: size as f32,
+            root: root as f32,
+        };
         let g = gradient.flatten_all()?;
-        let g = floats(&g)?;
-        update(m, |m| m.par_iter_mut().zip(g.par_iter()).for_each(|(m, g)| *m += (g * scale - *m) * (1.0 - b1)))?;
-        update(v, |v| {
-            v.par_iter_mut().zip(g.par_iter()).for_each(|(v, g)| *v = b2 * *v + (1.0 - b2) * (g * scale) * (g * scale));
-        })?;
-        let (ms, vs, old) = (floats(m)?, floats(v)?, floats(&value)?);
-        let new: Vec<f32> = old
-            .par_iter()
-            .zip(ms.par_iter().zip(vs.par_iter()))
-            .map(|(w, (m, v))| w * keep - size * m / (v.sqrt() / root + eps))
-            .collect();
+        let (g, old, mut new, mut second) = (floats(&g)?, floats(&value)?, Vec::new(), Ok(()));
+        update(m, |m| second = update(v, |v| new = adamw(&old, m, v, &g, step)))?;
+        second?;
         parameter.set(Tensor::from_vec(new, value.shape(), value.device())?);
         Ok(())
     }
