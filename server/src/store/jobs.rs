@@ -198,7 +198,7 @@ mod tests {
         change.move_to_end("a").await.unwrap();
         change.commit().await.unwrap();
         assert_eq!(store.job("a").await.unwrap().unwrap(), record);
-        let queue: Vec<_> = store.queued().await.unwrap().into_iter().map(|q| q.0).collect();
+        let queue: Vec<_> = store.queued().await.unwrap();
         assert_eq!(queue, ["b", "a"]);
         assert_eq!(store.job("nobody").await.unwrap(), None);
     }
