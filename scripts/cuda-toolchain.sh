@@ -30,12 +30,15 @@ if [ ! -e "$dir/complete" ]; then
     ln -sf "$name" "$root/lib/${name%%.so.*}.so"
   done
 
-  # libcuda comes with the driver. To link against, one with every function that cuda.h declares, each answering
-  # CUDA_ERROR_STUB_LIBRARY (34), like those that NVIDIA's own toolkit has.
+  # libcuda comes with the driver. To link against, one with every function that cuda.h declares (and those of
+  # cudaProfiler.h, which is in none of the packages), each answering CUDA_ERROR_STUB_LIBRARY (34), like those that
+  # NVIDIA's own toolkit has.
   mkdir -p "$root/lib/stubs"
-  echo '#include <cuda.h>' | gcc -E -P -I "$root/include" - |
-    grep -oE '\bCUresult[[:space:]]+cu[A-Za-z0-9_]+\(' | grep -oE 'cu[A-Za-z0-9_]+' | sort -u |
-    sed 's/.*/int &(void) { return 34; }/' > "$dir/libcuda.c"
+  {
+    echo '#include <cuda.h>' | gcc -E -P -I "$root/include" - | tr '\n' ' ' |
+      grep -oE '\bCUresult[[:space:]]+cu[A-Za-z0-9_]+\(' | grep -oE 'cu[A-Za-z0-9_]+'
+    printf '%s\n' cuProfilerInitialize cuProfilerStart cuProfilerStop
+  } | sort -u | sed 's/.*/int &(void) { return 34; }/' > "$dir/libcuda.c"
   gcc -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$root/lib/stubs/libcuda.so" "$dir/libcuda.c"
   ln -sf libcuda.so "$root/lib/stubs/libcuda.so.1"
   rm -rf "$dir/wheels"
