@@ -57,7 +57,7 @@ impl Deref for Floats<'_> {
 
 /// Borrows the values of `t`, which must be contiguous, float32 and on the CPU.
 pub fn floats(t: &Tensor) -> Result<Floats<'_>> {
-    if !on_cpu(t) {
+    if !on_cpu(t) || t.dtype() != DType::F32 {
         return Err(Error::Internal(format!("float32 on the CPU expected, got {:?} {:?}", t.dtype(), t.device())));
     }
     let (storage, layout) = t.storage_and_layout();
