@@ -12,7 +12,7 @@ use crate::{
     kernels::cpu::Compute,
     model::{DecoderConfig, families::family},
     stages::{Stage, stage},
-    train::Sampler,
+    train::{Order, Sampler},
 };
 use api::{
     Plan, Problem, Problems, RunConfig,
@@ -256,13 +256,17 @@ pub fn encoder(opened: &Opened, data: &DataParams) -> Result<Encoder> {
 
 /// The order of a run's samples.
 pub fn sampler(samples: &Samples, train: &TrainParams) -> Sampler {
-    let lengths = || (0..samples.len()).map(|i| samples.length(i) as u32).collect();
+    let order = match (train.disable_shuffling, train.group_by_length) {
+        (true, _) => Order::AsGiven,
+        (false, true) => Order::Grouped((0..samples.len()).map(|i| samples.length(i) as u32).collect()),
+        (false, false) => Order::Random,
+    };
     Sampler {
         samples: samples.len(),
         batch: train.per_device_train_batch_size,
         accumulation: train.gradient_accumulation_steps,
         seed: train.seed,
-        lengths: train.group_by_length.then(lengths),
+        order,
     }
 }
 

@@ -150,6 +150,9 @@ pub struct TrainParams {
     /// Put rows of like length into the same batch.
     #[schemars(extend("ui" = ui(["Group by length", "按长度分组"], "把长度相近的样本放入同一批。", ["On: batches of even rows, in an order that is less random; Lathe has no padding to save", "开启：同批样本长度相近，顺序随机性降低；Lathe 没有填充，无需借此节省"])))]
     pub group_by_length: bool,
+    /// Take the rows in the order of their files, in every epoch.
+    #[schemars(extend("ui" = ui(["Keep the order", "保持顺序"], "每一轮都按文件中的顺序使用样本。", ["On: for rows that build on each other, or to compare two programs; group by length has no effect then", "开启：用于前后有依赖的样本，或对比两个程序；此时按长度分组不起作用"])))]
+    pub disable_shuffling: bool,
     /// Start of all random numbers: the same seed gives the same run.
     #[schemars(range(min = 0), extend("ui" = ui(["Seed", "随机种子"], "所有随机数的起点：种子相同，结果相同。", ["", ""])))]
     pub seed: u64,
@@ -177,6 +180,7 @@ impl Default for TrainParams {
             gradient_checkpointing: false,
             compute_type: ComputeType::Auto,
             group_by_length: false,
+            disable_shuffling: false,
             seed: 42,
         }
     }

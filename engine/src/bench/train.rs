@@ -10,7 +10,7 @@ use crate::{
     model::{Attach, Batch, Grads, Store, build},
     prepare::encoder,
     random::{Random, mix},
-    train::{AdamW, Sampler, clip},
+    train::{AdamW, Order, Sampler, clip},
 };
 use api::{
     Problem, RunConfig,
@@ -80,7 +80,8 @@ pub fn train(bench: &TrainBench, places: &Places, begun: Instant) -> Result<Trai
         build(&ready.config, &ready.source(), attach, &mut store, &crate::device::open(None)?, compute.dtype())?;
     model.recompute = bench.recompute;
     let rows = rows(bench, &ready, places)?;
-    let sampler = Sampler { samples: rows.len(), batch: bench.batch, accumulation: 1, seed: SEED, lengths: None };
+    let sampler =
+        Sampler { samples: rows.len(), batch: bench.batch, accumulation: 1, seed: SEED, order: Order::Random };
     let params = TrainParams { learning_rate: 1e-4, ..TrainParams::default() };
     let mut optimizer = AdamW::new(&params);
     let (mut seconds, mut rates, mut losses, mut tokens, mut first) = (Vec::new(), Vec::new(), Vec::new(), 0, 0.0);

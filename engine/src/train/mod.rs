@@ -14,4 +14,4 @@ pub use fit::{Run, fit};
 pub use loader::Loader;
 pub use log::TrainerLog;
 pub use optimizer::AdamW;
-pub use sampler::Sampler;
+pub use sampler::{Order, Sampler};

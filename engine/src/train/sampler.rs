@@ -12,8 +12,17 @@ pub struct Sampler {
     pub batch: usize,
     pub accumulation: usize,
     pub seed: u64,
-    /// Tokens of each sample, where samples of like length go together (`group_by_length`).
-    pub lengths: Option<Arc<[u32]>>,
+    pub order: Order,
+}
+
+/// The order of an epoch's samples.
+#[derive(Clone, Debug)]
+pub enum Order {
+    Random,
+    /// Samples of like length go together (`group_by_length`); of each sample, its tokens.
+    Grouped(Arc<[u32]>),
+    /// As the files have them (`disable_shuffling`).
+    AsGiven,
 }
 
 impl Sampler {
@@ -52,8 +61,11 @@ impl Sampler {
 
     fn order(&self, epoch: u64) -> Vec<u32> {
         let mut order: Vec<u32> = (0..self.samples as u32).collect();
+        if matches!(self.order, Order::AsGiven) {
+            return order;
+        }
         Random::new(self.seed, STREAM.wrapping_add(epoch << 16)).shuffle(&mut order);
-        if let Some(lengths) = &self.lengths {
+        if let Order::Grouped(lengths) = &self.order {
             group(&mut order, lengths, self.batch * self.accumulation);
         }
         order
@@ -79,8 +91,8 @@ mod tests {
     #[test]
     fn an_epoch_has_each_sample_once_in_an_order_of_its_own() {
         for (samples, batch, accumulation) in [(10, 3, 2), (7, 8, 1), (64, 4, 4), (1, 1, 1)] {
-            for lengths in [None, Some((0..samples as u32).map(|i| i * 7 % 5).collect())] {
-                let sampler = Sampler { samples, batch, accumulation, seed: 1, lengths };
+            for order in [Order::Random, Order::Grouped((0..samples as u32).map(|i| i * 7 % 5).collect())] {
+                let sampler = Sampler { samples, batch, accumulation, seed: 1, order };
                 let steps = sampler.steps_per_epoch();
                 let epoch = |e: u64| -> Vec<u32> {
                     (e * steps..(e + 1) * steps).flat_map(|s| sampler.step(s)).flatten().collect()
@@ -101,18 +113,25 @@ mod tests {
     #[test]
     fn grouped_batches_hold_samples_of_like_length_the_longest_first() {
         let lengths: Arc<[u32]> = (0..1000).map(|i| i * 379 % 1000).collect();
-        let spread = |lengths: Option<Arc<[u32]>>, of: &Arc<[u32]>| -> u32 {
-            let sampler = Sampler { samples: 1000, batch: 5, accumulation: 2, seed: 3, lengths };
+        let sampler = |order| Sampler { samples: 1000, batch: 5, accumulation: 2, seed: 3, order };
+        let spread = |order: Order| -> u32 {
+            let sampler = sampler(order);
             let batches = (0..100).flat_map(|step| sampler.step(step));
             let spread = |batch: Vec<u32>| {
-                let lengths: Vec<u32> = batch.iter().map(|i| of[*i as usize]).collect();
+                let lengths: Vec<u32> = batch.iter().map(|i| lengths[*i as usize]).collect();
                 lengths.iter().max().unwrap_or(&0) - lengths.iter().min().unwrap_or(&0)
             };
             batches.map(spread).sum()
         };
-        let (grouped, random) = (spread(Some(lengths.clone()), &lengths), spread(None, &lengths));
+        let (grouped, random) = (spread(Order::Grouped(lengths.clone())), spread(Order::Random));
         assert!(grouped * 10 < random, "{grouped} {random}");
-        let sampler = Sampler { samples: 1000, batch: 5, accumulation: 2, seed: 3, lengths: Some(lengths.clone()) };
-        assert_eq!(lengths[sampler.step(0)[0][0] as usize], 999);
+        assert_eq!(lengths[sampler(Order::Grouped(lengths.clone())).step(0)[0][0] as usize], 999);
+    }
+
+    #[test]
+    fn the_given_order_is_that_of_every_epoch() {
+        let sampler = Sampler { samples: 5, batch: 2, accumulation: 2, seed: 1, order: Order::AsGiven };
+        let epoch = [vec![vec![0, 1], vec![2, 3]], vec![vec![4]]];
+        assert_eq!(sampler.steps(0).take(4).collect::<Vec<_>>(), [epoch.clone(), epoch].concat());
     }
 }
