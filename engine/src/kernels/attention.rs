@@ -5,16 +5,20 @@ use super::{
     activation::{exp, tanh},
     device,
     dots::total,
+    norm::sum,
     on_cpu,
     packed::{
         Line, Matrix, Packed, Pair, Panels, Target, Unit, multiply, pack_panels, pack_rows, panel_lines, row_lines,
     },
-    values::{Element, Values, hold, room, simd, typed},
+    values::{Element, Values, convert, each, hold, room, simd, typed},
 };
 use crate::Result;
 use candle_core::{DType, Shape as TensorShape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
+
+/// Queries up to which nothing is packed.
+const FEW: usize = 4;
 
 /// One sequence: its rows of q, and its rows of k and v. The last query sits at the position of the last key, so that
 /// with a cache there may be more keys than queries.
@@ -112,6 +116,9 @@ struct Part<'a> {
 
 impl Part<'_> {
     fn forward(&self, to: Target) {
+        if self.span.queries.len() <= FEW {
+            return each!(self.q, q => each!(self.k, k => each!(self.v, v => self.forward_few(q, k, v, to))));
+        }
         let (dim, unit, nk) = (self.shape.dim, self.unit, self.span.keys.len());
         let keys = self.panels(self.keys(self.k).transposed(), dim, nk);
         let values = self.panels(self.keys(self.v), nk, dim);
@@ -124,6 +131,33 @@ impl Part<'_> {
                 let b = Panels { from: seen.start, ..Panels::all(&values, nk, dim) };
                 let to = to.part(self.span.queries.start + rows.start, head * dim, m, dim);
                 multiply(unit, &[Pair { a: Packed::all(p, n), b, depth: n }], unit.tiles(m), m, dim, to);
+            }
+        }
+    }
+
+    /// Without packing, which would cost more than it saves: the tokens of a generation.
+    fn forward_few<Q: Element, K: Element, V: Element>(&self, q: &[Q], k: &[K], v: &[V], to: Target) {
+        let (dim, width, shape) = (self.shape.dim, self.shape.kv_heads * self.shape.dim, self.shape);
+        let ahead = self.span.keys.len() - self.span.queries.len();
+        let first = self.span.keys.start * width + self.kv * dim;
+        let (mut query, mut scores, mut slopes, mut out) = (vec![0.0; dim], Vec::new(), Vec::new(), vec![0.0; dim]);
+        for head in self.heads() {
+            for row in 0..self.span.queries.len() {
+                let (seen, token) = (shape.visible(ahead, row), self.span.queries.start + row);
+                convert(&mut query, &q[(token * shape.heads + head) * dim..][..dim]);
+                scores.resize(seen.len(), 0.0);
+                let start = first + seen.start * width;
+                score_rows(&mut scores, &query, &k[start..], width);
+                match shape.softcap {
+                    None => softmax(&mut scores, shape.scale),
+                    Some(cap) => {
+                        slopes.resize(seen.len(), 0.0);
+                        cap_scores(&mut scores, &mut slopes, shape.scale, cap);
+                        softmax(&mut scores, cap);
+                    }
+                }
+                weigh_rows(&mut out, &scores, &v[start..], width);
+                to.part(token, head * dim, 1, dim).write(0..1, dim, &out);
             }
         }
     }
@@ -293,6 +327,23 @@ fn panels<'a>(lines: &'a mut Vec<Line>, unit: Unit, b: Matrix, depth: usize, col
 }
 
 simd! {
+    /// Product of a query with each row of keys, `width` values apart.
+    fn score_rows[K: Element](scores: &mut [f32], query: &[f32], keys: &[K], width: usize) {
+        let n = query.len();
+        for (score, key) in scores.iter_mut().zip(keys.chunks(width)) {
+            let key = &key[..n];
+            *score = sum(n, |i| query[i] * key[i].get());
+        }
+    }
+
+    /// Sum of rows of values, `width` values apart, each multiplied by its weight.
+    fn weigh_rows[V: Element](out: &mut [f32], weights: &[f32], values: &[V], width: usize) {
+        out.fill(0.0);
+        for (weight, row) in weights.iter().zip(values.chunks(width)) {
+            out.iter_mut().zip(row).for_each(|(out, v)| *out = v.get().mul_add(*weight, *out));
+        }
+    }
+
     /// `softmax(scale · x)`, in place.
     fn softmax[](x: &mut [f32], scale: f32) {
         let max = largest(x) * scale;
