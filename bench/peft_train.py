@@ -8,78 +8,37 @@ The options have the names and meanings of `lathe bench train`. --compute-type i
 Prints one line of JSON with the keys of `lathe bench train --json`.
 """
 
-import argparse
 import contextlib
 import json
-import os
 import random
 import statistics
 import time
 
-SHAPES = {
-    "smollm2-135m": dict(
-        model_type="llama", hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-        num_key_value_heads=3, vocab_size=49152, max_position_embeddings=8192, rope_theta=100000.0,
-        rms_norm_eps=1e-5, tie_word_embeddings=True),
-    "qwen2.5-1.5b": dict(
-        model_type="qwen2", hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12,
-        num_key_value_heads=2, vocab_size=151936, max_position_embeddings=32768, rope_theta=1000000.0,
-        rms_norm_eps=1e-6, tie_word_embeddings=True),
-    "llama-3.1-8b": dict(
-        model_type="llama", hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
-        num_key_value_heads=8, vocab_size=128256, max_position_embeddings=131072, rope_theta=500000.0,
-        rms_norm_eps=1e-5, tie_word_embeddings=False),
-}
+import peer
+
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    subject = parser.add_mutually_exclusive_group(required=True)
-    subject.add_argument("--model", help="a Hugging Face folder")
-    subject.add_argument("--shape", choices=SHAPES, help="random weights")
+    parser = peer.options(__doc__, ["fp32", "bf16", "pure_bf16"])
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--compute-type", choices=["fp32", "bf16", "pure_bf16"], default="bf16")
     parser.add_argument("--adapter", choices=["lora", "full", "none"], default="lora")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--recompute", choices=["true", "false"], default="false")
     parser.add_argument("--data", help="a JSON file of alpaca rows")
-    parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     return parser.parse_args()
 
 
-def seconds_since_start():
-    """Seconds since the system started this process."""
-    ticks = int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[19])
-    return float(open("/proc/uptime").read().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
-
-
-def peak_memory(device):
-    """Bytes: of the process on a CPU, of the card on a GPU."""
-    if device != "cpu":
-        import torch
-        return torch.cuda.max_memory_allocated()
-    line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
-
-
 def load(args, torch):
     """The model with what is trained in it, in the types that `compute_type` asks for."""
-    import transformers
-
     # Weights that are trained stay in float32 except with pure_bf16.
     whole = args.adapter == "full" and args.compute_type == "bf16"
     dtype = torch.float32 if args.compute_type == "fp32" or whole else torch.bfloat16
-    if args.shape:
-        config = transformers.AutoConfig.for_model(**SHAPES[args.shape])
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    else:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            args.model, dtype=dtype, attn_implementation="sdpa", local_files_only=True)
+    model = peer.model(args, dtype)
     model.config.use_cache = False
     if args.adapter == "lora":
         import peft
@@ -107,7 +66,8 @@ def rows(args, vocabulary):
 
     if not args.model:
         raise SystemExit("--data needs --model: a shape has no tokenizer")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(args.model, local_files_only=True)
+    # As tokenizer.json says: transformers 5 takes the tokenizer of some models apart and leaves steps of it out.
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(args.model, local_files_only=True)
     made = []
     for row in json.load(open(args.data)):
         question = "\n".join(part for part in (row["instruction"], row.get("input")) if part)
@@ -139,16 +99,7 @@ def batch(samples, torch, device):
 
 def main():
     args = arguments()
-    # Threads that wait without work don't take the processor from others.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if args.threads:
-        os.environ["OMP_NUM_THREADS"] = str(args.threads)
-    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="true")
-    import torch
-
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    torch.manual_seed(42)
+    torch = peer.start(args)
     model = load(args, torch)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0) if trained else None
@@ -175,7 +126,7 @@ def main():
         wait()
         took = time.perf_counter() - begun
         if step == 0:
-            first = seconds_since_start()
+            first = peer.seconds_since_start()
         if step >= args.warmup:
             real = sum(len(ids) for ids, _ in chosen)
             seconds.append(took)
@@ -186,7 +137,7 @@ def main():
         recompute=args.recompute == "true", threads=torch.get_num_threads(),
         compute=f"{args.compute_type}, PyTorch {torch.__version__}", trainable=sum(p.numel() for p in trained),
         tokens_per_s=statistics.median(rates), step_ms=statistics.median(seconds) * 1e3, tokens=tokens,
-        peak_memory=peak_memory(args.device), first_step_s=first, first_loss=losses[0], last_loss=losses[-1])))
+        peak_memory=peer.peak_memory(args.device), first_step_s=first, first_loss=losses[0], last_loss=losses[-1])))
 
 
 if __name__ == "__main__":

@@ -4,47 +4,26 @@
 The options have the names and meanings of `lathe bench generate`. Prints one line of JSON with its keys.
 """
 
-import argparse
 import json
-import os
 import random
 import statistics
 import time
 
-from peft_train import SHAPES, peak_memory, seconds_since_start
+import peer
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    subject = parser.add_mutually_exclusive_group(required=True)
-    subject.add_argument("--model", help="a Hugging Face folder")
-    subject.add_argument("--shape", choices=SHAPES, help="random weights")
+    parser = peer.options(__doc__, ["fp32", "bf16"])
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--compute-type", choices=["fp32", "bf16"], default="bf16")
-    parser.add_argument("--threads", type=int)
     return parser.parse_args()
 
 
 def main():
     args = arguments()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if args.threads:
-        os.environ["OMP_NUM_THREADS"] = str(args.threads)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    import torch
-    import transformers
-
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    dtype = torch.float32 if args.compute_type == "fp32" else torch.bfloat16
-    if args.shape:
-        config = transformers.AutoConfig.for_model(**SHAPES[args.shape])
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    else:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            args.model, dtype=dtype, attn_implementation="sdpa", local_files_only=True)
+    torch = peer.start(args)
+    model = peer.model(args, torch.float32 if args.compute_type == "fp32" else torch.bfloat16)
     model.eval()
     random.seed(42)
     prompt = torch.tensor([[random.randrange(model.config.vocab_size) for _ in range(args.prompt)]])
@@ -58,7 +37,7 @@ def main():
             token = out.logits[:, -1:].argmax(-1)
             read = time.perf_counter() - begun
             if round_ == 0:
-                first = seconds_since_start()
+                first = peer.seconds_since_start()
             for _ in range(args.new):
                 out = model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
                 token = out.logits[:, -1:].argmax(-1)
@@ -69,7 +48,7 @@ def main():
     print(json.dumps(dict(
         model=args.model or args.shape, prompt=args.prompt, new=args.new, threads=torch.get_num_threads(),
         compute=f"{args.compute_type}, PyTorch {torch.__version__}", prompt_per_s=statistics.median(prompts),
-        decode_per_s=statistics.median(decodes), peak_memory=peak_memory("cpu"), first_token_s=first)))
+        decode_per_s=statistics.median(decodes), peak_memory=peer.peak_memory("cpu"), first_token_s=first)))
 
 
 if __name__ == "__main__":
