@@ -63,10 +63,10 @@ impl Store {
     }
 
     /// Queued jobs, first come first.
-    pub async fn queued(&self) -> Result<Vec<String>> {
+    pub async fn queued(&self) -> Result<Vec<Job>> {
         let rows =
-            sqlx::query("SELECT id FROM jobs WHERE state = 'queued' ORDER BY place").fetch_all(&self.reader).await?;
-        rows.iter().map(|row| row.try_get("id")).collect()
+            sqlx::query("SELECT * FROM jobs WHERE state = 'queued' ORDER BY place").fetch_all(&self.reader).await?;
+        rows.iter().map(|row| Ok(record(row)?.job)).collect()
     }
 
     /// Each known job with its state and how much of its event file was applied.
@@ -198,7 +198,7 @@ mod tests {
         change.move_to_end("a").await.unwrap();
         change.commit().await.unwrap();
         assert_eq!(store.job("a").await.unwrap().unwrap(), record);
-        let queue: Vec<_> = store.queued().await.unwrap();
+        let queue: Vec<String> = store.queued().await.unwrap().into_iter().map(|job| job.id).collect();
         assert_eq!(queue, ["b", "a"]);
         assert_eq!(store.job("nobody").await.unwrap(), None);
     }

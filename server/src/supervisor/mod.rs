@@ -199,10 +199,9 @@ impl Supervisor {
     /// Starts what may start now.
     async fn claim(&self) -> Result<(), sqlx::Error> {
         let _gate = self.gate.lock().await;
-        for id in self.base.store.queued().await? {
-            let Some(record) = self.base.store.job(&id).await? else { continue };
-            if let Some(room) = self.room(&record.job) {
-                self.start(&id, room).await?;
+        for job in self.base.store.queued().await? {
+            if let Some(room) = self.room(&job) {
+                self.start(&job.id, room).await?;
             }
         }
         Ok(())
