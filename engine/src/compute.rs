@@ -29,9 +29,9 @@ pub fn name(compute: Compute) -> &'static str {
     }
 }
 
-/// Numbers and instructions in words, for example `bf16, AMX`.
-pub fn describe(compute: Compute) -> String {
-    format!("{}, {}", name(compute), title(instructions()))
+/// Numbers and what computes them in words, for example `bf16, AMX`. The device is named as in plans.
+pub fn describe(device: &str, compute: Compute) -> String {
+    format!("{}, {}", name(compute), if device == "cpu" { title(instructions()) } else { "CUDA" })
 }
 
 /// The best instructions that are used, for example `AVX-512`.

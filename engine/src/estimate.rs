@@ -2,6 +2,7 @@
 
 use crate::{
     kernels::matmul,
+    memory,
     model::config::{DecoderConfig, QkNorm},
 };
 use api::{Text, plan::Part};
@@ -27,7 +28,7 @@ pub struct Load {
 }
 
 /// Peak memory by part, in bytes.
-pub fn memory(c: &DecoderConfig, load: &Load) -> Vec<Part> {
+pub fn by_part(c: &DecoderConfig, load: &Load) -> Vec<Part> {
     let part = |en: &str, zh: &str, bytes: u64| Part { name: Text::new(en, zh), bytes };
     let (h, q, kv) = (c.hidden_size, c.heads * c.head_dim, c.kv_heads * c.head_dim);
     let f = c.experts.as_ref().map_or(c.intermediate_size, |e| e.active * e.intermediate_size);
@@ -54,15 +55,8 @@ pub fn memory(c: &DecoderConfig, load: &Load) -> Vec<Part> {
 
 /// Whether a run has to compute activations again to fit into the memory that is free: bytes needed without, and free.
 pub fn too_large(c: &DecoderConfig, load: &Load) -> Option<(u64, u64)> {
-    let needed = memory(c, &Load { recompute: false, ..*load }).iter().map(|part| part.bytes).sum();
-    free_memory().filter(|free| needed > *free).map(|free| (needed, free))
-}
-
-/// Bytes that programs can have now, as Linux counts them; unknown elsewhere.
-fn free_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+    let needed = by_part(c, &Load { recompute: false, ..*load }).iter().map(|part| part.bytes).sum();
+    memory::free().filter(|free| needed > *free).map(|free| (needed, free))
 }
 
 /// Seconds of all steps, at the speed of this machine, and what that rests on.

@@ -16,6 +16,7 @@ pub mod files;
 pub mod generate;
 pub mod kernels;
 pub mod loaded;
+mod memory;
 pub mod merge;
 pub mod model;
 pub mod places;

@@ -171,10 +171,10 @@ fn resolve(config: &RunConfig, places: &Places, spool: impl FnOnce() -> Result<S
         epochs,
         steps_per_epoch: sampler.steps_per_epoch(),
         steps,
-        memory: estimate::memory(&opened.config, &load),
+        memory: estimate::by_part(&opened.config, &load),
         // A checkpoint holds weights and two moments in float32.
         disk: saved + kept * trainable * 12,
-        compute: if device == "cpu" { compute::describe(compute) } else { format!("{}, CUDA", compute::name(compute)) },
+        compute: compute::describe(&device, compute),
         device,
         seconds: Some(seconds),
         basis,

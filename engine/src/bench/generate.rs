@@ -1,9 +1,10 @@
 //! Generation: a prompt in one piece, then one token after another.
 
-use super::{Spent, Subject, median, peak_memory, spent};
+use super::{Spent, Subject, median, spent};
 use crate::{
-    Places, Result, compute,
+    Places, Result, compute, device,
     kernels::profile,
+    memory,
     model::{Cache, Store, build},
     random::Random,
 };
@@ -46,16 +47,11 @@ pub struct GenerateReport {
 
 /// Makes tokens, always the likeliest, and measures. `begun` is when the process started.
 pub fn generate(bench: &GenerateBench, places: &Places, begun: Instant) -> Result<GenerateReport> {
-    let (compute, _) = compute::pick_for(&crate::device::name(None)?, bench.compute_type, "compute_type")?;
+    let device = device::name(None)?;
+    let (compute, _) = compute::pick_for(&device, bench.compute_type, "compute_type")?;
     let ready = bench.subject.open(places)?;
-    let model = build(
-        &ready.config,
-        &ready.source(),
-        &(),
-        &mut Store::default(),
-        &crate::device::open(None)?,
-        compute.dtype(),
-    )?;
+    let model =
+        build(&ready.config, &ready.source(), &(), &mut Store::default(), &device::open(None)?, compute.dtype())?;
     let mut random = Random::new(42, STREAM);
     let prompt: Vec<u32> = (0..bench.prompt.max(1)).map(|_| random.below(ready.config.vocab_size) as u32).collect();
     let (mut prompts, mut decodes, mut first, mut seconds) = (Vec::new(), Vec::new(), 0.0, 0.0);
@@ -85,10 +81,10 @@ pub fn generate(bench: &GenerateBench, places: &Places, begun: Instant) -> Resul
         prompt: prompt.len(),
         new: bench.new,
         threads: rayon::current_num_threads(),
-        compute: compute::describe(compute),
+        compute: compute::describe(&device, compute),
         prompt_per_s: median(&prompts),
         decode_per_s: median(&decodes),
-        peak_memory: peak_memory(),
+        peak_memory: memory::peak(),
         first_token_s: first,
         profile: if bench.profile { spent(seconds) } else { Vec::new() },
     })

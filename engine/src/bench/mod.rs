@@ -27,13 +27,6 @@ pub fn set_threads(threads: usize) -> Result<()> {
     pool.map_err(|e| Error::Internal(format!("the number of threads could not be set: {e}")))
 }
 
-/// The largest amount of memory that this process has held so far, in bytes.
-pub fn peak_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().split(' ').next()?.parse::<u64>();
-    kib.ok().map(|kib| kib * 1024)
-}
-
 /// What was counted since the last call, as shares of `seconds`.
 fn spent(seconds: f64) -> Vec<Spent> {
     let share = |(name, calls, s)| Spent { name, calls, seconds: s, share: s / seconds.max(1e-9) };

@@ -1,12 +1,14 @@
 //! Training steps: forward, backward, clipping and AdamW, as a run makes them.
 
-use super::{Spent, Subject, median, peak_memory, spent, subject::Ready};
+use super::{Spent, Subject, median, spent, subject::Ready};
 use crate::{
     Places, Result,
     adapters::{Tuning, adapter},
     compute,
     data::{self, LoadOptions, Needs, Samples, Sequence, SpoolWriter},
+    device,
     kernels::profile,
+    memory,
     model::{Attach, Batch, Grads, Store, build},
     prepare::encoder,
     random::{Random, mix},
@@ -68,7 +70,8 @@ pub struct TrainReport {
 
 /// Makes steps and measures them. `begun` is when the process started.
 pub fn train(bench: &TrainBench, places: &Places, begun: Instant) -> Result<TrainReport> {
-    let (compute, _) = compute::pick_for(&crate::device::name(None)?, bench.compute_type, "compute_type")?;
+    let device = device::name(None)?;
+    let (compute, _) = compute::pick_for(&device, bench.compute_type, "compute_type")?;
     let ready = bench.subject.open(places)?;
     let tuning = tuning(bench)?;
     let attach: &dyn Attach = match &tuning {
@@ -76,8 +79,7 @@ pub fn train(bench: &TrainBench, places: &Places, begun: Instant) -> Result<Trai
         None => &(),
     };
     let mut store = Store::default();
-    let mut model =
-        build(&ready.config, &ready.source(), attach, &mut store, &crate::device::open(None)?, compute.dtype())?;
+    let mut model = build(&ready.config, &ready.source(), attach, &mut store, &device::open(None)?, compute.dtype())?;
     model.recompute = bench.recompute;
     let rows = rows(bench, &ready, places)?;
     let sampler =
@@ -113,12 +115,12 @@ pub fn train(bench: &TrainBench, places: &Places, begun: Instant) -> Result<Trai
         length: bench.length,
         recompute: bench.recompute,
         threads: rayon::current_num_threads(),
-        compute: compute::describe(compute),
+        compute: compute::describe(&device, compute),
         trainable: store.trainable().map(|p| p.get().elem_count() as u64).sum(),
         tokens_per_s: median(&rates),
         step_ms: median(&seconds) * 1e3,
         tokens,
-        peak_memory: peak_memory(),
+        peak_memory: memory::peak(),
         first_step_s: first,
         first_loss: losses.first().copied().unwrap_or_default(),
         last_loss: losses.last().copied().unwrap_or_default(),

@@ -19,29 +19,43 @@ pub fn choose(
     let temperature = params.temperature as f32;
     let mut candidates: Vec<(u32, f32)> =
         logits.iter().enumerate().map(|(i, l)| (i as u32, l / temperature)).filter(|(_, l)| l.is_finite()).collect();
-    candidates.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let mut ordered = lead(&mut candidates, if params.top_k > 0 { params.top_k } else { FEW });
     if params.top_k > 0 {
-        candidates.truncate(params.top_k);
+        candidates.truncate(ordered);
     }
     let Some(&(first, max)) = candidates.first() else { return 0 };
-    let mut shares: Vec<f64> = candidates.iter().map(|(_, l)| f64::from(l - max).exp()).collect();
-    let all: f64 = shares.iter().sum();
-    let mut kept = 0.0;
-    let n = shares.iter().take_while(|s| {
-        let wanted = kept < params.top_p * all || kept == 0.0;
-        kept += **s;
-        wanted
-    });
-    let n = n.count().max(1);
-    shares.truncate(n);
-    let mut point = random.uniform() * shares.iter().sum::<f64>();
-    for (share, (id, _)) in shares.iter().zip(&candidates) {
-        point -= share;
+    let share = |candidate: &(u32, f32)| f64::from(candidate.1 - max).exp();
+    let wanted = params.top_p * candidates.iter().map(share).sum::<f64>();
+    let (mut n, mut kept) = (0, 0.0);
+    while n < candidates.len() && (n == 0 || kept < wanted) {
+        if n == ordered {
+            ordered += lead(&mut candidates[n..], 8 * n);
+        }
+        kept += share(&candidates[n]);
+        n += 1;
+    }
+    let mut point = random.uniform() * kept;
+    for candidate in &candidates[..n] {
+        point -= share(candidate);
         if point < 0.0 {
-            return *id;
+            return candidate.0;
         }
     }
     candidates.get(n - 1).map_or(first, |c| c.0)
+}
+
+/// Candidates that are put in order at first: nearly always more than `top_p` keeps, and far fewer than a vocabulary.
+const FEW: usize = 256;
+
+/// Brings the `n` likeliest candidates to the front, in order; how many there are.
+fn lead(candidates: &mut [(u32, f32)], n: usize) -> usize {
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    let n = n.min(candidates.len());
+    if n < candidates.len() {
+        candidates.select_nth_unstable_by(n, order);
+    }
+    candidates[..n].sort_unstable_by(order);
+    n
 }
 
 fn likeliest(logits: &[f32]) -> u32 {
@@ -94,6 +108,30 @@ mod tests {
         close(&counts(&GenerateParams { top_p: 0.0, ..plain.clone() }), [1.0, 0.0, 0.0, 0.0]);
         close(&counts(&GenerateParams { do_sample: false, ..plain.clone() }), [1.0, 0.0, 0.0, 0.0]);
         close(&counts(&GenerateParams { temperature: 0.0, ..plain }), [1.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn candidates_are_put_in_order_as_far_as_they_are_needed() {
+        let mut random = Random::new(3, 0);
+        let mut candidates: Vec<(u32, f32)> = (0..5000).map(|i| (i, (random.normal() * 4.0).round())).collect();
+        let mut sorted = candidates.clone();
+        sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let mut ordered = 0;
+        while ordered < candidates.len() {
+            ordered += lead(&mut candidates[ordered..], 700);
+            assert_eq!(candidates[..ordered], sorted[..ordered]);
+        }
+        assert_eq!(lead(&mut [], 5), 0);
+    }
+
+    /// More candidates than are put in order at first.
+    #[test]
+    fn wide_shares_reach_every_token() {
+        let params = GenerateParams { temperature: 1.0, top_p: 0.5, top_k: 0, ..GenerateParams::default() };
+        let mut random = Random::new(4, 0);
+        // Of equal logits the first ids come first: half of them are kept.
+        let highest = (0..3000).map(|_| choose(&mut [0.0; 1000], &params, std::iter::empty(), &mut random)).max();
+        assert!((490..500).contains(&highest.unwrap_or_default()), "{highest:?}");
     }
 
     #[test]

@@ -2,18 +2,17 @@
 //! sequence never exists, and the backward pass computes its tiles again (Dao et al., 2022).
 
 use super::{
-    activation::{exp, tanh},
     device,
-    dots::total,
-    norm::sum,
+    dots::block,
+    lanes::{dot, exponentials, largest, tanh},
     on_cpu,
     packed::{
         Line, Matrix, Packed, Pair, Panels, Target, Unit, multiply, pack_panels, pack_rows, panel_lines, row_lines,
     },
-    values::{Element, Values, convert, each, hold, room, simd, typed},
+    values::{Element, Values, each, hold, room, simd, typed},
 };
 use crate::Result;
-use candle_core::{DType, Shape as TensorShape, Tensor};
+use candle_core::{Shape as TensorShape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -60,7 +59,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], shape: Shap
         let mut y = room::<T>(tokens * width);
         let to = T::target(&mut y, width, false);
         parts(spans, shape).par_iter().for_each(|(span, kv)| {
-            Part { q: qs.values(), k: ks.values(), v: vs.values(), kv: *kv, span, shape, unit: Unit::new(q.dtype() == DType::BF16) }.forward(to);
+            Part { q: qs.values(), k: ks.values(), v: vs.values(), kv: *kv, span, shape, unit: Unit::new(q.dtype()) }.forward(to);
         });
         Ok(T::tensor(y, TensorShape::from((tokens, width)))?)
     })
@@ -88,7 +87,7 @@ pub fn attention_backward(
             T::target(&mut dv, kv_width, false),
         ];
         parts(spans, shape).par_iter().for_each(|(span, kv)| {
-            Part { q: qs.values(), k: ks.values(), v: vs.values(), kv: *kv, span, shape, unit: Unit::new(q.dtype() == DType::BF16) }
+            Part { q: qs.values(), k: ks.values(), v: vs.values(), kv: *kv, span, shape, unit: Unit::new(q.dtype()) }
                 .backward(ds.values(), to);
         });
         let tensor = |values, like: &Tensor| T::tensor(values, like.shape().clone());
@@ -137,26 +136,28 @@ impl Part<'_> {
 
     /// Without packing, which would cost more than it saves: the tokens of a generation.
     fn forward_few<Q: Element, K: Element, V: Element>(&self, q: &[Q], k: &[K], v: &[V], to: Target) {
-        let (dim, width, shape) = (self.shape.dim, self.shape.kv_heads * self.shape.dim, self.shape);
+        let (dim, width, shape, heads) =
+            (self.shape.dim, self.shape.kv_heads * self.shape.dim, self.shape, self.heads());
         let ahead = self.span.keys.len() - self.span.queries.len();
         let first = self.span.keys.start * width + self.kv * dim;
-        let (mut query, mut scores, mut slopes, mut out) = (vec![0.0; dim], Vec::new(), Vec::new(), vec![0.0; dim]);
-        for head in self.heads() {
-            for row in 0..self.span.queries.len() {
-                let (seen, token) = (shape.visible(ahead, row), self.span.queries.start + row);
-                convert(&mut query, &q[(token * shape.heads + head) * dim..][..dim]);
-                scores.resize(seen.len(), 0.0);
-                let start = first + seen.start * width;
-                score_rows(&mut scores, &query, &k[start..], width);
+        let (mut scores, mut slopes, mut out) = (Vec::new(), Vec::new(), vec![0.0; dim]);
+        for row in 0..self.span.queries.len() {
+            let (seen, token) = (shape.visible(ahead, row), self.span.queries.start + row);
+            let (start, n) = (first + seen.start * width, seen.len());
+            // All heads that share these keys, so that they come from memory once.
+            scores.resize(heads.len() * n, 0.0);
+            let queries = &q[(token * shape.heads + heads.start) * dim..];
+            block(queries, &k[start..], &mut scores, heads.len(), n, dim, width);
+            for (head, scores) in heads.clone().zip(scores.chunks_mut(n)) {
                 match shape.softcap {
-                    None => softmax(&mut scores, shape.scale),
+                    None => softmax(scores, shape.scale),
                     Some(cap) => {
-                        slopes.resize(seen.len(), 0.0);
-                        cap_scores(&mut scores, &mut slopes, shape.scale, cap);
-                        softmax(&mut scores, cap);
+                        slopes.resize(n, 0.0);
+                        cap_scores(scores, &mut slopes, shape.scale, cap);
+                        softmax(scores, cap);
                     }
                 }
-                weigh_rows(&mut out, &scores, &v[start..], width);
+                weigh_rows(&mut out, scores, &v[start..], width);
                 to.part(token, head * dim, 1, dim).write(0..1, dim, &out);
             }
         }
@@ -327,15 +328,6 @@ fn panels<'a>(lines: &'a mut Vec<Line>, unit: Unit, b: Matrix, depth: usize, col
 }
 
 simd! {
-    /// Product of a query with each row of keys, `width` values apart.
-    fn score_rows[K: Element](scores: &mut [f32], query: &[f32], keys: &[K], width: usize) {
-        let n = query.len();
-        for (score, key) in scores.iter_mut().zip(keys.chunks(width)) {
-            let key = &key[..n];
-            *score = sum(n, |i| query[i] * key[i].get());
-        }
-    }
-
     /// Sum of rows of values, `width` values apart, each multiplied by its weight.
     fn weigh_rows[V: Element](out: &mut [f32], weights: &[f32], values: &[V], width: usize) {
         out.fill(0.0);
@@ -347,20 +339,7 @@ simd! {
     /// `softmax(scale · x)`, in place.
     fn softmax[](x: &mut [f32], scale: f32) {
         let max = largest(x) * scale;
-        let mut lanes = [0f32; 16];
-        let mut chunks = x.chunks_exact_mut(16);
-        for chunk in &mut chunks {
-            for (v, lane) in chunk.iter_mut().zip(&mut lanes) {
-                *v = exp(*v * scale - max);
-                *lane += *v;
-            }
-        }
-        let mut sum = total(&lanes);
-        for v in chunks.into_remainder() {
-            *v = exp(*v * scale - max);
-            sum += *v;
-        }
-        let inverse = 1.0 / sum;
+        let inverse = 1.0 / exponentials(x, scale, max);
         x.iter_mut().for_each(|v| *v *= inverse);
     }
 
@@ -377,32 +356,4 @@ simd! {
             *slope = 1.0 - *x * *x;
         }
     }
-}
-
-/// The largest value, found in 16 lanes.
-#[inline(always)]
-pub(crate) fn largest(x: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let chunks = x.chunks_exact(16);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for (lane, v) in lanes.iter_mut().zip(chunk) {
-            *lane = if *v > *lane { *v } else { *lane };
-        }
-    }
-    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
-}
-
-/// Sum of products in 16 lanes.
-#[inline(always)]
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0f32; 16];
-    let (a16, b16) = (a.chunks_exact(16), b.chunks_exact(16));
-    let rest: f32 = a16.remainder().iter().zip(b16.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a16.zip(b16) {
-        for i in 0..16 {
-            lanes[i] += a[i] * b[i];
-        }
-    }
-    total(&lanes) + rest
 }

@@ -11,7 +11,11 @@ mod tests;
 
 pub use attention::{attention, attention_backward};
 
-use super::head::{CrossEntropy, Gradients};
+use super::{
+    activation::Activation,
+    composed,
+    head::{CrossEntropy, Gradients},
+};
 use crate::{Error, Result};
 use candle_core::{D, DType, Tensor, Var};
 use candle_nn::{ops, rotary_emb};
@@ -44,23 +48,31 @@ pub fn rms_norm_backward(
     Ok((dx.to_dtype(like)?, dw))
 }
 
-/// Rotates x (tokens, heads, dim) by the angles whose cosine and sine are (tokens, dim / 2).
-pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let like = x.dtype();
-    let x = float(x)?.contiguous()?.unsqueeze(0)?;
-    let y = rotary_emb::rope_thd(&x, &float(cos)?.contiguous()?, &float(sin)?.contiguous()?)?;
-    Ok(y.squeeze(0)?.to_dtype(like)?)
+/// Rotates the first `2 n` values of each head of x (tokens, heads, dim) by the angles whose cosine and sine are
+/// (tokens, n).
+pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, interleaved: bool) -> Result<Tensor> {
+    let (like, x) = (x.dtype(), float(x)?.contiguous()?);
+    let (cos, sin) = (float(cos)?.contiguous()?, float(sin)?.contiguous()?);
+    let y = match interleaved || 2 * cos.dim(1)? < x.dim(2)? {
+        true => composed::rope(&x, &cos, &sin, interleaved)?,
+        false => rotary_emb::rope_thd(&x.unsqueeze(0)?, &cos, &sin)?.squeeze(0)?,
+    };
+    Ok(y.to_dtype(like)?)
 }
 
-/// `silu(gate) * up`.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    Ok((float(gate)?.silu()? * float(up)?)?.to_dtype(gate.dtype())?)
+/// `activation(gate) * up`.
+pub fn gated(kind: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    Ok((composed::activate(kind, &float(gate)?)? * float(up)?)?.to_dtype(gate.dtype())?)
 }
 
 /// Gradients of gate and up.
-pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
+pub fn gated_backward(kind: Activation, gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
     let like = gate.dtype();
     let (g, u, dy) = (float(gate)?, float(up)?, float(dy)?);
+    if kind != Activation::Silu {
+        let [dg, du] = gradients([&g, &u], &dy, |[g, u]| Ok((composed::activate(kind, g)? * u)?))?;
+        return Ok((dg.to_dtype(like)?, du.to_dtype(like)?));
+    }
     let s = ops::sigmoid(&g)?;
     let silu = (&g * &s)?;
     let du = (&dy * &silu)?;
@@ -71,8 +83,15 @@ pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tenso
 }
 
 /// As [`super::head::cross_entropy`]: logits, and in their place their gradient, exist for a chunk of rows only.
-pub fn cross_entropy(h: &Tensor, w: &Tensor, targets: &[u32], scale: f32, want: Gradients) -> Result<CrossEntropy> {
-    cross_entropy_by(h, w, targets, scale, want, (LOGITS / w.dim(0)?.max(1)).clamp(16, 8192))
+pub fn cross_entropy(
+    h: &Tensor,
+    w: &Tensor,
+    targets: &[u32],
+    scale: f32,
+    cap: Option<f32>,
+    want: Gradients,
+) -> Result<CrossEntropy> {
+    cross_entropy_by(h, w, targets, scale, cap, want, (LOGITS / w.dim(0)?.max(1)).clamp(16, 8192))
 }
 
 fn cross_entropy_by(
@@ -80,6 +99,7 @@ fn cross_entropy_by(
     w: &Tensor,
     targets: &[u32],
     scale: f32,
+    cap: Option<f32>,
     want: Gradients,
     chunk: usize,
 ) -> Result<CrossEntropy> {
@@ -90,7 +110,13 @@ fn cross_entropy_by(
     for start in (0..rows).step_by(chunk) {
         let n = chunk.min(rows - start);
         let (h, targets) = (h.narrow(0, start, n)?, targets.narrow(0, start, n)?);
-        let logits = float(&h.matmul(&w.t()?)?)?;
+        let mut logits = float(&h.matmul(&w.t()?)?)?;
+        let mut slope = None;
+        if let Some(cap) = cap {
+            let t = (logits / f64::from(cap))?.tanh()?;
+            slope = Some((1.0 - t.sqr()?)?);
+            logits = (t * f64::from(cap))?;
+        }
         let max = logits.max_keepdim(1)?;
         let at_target = logits.gather(&targets, 1)?;
         let exp = logits.broadcast_sub(&max)?.exp()?;
@@ -105,7 +131,7 @@ fn cross_entropy_by(
         drop(exp);
         let one = (Tensor::zeros((n, 1), DType::F32, h.device())? - f64::from(scale))?;
         d.scatter_add_set(&targets, &one, 1)?;
-        let d = d.to_dtype(like)?;
+        let d = slope.map_or(Ok(d.clone()), |slope| d * slope)?.to_dtype(like)?;
         dh.push(d.matmul(&w)?);
         if want == Gradients::HiddenAndWeight {
             let part = float(&d.t()?.matmul(&h)?)?;

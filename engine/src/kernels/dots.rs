@@ -3,7 +3,10 @@
 
 #![allow(unsafe_code)]
 
-use super::values::{Element, Values, each, simd};
+use super::{
+    lanes::total,
+    values::{Element, Values, each, simd},
+};
 use rayon::prelude::*;
 
 /// Products that a task makes at least.
@@ -17,7 +20,7 @@ pub fn dots<Y: Element>(x: Values, w: Values, y: &mut [Y], m: usize, n: usize, k
         let rows = (TASK / (n * k).max(1)).clamp(4, m.max(4)).next_multiple_of(4);
         each!(x, x => each!(w, w => {
             y[..m * n].par_chunks_mut((rows * n).max(1)).enumerate().for_each(|(i, y)| {
-                block(&x[i * rows * k..], w, y, y.len() / n, n, k, n);
+                block(&x[i * rows * k..], w, y, y.len() / n, n, k, k);
             });
         }));
     } else {
@@ -28,7 +31,7 @@ pub fn dots<Y: Element>(x: Values, w: Values, y: &mut [Y], m: usize, n: usize, k
             .map(|i| {
                 let count = rows.min(n - i * rows);
                 let mut part = super::values::room(m * count);
-                each!(x, x => each!(w, w => block(x, &w[i * rows * k..], &mut part, m, count, k, count)));
+                each!(x, x => each!(w, w => block(x, &w[i * rows * k..], &mut part, m, count, k, k)));
                 part
             })
             .collect();
@@ -42,29 +45,32 @@ pub fn dots<Y: Element>(x: Values, w: Values, y: &mut [Y], m: usize, n: usize, k
 }
 
 simd! {
-    /// y (m, n), `stride` values a row, on this thread.
-    fn block[X: Element, W: Element, Y: Element](
-        x: &[X], w: &[W], y: &mut [Y], m: usize, n: usize, k: usize, stride: usize
+    /// y (m, n) of x (m, k) and w (n, k) on this thread; `pitch` values from one row of w to the next.
+    pub(crate) fn block[X: Element, W: Element, Y: Element](
+        x: &[X], w: &[W], y: &mut [Y], m: usize, n: usize, k: usize, pitch: usize
     ) {
         let mut i = 0;
         while i < m {
             let rows = m - i;
             let mut j = 0;
             while j < n {
-                let (x, w, y) = (&x[i * k..], &w[j * k..], &mut y[i * stride + j..]);
+                let (x, w, y) = (&x[i * k..], &w[j * pitch..], &mut y[i * n + j..]);
                 let columns = n - j;
                 if rows >= 4 && columns >= 4 {
-                    tile::<X, W, Y, 4, 4>(x, w, y, k, stride);
+                    tile::<X, W, Y, 4, 4>(x, w, y, k, pitch, n);
                     j += 4;
                 } else if rows >= 4 {
-                    tile::<X, W, Y, 4, 1>(x, w, y, k, stride);
+                    tile::<X, W, Y, 4, 1>(x, w, y, k, pitch, n);
                     j += 1;
                 } else if columns >= 8 {
-                    tile::<X, W, Y, 1, 8>(x, w, y, k, stride);
-                    (1..rows).for_each(|r| tile::<X, W, Y, 1, 8>(&x[r * k..], w, &mut y[r * stride..], k, stride));
+                    for r in 0..rows {
+                        tile::<X, W, Y, 1, 8>(&x[r * k..], w, &mut y[r * n..], k, pitch, n);
+                    }
                     j += 8;
                 } else {
-                    (0..rows).for_each(|r| tile::<X, W, Y, 1, 1>(&x[r * k..], w, &mut y[r * stride..], k, stride));
+                    for r in 0..rows {
+                        tile::<X, W, Y, 1, 1>(&x[r * k..], w, &mut y[r * n..], k, pitch, n);
+                    }
                     j += 1;
                 }
             }
@@ -73,18 +79,19 @@ simd! {
     }
 }
 
-/// M rows of x with N rows of w, in 16 lanes.
+/// M rows of x with N rows of w, in 16 lanes; `pitch` values from one row of w to the next, `stride` in y.
 #[inline(always)]
 fn tile<X: Element, W: Element, Y: Element, const M: usize, const N: usize>(
     x: &[X],
     w: &[W],
     y: &mut [Y],
     k: usize,
+    pitch: usize,
     stride: usize,
 ) {
     let mut sums = [[[0f32; 16]; N]; M];
     let xs: [&[X]; M] = std::array::from_fn(|i| &x[i * k..][..k]);
-    let ws: [&[W]; N] = std::array::from_fn(|j| &w[j * k..][..k]);
+    let ws: [&[W]; N] = std::array::from_fn(|j| &w[j * pitch..][..k]);
     let whole = k / 16 * 16;
     let mut start = 0;
     while start < whole {
@@ -111,13 +118,6 @@ fn tile<X: Element, W: Element, Y: Element, const M: usize, const N: usize>(
 fn wide<T: Element>(v: &[T], start: usize) -> [f32; 16] {
     // SAFETY: the caller's `start + 16` is at most the length.
     std::array::from_fn(|l| unsafe { v.get_unchecked(start + l) }.get())
-}
-
-#[inline(always)]
-pub(crate) fn total(lanes: &[f32; 16]) -> f32 {
-    let eight: [f32; 8] = std::array::from_fn(|i| lanes[i] + lanes[i + 8]);
-    let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
-    (four[0] + four[2]) + (four[1] + four[3])
 }
 
 #[cfg(test)]

@@ -2,17 +2,16 @@
 //! exist for more than a chunk.
 
 use super::{
-    activation::exp,
-    attention::largest,
-    device,
-    dots::total,
+    composed, device,
+    lanes::{exponentials, largest, tanh},
     on_cpu,
     packed::{Matrix, Target, Unit},
     product::{Product, Rows, sum},
+    update,
     values::{Values, hold, room, simd},
 };
 use crate::Result;
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 /// Rows whose logits exist at a time.
@@ -35,14 +34,22 @@ pub struct CrossEntropy {
     pub weight: Option<Tensor>,
 }
 
-/// h (rows, dim), w (vocab, dim), one target for each row.
-pub fn cross_entropy(h: &Tensor, w: &Tensor, targets: &[u32], scale: f32, want: Gradients) -> Result<CrossEntropy> {
+/// h (rows, dim), w (vocab, dim), one target for each row. With a cap, logits become `cap · tanh(logit / cap)`
+/// (Gemma 2).
+pub fn cross_entropy(
+    h: &Tensor,
+    w: &Tensor,
+    targets: &[u32],
+    scale: f32,
+    cap: Option<f32>,
+    want: Gradients,
+) -> Result<CrossEntropy> {
     if !on_cpu(h) {
-        return device::cross_entropy(h, w, targets, scale, want);
+        return device::cross_entropy(h, w, targets, scale, cap, want);
     }
     let ((rows, dim), vocab) = (h.dims2()?, w.dim(0)?);
     let (hs, ws) = (hold(h)?, hold(w)?);
-    let unit = Unit::new(h.dtype() == DType::BF16);
+    let unit = Unit::new(h.dtype());
     let (h_rows, w_rows) = (Matrix::new(hs.values(), dim), Matrix::new(ws.values(), dim));
     let mut loss = 0.0;
     let mut dh = room(if want == Gradients::None { 0 } else { rows * dim });
@@ -54,7 +61,12 @@ pub fn cross_entropy(h: &Tensor, w: &Tensor, targets: &[u32], scale: f32, want: 
         let product = Product { a: &a, b: w_rows.transposed() };
         sum(&[product], vocab, Target::f32(&mut logits, vocab, false));
         let chunk = logits[..n * vocab].par_chunks_mut(vocab).zip(&targets[start..start + n]);
-        let losses: Vec<f64> = chunk.map(|(row, target)| row_loss(row, *target as usize, scale)).collect();
+        let losses: Vec<f64> = chunk
+            .map(|(row, target)| match cap {
+                None => row_loss(row, *target as usize, scale),
+                Some(cap) => capped_row_loss(row, *target as usize, scale, cap),
+            })
+            .collect();
         loss += losses.iter().sum::<f64>();
         let d = Matrix::new(Values::F32(&logits), vocab);
         if !dh.is_empty() {
@@ -72,27 +84,45 @@ pub fn cross_entropy(h: &Tensor, w: &Tensor, targets: &[u32], scale: f32, want: 
     Ok(CrossEntropy { sum: loss, hidden: tensor(dh, (rows, dim))?, weight: tensor(dw, (vocab, dim))? })
 }
 
+/// `cap · tanh(x / cap)` of a float32 x, whose memory it takes over.
+pub fn softcap(x: Tensor, cap: f32) -> Result<Tensor> {
+    if !on_cpu(&x) {
+        return composed::softcap(&x, cap);
+    }
+    update(&x, |x| x.par_chunks_mut(1 << 14).for_each(|x| press(x, cap)))?;
+    Ok(x)
+}
+
+/// `-log softmax(capped row)[target]`; the row becomes the gradient of `scale` times that.
+fn capped_row_loss(row: &mut [f32], target: usize, scale: f32, cap: f32) -> f64 {
+    press(row, cap);
+    let capped = row.to_vec();
+    let loss = row_loss(row, target, scale);
+    press_backward(row, &capped, cap);
+    loss
+}
+
 simd! {
     /// `-log softmax(row)[target]`; the row becomes the gradient of `scale` times that.
     fn row_loss[](row: &mut [f32], target: usize, scale: f32) -> f64 {
         let max = largest(row);
         let at_target = row[target];
-        let mut lanes = [0f32; 16];
-        let mut chunks = row.chunks_exact_mut(16);
-        for chunk in &mut chunks {
-            for (v, lane) in chunk.iter_mut().zip(&mut lanes) {
-                *v = exp(*v - max);
-                *lane += *v;
-            }
-        }
-        let mut z = total(&lanes);
-        for v in chunks.into_remainder() {
-            *v = exp(*v - max);
-            z += *v;
-        }
+        let z = exponentials(row, 1.0, max);
         let k = scale / z;
         row.iter_mut().for_each(|v| *v *= k);
         row[target] -= scale;
         f64::from(z.ln() + max - at_target)
+    }
+
+    fn press[](x: &mut [f32], cap: f32) {
+        x.iter_mut().for_each(|x| *x = cap * tanh(*x / cap));
+    }
+
+    /// Gradient before the cap, in place.
+    fn press_backward[](d: &mut [f32], capped: &[f32], cap: f32) {
+        for (d, y) in d.iter_mut().zip(capped) {
+            let t = *y / cap;
+            *d *= 1.0 - t * t;
+        }
     }
 }

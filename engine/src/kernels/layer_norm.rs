@@ -2,7 +2,7 @@
 
 use super::{
     composed, device, floats,
-    norm::sum,
+    lanes::sum,
     on_cpu, rows_per_task,
     values::{Element, each, hold, room, simd, typed},
 };

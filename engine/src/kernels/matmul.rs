@@ -32,7 +32,7 @@ impl Factor {
         }
         let packed = {
             let held = hold(&x)?;
-            let unit = Unit::new(compute == DType::BF16);
+            let unit = Unit::new(compute);
             let values = Matrix::new(held.values(), depth);
             (!few(rows)).then(|| time("packing of x", || Rows::pack(unit, values, rows, depth)))
         };
@@ -91,14 +91,7 @@ fn narrow_of(x: &Tensor, w: &Tensor, compute: DType) -> Result<Tensor> {
     if !on_cpu(x) || instructions() == Instructions::Portable {
         return linear(x, w, compute, compute);
     }
-    let ((m, k), n) = (x.dims2()?, w.dim(0)?);
-    let (x, w) = (cast(x, compute)?.contiguous()?, cast(w, compute)?.contiguous()?);
-    let (xs, ws) = (hold(&x)?, hold(&w)?);
-    typed!(compute, T => {
-        let mut y = room::<T>(m * n);
-        dots(xs.values(), ws.values(), &mut y, m, n, k);
-        Ok(T::tensor(y, Shape::from((m, n)))?)
-    })
+    unpacked(&cast(x, compute)?.contiguous()?, &cast(w, compute)?.contiguous()?, compute)
 }
 
 /// `xᵀ y` in float32, the gradient of a weight: x (tokens, out), y (tokens, in) → (out, in). Best with the narrower
@@ -114,7 +107,7 @@ fn outer_of(x: &Tensor, y: &Tensor, compute: DType) -> Result<Tensor> {
     }
     let (x, y) = (x.contiguous()?, y.contiguous()?);
     let (xs, ys) = (hold(&x)?, hold(&y)?);
-    let unit = Unit::new(compute == DType::BF16);
+    let unit = Unit::new(compute);
     let a = Rows::pack(unit, Matrix::new(xs.values(), m).transposed(), m, tokens);
     let mut out = room(m * n);
     let b = Matrix::new(ys.values(), n);
@@ -158,8 +151,8 @@ fn one_by_one(products: &[Times], dtype: DType) -> Result<Tensor> {
                 let w = p.w().to_dtype(x.dtype())?;
                 if let Times::Across(..) = p { x.matmul(&w.t()?)? } else { x.matmul(&w)? }
             }
-            Times::Across(_, w) => across(x, w)?,
-            Times::Down(_, w) => across(x, &w.t()?.contiguous()?)?,
+            Times::Across(_, w) => unpacked(x, w, DType::F32)?,
+            Times::Down(_, w) => unpacked(x, &w.t()?.contiguous()?, DType::F32)?,
         };
         total = Some(match total {
             Some(total) => super::add(total, &y)?,
@@ -170,13 +163,15 @@ fn one_by_one(products: &[Times], dtype: DType) -> Result<Tensor> {
     cast(&total, dtype)
 }
 
-/// `x wᵀ` in float32 without packing.
-fn across(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+/// `x wᵀ` as `dtype`, without packing.
+fn unpacked(x: &Tensor, w: &Tensor, dtype: DType) -> Result<Tensor> {
     let ((m, k), n) = (x.dims2()?, w.dim(0)?);
     let (xs, ws) = (hold(x)?, hold(w)?);
-    let mut y = room::<f32>(m * n);
-    dots(xs.values(), ws.values(), &mut y, m, n, k);
-    Ok(f32::tensor(y, Shape::from((m, n)))?)
+    typed!(dtype, T => {
+        let mut y = room::<T>(m * n);
+        dots(xs.values(), ws.values(), &mut y, m, n, k);
+        Ok(T::tensor(y, Shape::from((m, n)))?)
+    })
 }
 
 #[cfg(test)]

@@ -97,56 +97,63 @@ fn as_pairs(x: __m512) -> __m512bh {
     unsafe { std::mem::transmute(x) }
 }
 
-/// Writes `rows` rows of `n` (at most 32) sums, `vectors` lines a row, to `out`, `stride` values a row.
-///
-/// # Safety
-/// `out` reaches the last value, nobody else uses the values written, and the processor has AVX-512 F.
-#[target_feature(enable = "avx512f")]
-pub unsafe fn store_f32(sums: &[Line], vectors: usize, out: *mut f32, stride: usize, rows: usize, n: usize, add: bool) {
-    for i in 0..rows {
-        for (line, j) in sums[i * vectors..].iter().zip((0..n).step_by(16)) {
-            let mask = if n - j >= 16 { u16::MAX } else { (1 << (n - j)) - 1 };
-            // SAFETY: masks leave out what is beyond the row.
-            unsafe {
-                let to = out.add(i * stride + j);
-                let mut v = _mm512_load_ps(line.0.as_ptr());
-                if add {
-                    v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask, to));
+macro_rules! store {
+    ($(#[$meta:meta])* $name:ident, $features:literal, $t:ty, $read:expr, $write:expr) => {
+        $(#[$meta])*
+        #[target_feature(enable = $features)]
+        pub unsafe fn $name(
+            sums: &[Line],
+            vectors: usize,
+            out: *mut $t,
+            stride: usize,
+            rows: usize,
+            n: usize,
+            add: bool,
+        ) {
+            for i in 0..rows {
+                for (line, j) in sums[i * vectors..].iter().zip((0..n).step_by(16)) {
+                    let mask = if n - j >= 16 { u16::MAX } else { (1 << (n - j)) - 1 };
+                    // SAFETY: masks leave out what is beyond the row.
+                    unsafe {
+                        let to = out.add(i * stride + j);
+                        let mut v = _mm512_load_ps(line.0.as_ptr());
+                        if add {
+                            v = _mm512_add_ps(v, $read(mask, to));
+                        }
+                        $write(to, mask, v);
+                    }
                 }
-                _mm512_mask_storeu_ps(to, mask, v);
             }
         }
-    }
+    };
 }
 
-/// As [`store_f32`], rounded to bf16.
-///
-/// # Safety
-/// As [`store_f32`], and the processor has AVX-512 BW, VL and BF16.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub unsafe fn store_bf16(
-    sums: &[Line],
-    vectors: usize,
-    out: *mut bf16,
-    stride: usize,
-    rows: usize,
-    n: usize,
-    add: bool,
-) {
-    for i in 0..rows {
-        for (line, j) in sums[i * vectors..].iter().zip((0..n).step_by(16)) {
-            let mask = if n - j >= 16 { u16::MAX } else { (1 << (n - j)) - 1 };
-            // SAFETY: masks leave out what is beyond the row.
-            unsafe {
-                let to = out.add(i * stride + j);
-                let mut v = _mm512_load_ps(line.0.as_ptr());
-                if add {
-                    let old = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, to.cast()));
-                    v = _mm512_add_ps(v, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(old)));
-                }
-                let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
-                _mm256_mask_storeu_epi16(to.cast(), mask, rounded);
-            }
-        }
+store!(
+    /// Writes `rows` rows of `n` (at most 32) sums, `vectors` lines a row, to `out`, `stride` values a row.
+    ///
+    /// # Safety
+    /// `out` reaches the last value, nobody else uses the values written, and the processor has AVX-512 F.
+    store_f32,
+    "avx512f",
+    f32,
+    |mask, from: *mut f32| _mm512_maskz_loadu_ps(mask, from),
+    |to, mask, v| _mm512_mask_storeu_ps(to, mask, v)
+);
+
+store!(
+    /// As [`store_f32`], rounded to bf16.
+    ///
+    /// # Safety
+    /// As [`store_f32`], and the processor has AVX-512 BW, VL and BF16.
+    store_bf16,
+    "avx512f,avx512bw,avx512vl,avx512bf16",
+    bf16,
+    |mask, from: *mut bf16| {
+        let old = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from.cast()));
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(old))
+    },
+    |to: *mut bf16, mask, v| {
+        let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+        _mm256_mask_storeu_epi16(to.cast(), mask, rounded)
     }
-}
+);

@@ -5,7 +5,6 @@ pub mod activation;
 pub mod adamw;
 pub mod amx;
 pub mod attention;
-pub mod capped_head;
 pub mod composed;
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -13,8 +12,8 @@ pub mod cuda;
 pub mod device;
 mod dots;
 pub mod dropout;
-pub mod gelu;
 pub mod head;
+pub(crate) mod lanes;
 pub mod layer_norm;
 pub mod matmul;
 #[cfg(target_arch = "x86_64")]
@@ -23,7 +22,6 @@ pub mod norm;
 mod packed;
 #[cfg(target_arch = "x86_64")]
 mod panel;
-pub mod part_rope;
 #[cfg(test)]
 pub mod plain;
 pub mod product;
@@ -32,38 +30,33 @@ pub mod rope;
 pub(crate) mod values;
 
 use crate::{Error, Result};
-use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, StorageRef, Tensor};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor};
 use rayon::prelude::*;
 use std::{cell::RefCell, ops::Deref};
-use values::{Element, each, room, simd, typed};
+use values::{Element, Held, each, hold, room, simd, typed};
 
 /// The values of a contiguous float32 tensor on the CPU.
-pub struct Floats<'a> {
-    storage: StorageRef<'a>,
-    start: usize,
-    len: usize,
-}
+pub struct Floats<'a>(Held<'a>);
 
 impl Deref for Floats<'_> {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        match &*self.storage {
-            Storage::Cpu(CpuStorage::F32(values)) => &values[self.start..self.start + self.len],
-            _ => &[],
-        }
+        f32::slice(self.0.values())
     }
 }
 
 /// Borrows the values of `t`, which must be contiguous, float32 and on the CPU.
 pub fn floats(t: &Tensor) -> Result<Floats<'_>> {
-    if !on_cpu(t) || t.dtype() != DType::F32 {
-        return Err(Error::Internal(format!("float32 on the CPU expected, got {:?} {:?}", t.dtype(), t.device())));
+    if t.dtype() != DType::F32 {
+        return Err(Error::Internal(format!("float32 expected, got {:?}", t.dtype())));
     }
-    let (storage, layout) = t.storage_and_layout();
-    let (start, end) =
-        layout.contiguous_offsets().ok_or_else(|| Error::Internal("contiguous tensor expected".into()))?;
-    Ok(Floats { storage, start, len: end - start })
+    Ok(Floats(hold(t)?))
+}
+
+/// Does `f` on one of the threads that compute: from any other thread each operation would wait for one to wake up.
+pub fn on_worker<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| f())
 }
 
 /// Whether the CPU form of a kernel applies.
@@ -87,11 +80,11 @@ fn sum_of(a: Tensor, b: &Tensor) -> Result<Tensor> {
         return Ok((a.to_dtype(wide)? + b.to_dtype(wide)?)?);
     }
     if a.dtype() == DType::F32 && a.is_contiguous() {
-        let b = values::hold(b)?;
+        let b = hold(b)?;
         update(&a, |a| each!(b.values(), b => rows(a, b, 1 << 14, add_values)))?;
         return Ok(a);
     }
-    let (shape, held) = (a.shape().clone(), [values::hold(&a)?, values::hold(b)?]);
+    let (shape, held) = (a.shape().clone(), [hold(&a)?, hold(b)?]);
     typed!(b.dtype(), T => {
         let mut y = room::<T>(a.elem_count());
         each!(held[0].values(), a => each!(held[1].values(), b => {
@@ -108,7 +101,7 @@ pub fn add_row(y: Tensor, row: &Tensor) -> Result<Tensor> {
     if !on_cpu(&y) {
         return Ok(y.broadcast_add(&row.to_dtype(y.dtype())?)?);
     }
-    let (shape, held, row) = (y.shape().clone(), values::hold(&y)?, floats(row)?);
+    let (shape, held, row) = (y.shape().clone(), hold(&y)?, floats(row)?);
     typed!(y.dtype(), T => {
         let mut out = room::<T>(y.elem_count());
         each!(held.values(), y => rows(&mut out, y, row.len(), |o, y| sums(o, y, &row)));
@@ -121,7 +114,7 @@ pub fn sum_rows(x: &Tensor) -> Result<Tensor> {
     if !on_cpu(x) {
         return Ok(x.to_dtype(DType::F32)?.sum(0)?);
     }
-    let (held, dim) = (values::hold(x)?, x.dim(1)?);
+    let (held, dim) = (hold(x)?, x.dim(1)?);
     let mut sum = vec![0.0; dim];
     each!(held.values(), x => x.chunks(dim).for_each(|row| add_values(&mut sum, row)));
     Ok(Tensor::from_vec(sum, dim, x.device())?)

@@ -1,8 +1,8 @@
 //! RMS norm (Zhang and Sennrich, 2019): `y = x / sqrt(mean(x²) + eps) * w`, over the last dimension.
 
 use super::{
-    device,
-    dots::total,
+    device, floats,
+    lanes::sum,
     on_cpu, rows_per_task,
     values::{Element, each, hold, room, simd, typed},
 };
@@ -15,7 +15,7 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f32, dtype: DType) -> Result<Tensor
     if !on_cpu(x) {
         return Ok(device::rms_norm(x, w, eps)?.to_dtype(dtype)?);
     }
-    let (xs, ws) = (hold(x)?, super::floats(w)?);
+    let (xs, ws) = (hold(x)?, floats(w)?);
     let dim = ws.len();
     typed!(dtype, T => {
         let mut y = room::<T>(x.elem_count());
@@ -38,7 +38,7 @@ pub fn rms_norm_backward(
     if !on_cpu(x) {
         return device::rms_norm_backward(x, w, dy, eps, weight);
     }
-    let (xs, ws, ds) = (hold(x)?, super::floats(w)?, hold(dy)?);
+    let (xs, ws, ds) = (hold(x)?, floats(w)?, hold(dy)?);
     let dim = ws.len();
     let mut dw = vec![0.0; if weight { dim } else { 0 }];
     let dx = typed!(x.dtype(), T => {
@@ -79,17 +79,4 @@ simd! {
 #[inline(always)]
 fn inverse_rms<X: Element>(x: &[X], eps: f32) -> f32 {
     1.0 / (sum(x.len(), |i| x[i].get() * x[i].get()) / x.len() as f32 + eps).sqrt()
-}
-
-/// Sum in 16 lanes, which the compiler turns into vector code.
-#[inline(always)]
-pub(crate) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0f32; 16];
-    let whole = n / 16 * 16;
-    for start in (0..whole).step_by(16) {
-        for (j, lane) in lanes.iter_mut().enumerate() {
-            *lane += f(start + j);
-        }
-    }
-    total(&lanes) + (whole..n).map(f).sum::<f32>()
 }

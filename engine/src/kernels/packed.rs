@@ -9,6 +9,7 @@ use super::{
     cpu::{Instructions, instructions},
     values::{Element, Values, each},
 };
+use candle_core::DType;
 use half::bf16;
 use std::ops::Range;
 
@@ -32,10 +33,10 @@ pub enum Unit {
 
 impl Unit {
     /// Pairs of bf16 where they are wanted and the processor multiplies them.
-    pub fn new(bf16: bool) -> Self {
-        match instructions() {
-            Instructions::Amx if bf16 => Self::AmxPair,
-            Instructions::Avx512Bf16 if bf16 => Self::Bf16Pair,
+    pub fn new(compute: DType) -> Self {
+        match (instructions(), compute) {
+            (Instructions::Amx, DType::BF16) => Self::AmxPair,
+            (Instructions::Avx512Bf16, DType::BF16) => Self::Bf16Pair,
             _ => Self::F32,
         }
     }

@@ -14,6 +14,9 @@ pub trait Element: Copy + Send + Sync + 'static {
 
     fn of(x: f32) -> Self;
 
+    /// Values of this type; none of another.
+    fn slice(values: Values<'_>) -> &[Self];
+
     fn tensor(values: Vec<Self>, shape: Shape) -> candle_core::Result<Tensor>;
 
     /// These values as the target of a product, `stride` of them a row.
@@ -29,6 +32,10 @@ impl Element for f32 {
     #[inline(always)]
     fn of(x: f32) -> Self {
         x
+    }
+
+    fn slice(values: Values<'_>) -> &[Self] {
+        if let Values::F32(v) = values { v } else { &[] }
     }
 
     fn tensor(values: Vec<Self>, shape: Shape) -> candle_core::Result<Tensor> {
@@ -53,6 +60,10 @@ impl Element for bf16 {
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
         let bits = if x.is_nan() { bits | 0x40_0000 } else { rounded };
         bf16::from_bits((bits >> 16) as u16)
+    }
+
+    fn slice(values: Values<'_>) -> &[Self] {
+        if let Values::Bf16(v) = values { v } else { &[] }
     }
 
     fn tensor(values: Vec<Self>, shape: Shape) -> candle_core::Result<Tensor> {

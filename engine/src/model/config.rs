@@ -4,7 +4,7 @@ use super::{
     names::{LLAMA, MlpNames, Names},
     rope::RopeConfig,
 };
-use crate::{Result, kernels::gelu::Activation};
+use crate::{Result, kernels::activation::Activation};
 use api::Problem;
 use serde_json::Value;
 

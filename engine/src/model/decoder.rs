@@ -12,10 +12,9 @@ use crate::{
     kernels::{
         self,
         attention::Span,
-        capped_head::{capped_cross_entropy, softcap},
         floats,
-        head::{CrossEntropy, Gradients, cross_entropy},
-        matmul,
+        head::{CrossEntropy, Gradients, cross_entropy, softcap},
+        matmul, on_worker,
         profile::time,
         values::cast,
     },
@@ -83,6 +82,10 @@ impl Model {
 
     /// Sum of `-log p` over the targets of a batch, without gradients.
     pub fn loss(&self, batch: &Batch) -> Result<f64> {
+        on_worker(|| self.loss_here(batch))
+    }
+
+    fn loss_here(&self, batch: &Batch) -> Result<f64> {
         let (pass, mut keep) = (self.pass(&batch.sequences(), None, None)?, Keep::nothing());
         let x = self.hidden(&batch.ids, &pass, &mut keep)?;
         let x = self.norm.forward(&self.predicting(&x, batch)?, &pass, &mut keep)?;
@@ -95,6 +98,10 @@ impl Model {
         if batch.targets.is_empty() {
             return Ok(0.0);
         }
+        on_worker(|| self.learn_here(batch, scale, random, grads))
+    }
+
+    fn learn_here(&self, batch: &Batch, scale: f32, random: u64, grads: &mut Grads) -> Result<f64> {
         let pass = self.pass(&batch.sequences(), None, Some(random))?;
         let mut keep = Keep::default();
         let x = self.hidden(&batch.ids, &pass, &mut keep)?;
@@ -114,6 +121,10 @@ impl Model {
 
     /// Logits (vocab) after one more piece of a single sequence, whose keys and values join the cache.
     pub fn step(&self, ids: &[u32], cache: &mut Cache) -> Result<Vec<f32>> {
+        on_worker(|| self.step_here(ids, cache))
+    }
+
+    fn step_here(&self, ids: &[u32], cache: &mut Cache) -> Result<Vec<f32>> {
         let (start, end) = (cache.length, cache.length + ids.len());
         let mut pass = self.pass(&[(start, end)], Some(cache), None)?;
         pass.spans = vec![Span { queries: 0..ids.len(), keys: 0..end }];
@@ -207,10 +218,8 @@ impl Model {
     fn head_loss(&self, x: &Tensor, targets: &[u32], scale: f32, want: Gradients) -> Result<CrossEntropy> {
         let (factor, head) = (self.config.logit_scale, self.head.get());
         let x = scaled(x, factor)?;
-        let mut found = match self.config.logit_softcap {
-            Some(cap) => time("head and loss", || capped_cross_entropy(&x, &head, targets, scale, want, cap))?,
-            None => time("head and loss", || cross_entropy(&x, &head, targets, scale, want))?,
-        };
+        let cap = self.config.logit_softcap;
+        let mut found = time("head and loss", || cross_entropy(&x, &head, targets, scale, cap, want))?;
         if let Some(dh) = &found.hidden {
             found.hidden = Some(scaled(dh, factor)?);
         }

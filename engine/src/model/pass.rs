@@ -8,7 +8,7 @@ use crate::{
     random::{mix, name_key},
 };
 use candle_core::{DType, Tensor};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 /// One pass over packed sequences.
 pub struct Pass<'a> {
@@ -39,6 +39,7 @@ impl Pass<'_> {
 
 /// Keys and values of earlier positions, a pair for each layer. One sequence.
 pub struct Cache {
+    /// Each with room for more positions than are held.
     layers: Vec<Mutex<Option<(Tensor, Tensor)>>>,
     /// Positions held.
     pub length: usize,
@@ -51,13 +52,32 @@ impl Cache {
 
     /// Appends to a layer's keys and values (tokens, kv_heads, dim) and gives all of them.
     pub(crate) fn extend(&self, layer: usize, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor)> {
-        let mut slot = self.layers[layer].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (k, v) = match slot.take() {
-            Some((k0, v0)) => (Tensor::cat(&[&k0, &k], 0)?, Tensor::cat(&[&v0, &v], 0)?),
+        let new = k.dim(0)?;
+        let mut slot = self.layers[layer].lock().unwrap_or_else(PoisonError::into_inner);
+        let (all_k, all_v) = match slot.take() {
+            Some((k0, v0)) => (self.join(k0, &k)?, self.join(v0, &v)?),
+            // The first piece is all there is, often a long prompt.
             None => (k, v),
         };
-        *slot = Some((k.clone(), v.clone()));
-        Ok((k, v))
+        let end = self.length + new;
+        let all = (all_k.narrow(0, 0, end)?, all_v.narrow(0, 0, end)?);
+        *slot = Some((all_k, all_v));
+        Ok(all)
+    }
+
+    /// Puts `new` behind the positions held, in place where there is room.
+    fn join(&self, held: Tensor, new: &Tensor) -> Result<Tensor> {
+        let (length, end) = (self.length, self.length + new.dim(0)?);
+        let held = if end <= held.dim(0)? {
+            held
+        } else {
+            let (_, heads, dim) = held.dims3()?;
+            let grown = Tensor::zeros((end + end / 2, heads, dim), held.dtype(), held.device())?;
+            grown.slice_set(&held.narrow(0, 0, length)?, 0, 0)?;
+            grown
+        };
+        held.slice_set(&new.contiguous()?, 0, length)?;
+        Ok(held)
     }
 }
 

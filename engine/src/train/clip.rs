@@ -3,7 +3,7 @@
 use super::optimizer::{groups, in_place, join};
 use crate::{
     Result,
-    kernels::{floats, norm::sum},
+    kernels::{floats, lanes::sum},
     model::Grads,
 };
 use candle_core::Tensor;

@@ -49,15 +49,21 @@ fn norms_gates_and_rotations() {
         near("norm's dw", &dw.unwrap(), &expected_dw.unwrap(), DType::F32);
         assert!(rms_norm_backward(&tx, &w, &tdy, 1e-5, false).unwrap().1.is_none());
 
-        near("gate", &swiglu(&tx, &tdy).unwrap(), &activation::swiglu(&x, &dy).unwrap(), like);
-        let (dg, du) = swiglu_backward(&tx, &tdy, &tx).unwrap();
-        let (expected_dg, expected_du) = activation::swiglu_backward(&x, &dy, &x).unwrap();
-        near("gate's dg", &dg, &expected_dg, like);
-        near("gate's du", &du, &expected_du, like);
+        for kind in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+            near("gate", &gated(kind, &tx, &tdy).unwrap(), &activation::gated(kind, &x, &dy).unwrap(), like);
+            let (dg, du) = gated_backward(kind, &tx, &tdy, &tx).unwrap();
+            let (expected_dg, expected_du) = activation::gated_backward(kind, &x, &dy, &x).unwrap();
+            near("gate's dg", &dg, &expected_dg, like);
+            near("gate's du", &du, &expected_du, like);
+        }
 
-        near("rotation", &rope(&tx, &cos, &sin).unwrap(), &cpu_rope::rope(&x, &cos, &sin, false).unwrap(), like);
-        let back = rope(&tx, &cos, &sin.neg().unwrap()).unwrap();
-        near("rotation back", &back, &cpu_rope::rope(&x, &cos, &sin, true).unwrap(), like);
+        for (n, interleaved) in [(8, false), (8, true), (3, false), (3, true)] {
+            let [cos, sin] = [&cos, &sin].map(|t| t.narrow(1, 0, n).unwrap().contiguous().unwrap());
+            let expected = |backward| cpu_rope::rope(&x, &cos, &sin, interleaved, backward).unwrap();
+            near("rotation", &rope(&tx, &cos, &sin, interleaved).unwrap(), &expected(false), like);
+            let back = rope(&tx, &cos, &sin.neg().unwrap(), interleaved).unwrap();
+            near("rotation back", &back, &expected(true), like);
+        }
     }
 }
 
@@ -112,11 +118,11 @@ fn cross_entropy_by_chunks() {
     let (h, w) = (random(&[50, 16]), (random(&[30, 16]) * 0.25).unwrap());
     let targets: Vec<u32> = (0..50).map(|i| i * 7 % 30).collect();
     let want = Gradients::HiddenAndWeight;
-    let expected = head::cross_entropy(&h, &w, &targets, 0.5, want).unwrap();
-    for like in TYPES {
+    for (like, cap) in TYPES.into_iter().flat_map(|like| [(like, None), (like, Some(2.0))]) {
+        let expected = head::cross_entropy(&h, &w, &targets, 0.5, cap, want).unwrap();
         let [th, tw] = typed([&h, &w], like);
         for chunk in [7, 50, 1000] {
-            let found = cross_entropy_by(&th, &tw, &targets, 0.5, want, chunk).unwrap();
+            let found = cross_entropy_by(&th, &tw, &targets, 0.5, cap, want, chunk).unwrap();
             let off = (found.sum / expected.sum - 1.0).abs();
             assert!(off < if like == DType::F32 { 1e-6 } else { 2e-3 }, "loss in {like:?}: {off}");
             near("dh", found.hidden.as_ref().unwrap(), expected.hidden.as_ref().unwrap(), like);
@@ -124,11 +130,11 @@ fn cross_entropy_by_chunks() {
             assert_eq!(dw.dtype(), DType::F32);
             near("dw", &dw.to_dtype(like).unwrap(), expected.weight.as_ref().unwrap(), like);
         }
-        let none = cross_entropy(&th, &tw, &targets, 0.5, Gradients::None).unwrap();
+        let none = cross_entropy(&th, &tw, &targets, 0.5, cap, Gradients::None).unwrap();
         assert!(none.hidden.is_none() && none.weight.is_none());
     }
     // A loss beyond what exp can say stays finite.
     let sure = Tensor::new(&[[200f32], [-200.0]], &Device::Cpu).unwrap();
     let one = Tensor::ones((1, 1), DType::F32, &Device::Cpu).unwrap();
-    assert!((cross_entropy(&one, &sure, &[1], 1.0, Gradients::None).unwrap().sum - 400.0).abs() < 1e-3);
+    assert!((cross_entropy(&one, &sure, &[1], 1.0, None, Gradients::None).unwrap().sum - 400.0).abs() < 1e-3);
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    kernels::{attention, attention::Shape, part_rope::part_rope, profile::time},
+    kernels::{attention, attention::Shape, profile::time, rope::rope},
     model::{Grads, Keep, Pass},
 };
 use candle_core::Tensor;
@@ -95,7 +95,7 @@ impl Attention {
         }
         let x = x.reshape((tokens, heads, self.shape.dim))?;
         match pass.rope(self.shape.window.is_some()) {
-            Some(rope) => time("rope", || part_rope(&x, &rope.cos, &rope.sin, self.interleaved, false)),
+            Some(table) => time("rope", || rope(&x, &table.cos, &table.sin, self.interleaved, false)),
             None => Ok(x),
         }
     }
@@ -108,8 +108,8 @@ impl Attention {
         keep: &mut Keep,
         grads: &mut Grads,
     ) -> Result<Tensor> {
-        if let Some(rope) = pass.rope(self.shape.window.is_some()) {
-            dx = time("rope", || part_rope(&dx, &rope.cos, &rope.sin, self.interleaved, true))?;
+        if let Some(table) = pass.rope(self.shape.window.is_some()) {
+            dx = time("rope", || rope(&dx, &table.cos, &table.sin, self.interleaved, true))?;
         }
         let dx = dx.flatten(1, 2)?;
         let Some(norm) = norm else { return Ok(dx) };

@@ -127,8 +127,8 @@ pub fn backward_all(
 ) -> Result<Tensor> {
     let compute = pass.compute;
     let x = if linears.iter().any(|l| l.learns_from_x()) { Some(keep.pop()?) } else { None };
-    let mut lows = linears.iter().rev().map(|l| l.branch.is_some().then(|| keep.pop()).transpose());
-    let mut lows = lows.by_ref().collect::<Result<Vec<_>>>()?;
+    let last_first = linears.iter().rev().map(|l| l.branch.is_some().then(|| keep.pop()).transpose());
+    let mut lows = last_first.collect::<Result<Vec<_>>>()?;
     lows.reverse();
     let dys = dys.iter().map(|dy| cast(dy, compute)).collect::<Result<Vec<_>>>()?;
     let dlows = up_all(linears, &dys, compute)?;

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Error, Result,
     kernels::{
-        gelu::{Activation, activate, activate_backward, gated, gated_backward},
+        activation::{Activation, activate, activate_backward, gated, gated_backward},
         profile::time,
     },
     model::{Grads, Keep, Pass},
