@@ -70,13 +70,13 @@ for who in "lathe", "llamafactory":
 for found in filter(None, medians):
     found["rate"] = tokens / found["seconds"]
     # In the steps alone: from the beginning of the first to the end of the last.
-    found["steady"] = tokens / (found["last_step_end"] - found["first_step_begin"])
+    found["steady"] = tokens / (found["last_step_end"] - found["training_begin"])
 print("| | Lathe | LLaMA-Factory | ratio |\n|---|---|---|---|")
 for title, key, scale, digits in [
         ("start to saved adapter, s", "seconds", 1, 2), ("tokens/s, whole command", "rate", 1, 0),
         ("tokens/s, steps alone", "steady", 1, 0), ("step, s", "step", 1, 3),
         ("processor seconds", "processor", 1, 1), ("peak memory, MB", "peak_memory", 1e-6, 0),
-        ("start to the first step's begin, s", "first_step_begin", 1, 2),
+        ("start to the first step's begin, s", "training_begin", 1, 2),
         ("start to the first step's end, s", "first_step_end", 1, 2), ("loss of the last step", "loss", 1, 4)]:
     values = [found and found[key] * scale for found in medians]
     shown = ["" if v is None else f"{v:.{digits}f}" for v in values]

@@ -5,8 +5,9 @@
       writes the rows as a dataset folder and the initial adapter, as PEFT makes it.
   loss_curve.py train WORK --model DIR --compute-type fp32|bf16 --batch B --cutoff L --schedule S --learning-rate R
       trains on them in their order; writes WORK/peft-TYPE.json.
-  loss_curve.py compare WORK --compute-type fp32|bf16
-      prints both curves; ends with 1 where they are further apart than they may be.
+  loss_curve.py compare WORK --model DIR --compute-type fp32|bf16 --batch B --cutoff L
+      prints both curves, and of bf16 also what both adapters lose in float32; ends with 1 where the curves are further
+      apart than they may be.
 """
 
 import argparse
@@ -101,6 +102,26 @@ def sum_of_losses(model, rows, torch):
     return loss, (labels[:, 1:] != -100).sum().item()
 
 
+def loss_of(model, rows, batch, torch):
+    """The mean cross-entropy of the targets of rows."""
+    model.eval()
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for at in range(0, len(rows), batch):
+            loss, targets = sum_of_losses(model, rows[at:at + batch], torch)
+            total, count = total + loss.item(), count + targets
+    return total / count
+
+
+def in_float32(args, adapter, libraries):
+    """The held-out rows' loss with an adapter, computed by transformers in float32, whatever it was trained in."""
+    torch, transformers, peft = libraries
+    model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(args.model)
+    held = samples(f"{args.work}/eval.json", tokenizer, args.cutoff)
+    return loss_of(peft.PeftModel.from_pretrained(model, adapter), held, args.batch, torch)
+
+
 def train(args):
     torch, transformers, peft = libraries(args)
     if args.threads:
@@ -134,13 +155,10 @@ def train(args):
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item() / targets)
         print(f"{len(losses)}/{len(batches)} {losses[-1]:.4f}", file=sys.stderr)
-    model.eval()
-    total, count = 0.0, 0
-    with torch.no_grad(), mixed():
-        for at in range(0, len(held), args.batch):
-            loss, targets = sum_of_losses(model, held[at:at + args.batch], torch)
-            total, count = total + loss.item(), count + targets
-    made = dict(loss=losses, grad_norm=norms, eval_loss=total / count, tokens=sum(len(ids) for ids, _ in rows),
+    with mixed():
+        held_out = loss_of(model, held, args.batch, torch)
+    model.save_pretrained(f"{args.work}/peft-{args.compute_type}")
+    made = dict(loss=losses, grad_norm=norms, eval_loss=held_out, tokens=sum(len(ids) for ids, _ in rows),
                 targets=sum(label != -100 for _, labels in rows for label in labels))
     json.dump(made, open(f"{args.work}/peft-{args.compute_type}.json", "w"))
 
@@ -162,6 +180,10 @@ def compare(args):
     difference = relative(held, theirs["eval_loss"])
     print(f"largest difference of a step {max(apart):.4%} (step {apart.index(max(apart)) + 1}; at most {STEP[kind]:.1%})")
     print(f"held-out rows: {held:.5f} {theirs['eval_loss']:.5f} {difference:.4%} (at most {HELD_OUT:.1%})")
+    if kind != "fp32":
+        folders = [f"{args.work}/{who}-{kind}" for who in ("lathe", "peft")]
+        ours, theirs = (in_float32(args, folder, libraries(args)) for folder in folders)
+        print(f"what was learned, both adapters in float32: {ours:.5f} {theirs:.5f} {relative(ours, theirs):.4%}")
     if not (max(apart) <= STEP[kind] and difference <= HELD_OUT):
         sys.exit(f"{kind}: the curves are further apart than they may be")
 

@@ -32,6 +32,6 @@ for type; do
         num_train_epochs=1 per_device_train_batch_size="$batch" gradient_accumulation_steps=1 learning_rate="$rate" \
         lr_scheduler_type="$schedule" warmup_steps=0 max_grad_norm=1 weight_decay=0 compute_type="$type" logging_steps=1 \
         output_dir="$work/lathe-$type" overwrite_output_dir=true >&2
-    python compare "$work" --compute-type "$type" || status=1
+    python compare "$work" --model "$model" --compute-type "$type" --batch "$batch" --cutoff "$cutoff" || status=1
 done
 exit $status

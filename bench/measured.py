@@ -3,7 +3,8 @@
 
   measured.py RESULT.json LOG.jsonl COMMAND ...
 
-LOG.jsonl is the run's trainer_log.jsonl: a line of it is the end of a step. The command's own output goes to stderr.
+LOG.jsonl is the run's trainer_log.jsonl: a line of it is the end of a step; train_results.json stands beside it. The
+command's own output goes to stderr.
 """
 
 import json
@@ -50,7 +51,7 @@ def lines(path):
 
 def main():
     result, log, *command = sys.argv[1:]
-    begun = time.monotonic()
+    begun, clock = time.monotonic(), time.time()
     process = subprocess.Popen(command, stdout=sys.stderr)
     ends, peak = [], 0
     while process.poll() is None:
@@ -68,9 +69,13 @@ def main():
         sys.exit(f"{log} has {len(ends)} steps, too few to measure")
     step = statistics.median(b - a for a, b in zip(ends, ends[1:]))
     usage = os.times()
-    json.dump(dict(seconds=seconds, peak_memory=peak, first_step_end=ends[0], first_step_begin=max(0.0, ends[0] - step),
-                   step=step, steps=len(ends), last_step_end=ends[-1], loss=json.loads(lines(log)[-1])["loss"],
-                   processor=usage.children_user + usage.children_system), open(result, "w"))
+    # Both write what the loop took as soon as it is over.
+    results = os.path.join(os.path.dirname(log), "train_results.json")
+    training_begin = os.path.getmtime(results) - json.load(open(results))["train_runtime"] - clock
+    json.dump(dict(
+        seconds=seconds, peak_memory=peak, training_begin=training_begin, first_step_end=ends[0], last_step_end=ends[-1],
+        step=step, steps=len(ends), loss=json.loads(lines(log)[-1])["loss"],
+        processor=usage.children_user + usage.children_system), open(result, "w"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-//! The oracle: every block gives the output and the gradients of its plain form under candle's autograd.
+//! The oracle: every block gives the output and the gradients of its plain form under candle's autograd, and the
+//! gradients are the slopes of the plain form in float64, by finite differences.
 
 #![allow(clippy::unwrap_used)]
 
@@ -55,7 +56,24 @@ fn pass<'a>(lengths: &[usize], dim: usize) -> Pass<'a> {
     Pass { spans, positions: Vec::new(), rope, window_rope: None, cache: None, compute, random: None }
 }
 
-/// Compares a block with `f(x, parameters)` under autograd: output, gradient of x, gradient of each parameter.
+/// Compares gradients of a scalar function with its slopes along random directions in float64.
+fn check_slopes(what: &str, inputs: &[&Tensor], gradients: &[&Tensor], f: impl Fn(&[Tensor]) -> Tensor) {
+    let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+    let value = |t: Tensor| t.sum_all().unwrap().to_scalar::<f64>().unwrap();
+    for (i, gradient) in gradients.iter().enumerate() {
+        let (gradient, direction) = (wide(gradient), wide(&random(inputs[i].dims())));
+        let at = |step: f64| {
+            let mut moved: Vec<Tensor> = inputs.iter().map(|t| wide(t)).collect();
+            moved[i] = (&moved[i] + (&direction * step).unwrap()).unwrap();
+            value(f(&moved))
+        };
+        let measured = (at(1e-5) - at(-1e-5)) / 2e-5;
+        let (slope, norm) = (value((&gradient * &direction).unwrap()), value(gradient.sqr().unwrap()).sqrt());
+        assert!((measured - slope).abs() <= 1e-5 * norm.max(1.0), "{what}, input {i}: slope {measured}, not {slope}");
+    }
+}
+
+/// Compares a block with `f(x, parameters)`: output, gradient of x, gradient of each parameter.
 fn check(
     block: &dyn Block,
     x: Tensor,
@@ -74,7 +92,7 @@ fn check(
     let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let plain = f(x.as_tensor(), &tensors);
     near("output", &y, &plain);
-    let oracle = (plain * dy).unwrap().sum_all().unwrap().backward().unwrap();
+    let oracle = (plain * &dy).unwrap().sum_all().unwrap().backward().unwrap();
     near("gradient of x", &dx, oracle.get(&x).unwrap());
     for (p, v) in parameters.iter().zip(&vars) {
         near(
@@ -83,6 +101,11 @@ fn check(
             oracle.get(v).unwrap(),
         );
     }
+    let inputs: Vec<&Tensor> = [x.as_tensor()].into_iter().chain(&tensors).collect();
+    let found: Vec<&Tensor> = [&dx].into_iter().chain(parameters.iter().map(|p| grads.get(&p.name).unwrap())).collect();
+    check_slopes("block", &inputs, &found, |inputs| {
+        (f(&inputs[0], &inputs[1..]) * dy.to_dtype(DType::F64).unwrap()).unwrap()
+    });
 }
 
 fn linear(name: &str, inp: usize, out: usize, bias: bool) -> Linear {
@@ -223,7 +246,8 @@ fn attention() {
                     None => x.clone(),
                 };
                 let x = x.reshape((tokens, n, dim)).unwrap();
-                composed::rope(&x, &rope.cos, &rope.sin, interleaved).unwrap()
+                let [cos, sin] = [&rope.cos, &rope.sin].map(|t| t.to_dtype(x.dtype()).unwrap());
+                composed::rope(&x, &cos, &sin, interleaved).unwrap()
             };
             let w = &p[first..];
             let part = |x: &Tensor, start, n| x.narrow(1, start, n).unwrap();
@@ -276,20 +300,22 @@ fn experts() {
         let start = parameters.len() - 3 * count;
         let fixed = block.router.weight.get();
         check(&block, random(&[tokens, 8]), &pass, &parameters, |x, p| {
-            let router = if start == 0 { fixed.clone() } else { p[0].clone() };
+            let router = if start == 0 { fixed.to_dtype(x.dtype()).unwrap() } else { p[0].clone() };
             let probabilities = candle_nn::ops::softmax(&apply(x, &router), 1).unwrap();
-            let chosen: Vec<f32> = probabilities
-                .to_vec2::<f32>()
+            let chosen: Vec<f64> = probabilities
+                .to_dtype(DType::F64)
+                .unwrap()
+                .to_vec2::<f64>()
                 .unwrap()
                 .iter()
                 .flat_map(|row| {
                     let mut sorted = row.clone();
                     sorted.sort_by(|a, b| b.total_cmp(a));
                     let least = sorted[active - 1];
-                    row.iter().map(move |p| if *p >= least { 1.0 } else { 0.0 }).collect::<Vec<f32>>()
+                    row.iter().map(move |p| if *p >= least { 1.0 } else { 0.0 }).collect::<Vec<f64>>()
                 })
                 .collect();
-            let mask = Tensor::from_vec(chosen, (tokens, count), &Device::Cpu).unwrap();
+            let mask = Tensor::from_vec(chosen, (tokens, count), &Device::Cpu).unwrap().to_dtype(x.dtype()).unwrap();
             let mut weights = (&probabilities * mask).unwrap();
             if normalised {
                 weights = weights.broadcast_div(&weights.sum_keepdim(1).unwrap()).unwrap();
@@ -313,8 +339,12 @@ fn head() {
         let ours = cross_entropy(&h, &w, &targets, 0.25, cap, Gradients::HiddenAndWeight).unwrap();
         let oracle = plain::cross_entropy(&h, &w, &targets, 0.25, cap).unwrap();
         assert!((ours.sum / oracle.sum - 1.0).abs() < 1e-6);
-        near("dh", &ours.hidden.unwrap(), &oracle.hidden.unwrap());
-        near("dw", &ours.weight.unwrap(), &oracle.weight.unwrap());
+        let (dh, dw) = (ours.hidden.unwrap(), ours.weight.unwrap());
+        near("dh", &dh, &oracle.hidden.unwrap());
+        near("dw", &dw, &oracle.weight.unwrap());
+        check_slopes("head", &[&h, &w], &[&dh, &dw], |p| {
+            (plain::loss(&p[0], &p[1], &targets, cap).unwrap() * 0.25).unwrap()
+        });
     }
 }
 
