@@ -6,6 +6,7 @@
 use super::*;
 use crate::{
     kernels::{
+        self,
         activation::Activation,
         attention::{Shape, Span},
         composed,
@@ -152,6 +153,28 @@ fn linear_with_bias() {
     check(&block, random(&[6, 17]), &pass(&[6], 4), &[&block.weight, &bias], |x, p| {
         apply(x, &p[0]).broadcast_add(&p[1]).unwrap()
     });
+}
+
+#[test]
+fn linear_with_low_rank_branch() {
+    for dropout in [0.0, 0.4] {
+        let branch =
+            LowRank { site: "l".into(), a: parameter("a", &[3, 17]), b: parameter("b", &[9, 3]), scale: 0.5, dropout };
+        let (a, b) = (branch.a.clone(), branch.b.clone());
+        let block = Linear { branch: Some(branch), ..linear("l", 17, 9, true) };
+        let bias = block.bias.clone().unwrap();
+        let pass = Pass { random: Some(5), ..pass(&[6], 4) };
+        let ones = Tensor::ones((6, 17), DType::F32, &Device::Cpu).unwrap();
+        let mask = kernels::dropout::dropout(&ones, dropout, pass.random_at("l").unwrap()).unwrap();
+        let dropped =
+            mask.eq(0.0).unwrap().to_dtype(DType::F32).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(if dropout == 0.0 { dropped == 0.0 } else { (20.0..60.0).contains(&dropped) }, "{dropped} of 102");
+        check(&block, random(&[6, 17]), &pass, &[&block.weight, &bias, &a, &b], |x, p| {
+            let seen = (x * mask.to_dtype(x.dtype()).unwrap()).unwrap();
+            let low = (apply(&apply(&seen, &p[2]), &p[3]) * 0.5).unwrap();
+            (apply(x, &p[0]).broadcast_add(&p[1]).unwrap() + low).unwrap()
+        });
+    }
 }
 
 const ACTIVATIONS: [Activation; 3] = [Activation::Silu, Activation::Gelu, Activation::GeluTanh];
