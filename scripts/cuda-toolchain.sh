@@ -49,5 +49,5 @@ fi
 cat <<END
 export CUDA_HOME='$root' CUDA_PATH='$root' CUDA_ROOT='$root' CUDA_TOOLKIT_ROOT_DIR='$root' NVCC='$root/bin/nvcc'
 export PATH='$root/bin':"\$PATH" LIBRARY_PATH='$root/lib:$root/lib/stubs'\${LIBRARY_PATH:+:\$LIBRARY_PATH}
-export CUDA_COMPUTE_CAP=\${CUDA_COMPUTE_CAP:-80}
+export CUDA_COMPUTE_CAP=\${CUDA_COMPUTE_CAP:-80} NVCC_APPEND_FLAGS=\${NVCC_APPEND_FLAGS:---compress-mode=size}
 END

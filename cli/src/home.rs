@@ -6,8 +6,10 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+/// Not in the CUDA worker, which travels alone: `lathe` unpacks it.
 #[derive(Embed)]
-#[folder = "../models/starter"]
+#[cfg_attr(not(feature = "cuda"), folder = "../models/starter")]
+#[cfg_attr(feature = "cuda", folder = "../models/none")]
 #[allow_missing = true]
 struct Starter;
 

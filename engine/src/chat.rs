@@ -1,11 +1,11 @@
 //! A chat worker: commands line by line in, events line by line out. One loaded model serves many conversations at once,
 //! a token each in turn.
 
-use crate::{Error, Places, Result, generate::Generation, kernels::cpu::Compute, loaded::Loaded};
+use crate::{Error, Places, Result, generate::Generation, loaded::Loaded};
 use api::{
     Problem, RunConfig,
     chat::{Command, FinishReason, LoadChat, Reply, Usage},
-    params::{self, GenerateParams, ModelParams},
+    params::{self, ComputeType, GenerateParams, ModelParams},
 };
 use std::{
     io::{BufRead, Write},
@@ -28,7 +28,7 @@ pub fn serve(
     places: &Places,
 ) -> Result<()> {
     let begun = Instant::now();
-    let loaded = match Loaded::open(&model_params(load), places, Compute::auto()) {
+    let loaded = match Loaded::open(&model_params(load), places, ComputeType::Auto) {
         Ok(loaded) => loaded,
         Err(error) => {
             let problem = error.into_problem();

@@ -4,16 +4,17 @@ use crate::{
     Places, Result,
     adapters::Tuning,
     adapters::lora::LoraTuning,
+    compute,
     data::Encoder,
+    device,
     files::ModelFiles,
     generate::Generation,
-    kernels::cpu::Compute,
     model::{Attach, Model, Source, Store, build},
     prepare::{encoder, open},
 };
 use api::{
     data::Message,
-    params::{DataParams, GenerateParams, ModelParams},
+    params::{ComputeType, DataParams, GenerateParams, ModelParams},
 };
 use std::{path::Path, sync::Arc};
 
@@ -26,8 +27,8 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Loads a model, and on it the adapter that `params` names.
-    pub fn open(params: &ModelParams, places: &Places, compute: Compute) -> Result<Self> {
+    /// Loads a model that computes in `asked`, and on it the adapter that `params` names.
+    pub fn open(params: &ModelParams, places: &Places, asked: ComputeType) -> Result<Self> {
         let opened = open(params, places)?;
         let encoder = encoder(&opened, &DataParams::default())?;
         let adapter = params.adapter_name_or_path.as_deref().filter(|a| !a.is_empty());
@@ -37,7 +38,8 @@ impl Loaded {
         }
         let attach: &dyn Attach = tuning.as_ref().map_or(&(), |t| t);
         let source = Source::Files(&opened.files);
-        let device = crate::device::open(params.device.as_deref())?;
+        let (compute, _) = compute::pick_for(&device::name(params.device.as_deref())?, asked, "compute_type")?;
+        let device = device::open(params.device.as_deref())?;
         let model = build(&opened.config, &source, attach, &mut Store::default(), &device, compute.dtype())?;
         let mut eos = opened.files.generation_eos();
         eos.extend(opened.tokenizer.eos.as_ref().map(|(_, id)| *id));

@@ -3,12 +3,11 @@
 use crate::{
     Error, Places, Result,
     files::export::{self, write_model},
-    kernels::cpu::Compute,
     loaded::Loaded,
 };
 use api::{
     Event, Outcome, Problem, Problems, RunConfig, Text,
-    params::{self, ExportParams, ModelParams},
+    params::{self, ComputeType, ExportParams, ModelParams},
 };
 use candle_core::{DType, Tensor};
 use std::{
@@ -52,7 +51,7 @@ pub fn export(
     let dir = std::path::absolute(&dir).unwrap_or(dir);
     refuse_existing(&dir)?;
     sink(Event::Status { text: Text::new("Loading the model", "正在加载模型"), done: 0, total: 0 })?;
-    let loaded = Loaded::open(&ModelParams { train_from_scratch: false, ..model }, places, Compute::F32)?;
+    let loaded = Loaded::open(&ModelParams { train_from_scratch: false, ..model }, places, ComputeType::Fp32)?;
     let dtype = match params.export_dtype.as_deref() {
         Some("float32") => DType::F32,
         Some("bfloat16") => DType::BF16,

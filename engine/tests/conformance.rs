@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use api::{Event, JobKind, Outcome, RunConfig, job::Spec, params::ModelParams};
-use candle_core::{DType, Device, Tensor};
-use engine::{
-    Places, adapters::ADAPTERS, files::ModelFiles, kernels::cpu::Compute, loaded::Loaded, run, stages::STAGES,
+use api::{
+    Event, JobKind, Outcome, RunConfig,
+    job::Spec,
+    params::{ComputeType, ModelParams},
 };
+use candle_core::{DType, Device, Tensor};
+use engine::{Places, adapters::ADAPTERS, files::ModelFiles, loaded::Loaded, run, stages::STAGES};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -189,7 +191,7 @@ fn the_merged_model_speaks_like_the_adapter_on_its_base() {
             adapter_name_or_path: adapter.map(|a| a.display().to_string()),
             ..ModelParams::default()
         };
-        Loaded::open(&params, &home.places(), Compute::F32).unwrap()
+        Loaded::open(&params, &home.places(), ComputeType::Fp32).unwrap()
     };
     let merged = home.path().join("exports/merged");
     let config = json!({"model_name_or_path": base, "adapter_name_or_path": trained.dir, "export_dir": merged, "export_size": 0.0001, "export_dtype": "float32"});

@@ -7,7 +7,7 @@ mod common;
 use api::{
     RunConfig,
     data::Message,
-    params::{GenerateParams, ModelParams},
+    params::{ComputeType, GenerateParams, ModelParams},
 };
 use candle_core::{DType, Device, Tensor};
 use common::{Oracle, distance, read_tensors, relative_distance};
@@ -15,7 +15,6 @@ use engine::{
     Places,
     adapters::{Base, Precision, Tuning, lora::LoraTuning},
     files::ModelFiles,
-    kernels::cpu::Compute,
     loaded::Loaded,
     merge,
     model::{Attach, Batch, Grads, Model, Source, Store, build, families::family},
@@ -139,7 +138,7 @@ fn a_merged_export_says_the_same_in_transformers() {
         let config: RunConfig = serde_json::from_value(config).unwrap();
         merge::export(&config, "export", &places, &mut |_| Ok(()), &AtomicBool::new(false)).unwrap();
         let merged = ModelParams { model_name_or_path: out.display().to_string(), ..ModelParams::default() };
-        let loaded = Loaded::open(if whole { &merged } else { &with_adapter }, &places, Compute::F32).unwrap();
+        let loaded = Loaded::open(if whole { &merged } else { &with_adapter }, &places, ComputeType::Fp32).unwrap();
         let expected = oracle.ask("generate.py", &[&out, Path::new("32"), &question]);
         for (text, expected) in CHATS.iter().zip(expected.as_array().unwrap()) {
             let message = Message { role: "user".into(), content: text.to_string() };

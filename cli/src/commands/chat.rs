@@ -12,9 +12,8 @@ use api::{
     Problem, Problems, RunConfig,
     chat::{Answer, FinishReason},
     data::Message,
-    params::{self, GenerateParams, ModelParams},
+    params::{self, ComputeType, GenerateParams, ModelParams},
 };
-use engine::kernels::cpu::Compute;
 use engine::loaded::Loaded;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::Arc;
@@ -35,7 +34,7 @@ pub fn run(
     }
     log::to_stderr("warn");
     home::set_up(&environment.home)?;
-    let loaded = Loaded::open(&model, &environment.places(), Compute::auto()).map_err(Failure::refused)?;
+    let loaded = Loaded::open(&model, &environment.places(), ComputeType::Auto).map_err(Failure::refused)?;
     let mut conversation = Conversation {
         loaded,
         params: generation,

@@ -81,7 +81,7 @@ impl Tiles {
 ///
 /// # Safety
 /// As of [`Tiles::block`].
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 pub unsafe fn model(segments: &[Segment], c: &mut Scratch) {
     for (at, c) in c.0.iter_mut().enumerate() {
         let (row, column) = (at / BLOCK, at % BLOCK);
@@ -317,7 +317,7 @@ mod hardware {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;

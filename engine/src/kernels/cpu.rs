@@ -69,11 +69,6 @@ pub enum Compute {
 }
 
 impl Compute {
-    /// bf16 where the processor multiplies it faster than float32.
-    pub fn auto() -> Self {
-        if instructions().bf16() { Self::Bf16 } else { Self::F32 }
-    }
-
     pub fn dtype(self) -> DType {
         match self {
             Self::Bf16 => DType::BF16,

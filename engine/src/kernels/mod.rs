@@ -120,6 +120,21 @@ pub fn sum_rows(x: &Tensor) -> Result<Tensor> {
     Ok(Tensor::from_vec(sum, dim, x.device())?)
 }
 
+/// Gradient (rows, dim) of a table whose rows `ids` were looked up and multiplied by `factor`, given d (tokens, dim).
+pub fn scatter_rows(d: &Tensor, ids: &[u32], rows: usize, factor: f32) -> Result<Tensor> {
+    let dim = d.dim(1)?;
+    if !on_cpu(d) {
+        let table = Tensor::zeros((rows, dim), DType::F32, d.device())?;
+        let d = (d.to_dtype(DType::F32)? * f64::from(factor))?;
+        return Ok(table.index_add(&Tensor::new(ids, d.device())?, &d, 0)?);
+    }
+    let (values, mut table) = (floats(d)?, vec![0.0; rows * dim]);
+    for (id, row) in ids.iter().zip(values.chunks(dim)) {
+        table[*id as usize * dim..][..dim].iter_mut().zip(row).for_each(|(t, d)| *t += d * factor);
+    }
+    Ok(Tensor::from_vec(table, (rows, dim), d.device())?)
+}
+
 simd! {
     fn add_values[X: Element](y: &mut [f32], x: &[X]) {
         y.iter_mut().zip(x).for_each(|(y, x)| *y += x.get());

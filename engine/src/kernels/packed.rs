@@ -4,6 +4,8 @@
 //! same and a is bf16 in rows. Without either, both are plain float32 matrices for the gemm crate.
 
 #![allow(unsafe_code)]
+// Tiles and panels.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_variables))]
 
 use super::{
     cpu::{Instructions, instructions},

@@ -12,7 +12,6 @@ use crate::{
     kernels::{
         self,
         attention::Span,
-        floats,
         head::{CrossEntropy, Gradients, cross_entropy, softcap},
         matmul, on_worker,
         profile::time,
@@ -113,7 +112,7 @@ impl Model {
         }
         if let Some(dh) = found.hidden {
             let dh = self.norm.backward(dh, &pass, &mut keep, grads)?;
-            let dx = x.zeros_like()?.index_add(&Tensor::new(batch.rows.as_slice(), &self.device)?, &dh, 0)?;
+            let dx = kernels::scatter_rows(&dh, &batch.rows, x.dim(0)?, 1.0)?;
             self.hidden_backward(&batch.ids, dx, &pass, &mut keep, grads)?;
         }
         Ok(found.sum)
@@ -199,11 +198,11 @@ impl Model {
             };
         }
         if self.embedding.trainable {
-            let table = scattered(&dx, ids, self.config.vocab_size, self.config.embedding_scale)?;
+            let table = kernels::scatter_rows(&dx, ids, self.config.vocab_size, self.config.embedding_scale)?;
             grads.add(&self.embedding, table)?;
         }
         if let Some(positions) = self.positions.as_ref().filter(|p| p.trainable) {
-            grads.add(positions, scattered(&dx, &pass.positions, self.config.context, 1.0)?)?;
+            grads.add(positions, kernels::scatter_rows(&dx, &pass.positions, self.config.context, 1.0)?)?;
         }
         Ok(())
     }
@@ -234,14 +233,4 @@ impl Model {
 
 fn scaled(x: &Tensor, factor: f32) -> Result<Tensor> {
     Ok(if factor == 1.0 { x.clone() } else { (x * f64::from(factor))? })
-}
-
-/// Gradient (rows, dim) of a table whose rows `ids` were looked up and multiplied by `factor`, given d (tokens, dim).
-fn scattered(d: &Tensor, ids: &[u32], rows: usize, factor: f32) -> Result<Tensor> {
-    let (dim, values) = (d.dim(1)?, floats(d)?);
-    let mut table = vec![0.0; rows * dim];
-    for (id, row) in ids.iter().zip(values.chunks(dim)) {
-        table[*id as usize * dim..][..dim].iter_mut().zip(row).for_each(|(t, d)| *t += d * factor);
-    }
-    Ok(Tensor::from_vec(table, (rows, dim), d.device())?)
 }
