@@ -95,9 +95,15 @@ fn tile<X: Element, W: Element, Y: Element, const M: usize, const N: usize>(
     let whole = k / 16 * 16;
     let mut start = 0;
     while start < whole {
-        let a: [[f32; 16]; M] = std::array::from_fn(|i| wide(xs[i], start));
+        let mut a = [[0f32; 16]; M];
+        for i in 0..M {
+            a[i] = wide(xs[i], start);
+        }
         for j in 0..N {
             let b = wide(ws[j], start);
+            if M == 1 {
+                ahead(ws[j], N * pitch + start);
+            }
             for i in 0..M {
                 for l in 0..16 {
                     sums[i][j][l] = a[i][l].mul_add(b[l], sums[i][j][l]);
@@ -114,10 +120,29 @@ fn tile<X: Element, W: Element, Y: Element, const M: usize, const N: usize>(
     }
 }
 
+/// Asks for the values at `i`, which may be past the end, to be brought from memory: a row is too short for the processor
+/// to see by itself that the next will be wanted.
+#[inline(always)]
+fn ahead<T: Element>(v: &[T], i: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, whatever the address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(v.as_ptr().wrapping_add(i).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (v, i);
+}
+
 #[inline(always)]
 fn wide<T: Element>(v: &[T], start: usize) -> [f32; 16] {
-    // SAFETY: the caller's `start + 16` is at most the length.
-    std::array::from_fn(|l| unsafe { v.get_unchecked(start + l) }.get())
+    // Not `array::from_fn`, which isn't always inlined and then spills every sum.
+    let mut values = [0f32; 16];
+    for (l, value) in values.iter_mut().enumerate() {
+        // SAFETY: the caller's `start + 16` is at most the length.
+        *value = unsafe { v.get_unchecked(start + l) }.get();
+    }
+    values
 }
 
 #[cfg(test)]
