@@ -124,6 +124,30 @@ pub enum Data {
         #[arg(long, default_value_t = 3)]
         rows: u64,
     },
+    /// What a chat template makes of a conversation: its text, and nothing after it
+    Render(DataRender),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DataRender {
+    /// A file with the template's Jinja source
+    #[arg(long, value_name = "FILE")]
+    pub template: PathBuf,
+    /// A JSON list of messages, as transformers' apply_chat_template takes it
+    #[arg(long, value_name = "FILE")]
+    pub messages: PathBuf,
+    /// A JSON list of tools
+    #[arg(long, value_name = "FILE")]
+    pub tools: Option<PathBuf>,
+    /// What bos_token stands for
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub bos: Option<String>,
+    /// What eos_token stands for
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub eos: Option<String>,
+    /// End with the beginning of an answer
+    #[arg(long)]
+    pub add_generation_prompt: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -37,6 +37,12 @@ impl Say {
         let _ = writeln!(out, "{text}").and_then(|()| out.flush());
     }
 
+    /// Text without a line feed after it.
+    pub fn exactly(&self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        let _ = write!(out, "{text}").and_then(|()| out.flush());
+    }
+
     /// For people only, beside the result.
     pub fn note(&self, text: &str) {
         let _ = writeln!(std::io::stderr(), "{text}");

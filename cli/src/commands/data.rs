@@ -1,7 +1,7 @@
 //! `lathe data`: what stands in the dataset folder.
 
 use crate::{
-    args::Data,
+    args::{Data, DataRender},
     environment::Environment,
     home,
     outcome::{Failure, Outcome, WRONG},
@@ -11,13 +11,15 @@ use api::{
     data::{DatasetInfo, PreviewRow},
     question::{Answer, Question},
 };
+use engine::data::{self, render::Rendering};
 
 pub fn run(command: Data, environment: &Environment, say: &Say) -> Outcome {
-    home::set_up(&environment.home)?;
     let question = match command {
+        Data::Render(wanted) => return render(wanted, say),
         Data::List => Question::Datasets,
         Data::Show { name, offset, rows } => Question::Rows { dataset: name, offset, limit: rows },
     };
+    home::set_up(&environment.home)?;
     match engine::ask::answer(question, &environment.places()) {
         Answer::Datasets { datasets } => {
             let text = || datasets.iter().map(|d| line(d, say)).collect::<Vec<_>>().join("\n");
@@ -29,6 +31,17 @@ pub fn run(command: Data, environment: &Environment, say: &Say) -> Outcome {
         }
         Answer::Failed { problems } => return Err(Failure::new(WRONG, problems)),
         _ => {}
+    }
+    Ok(())
+}
+
+fn render(wanted: DataRender, say: &Say) -> Outcome {
+    let DataRender { template, messages, tools, bos, eos, add_generation_prompt } = wanted;
+    let rendering = Rendering { template, messages, tools, bos, eos, add_generation_prompt };
+    let text = data::render::render(&rendering).map_err(Failure::refused)?;
+    match say.json {
+        true => say.json(&serde_json::json!({ "text": text })),
+        false => say.exactly(&text),
     }
     Ok(())
 }

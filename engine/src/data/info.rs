@@ -136,16 +136,17 @@ impl Registry {
         let mut files = Vec::new();
         for item in std::fs::read_dir(&path).map_err(Error::io(&path))? {
             let file = item.map_err(Error::io(&path))?.path();
-            if file.is_file() && super::reader::extension(&file).is_some() {
+            if file.is_file() && super::reader::kind(&file).is_some() {
                 files.push(file);
             }
         }
         files.sort();
         if files.is_empty() {
+            let known = super::reader::known();
             return Err(Problem::new(
                 "dataset_empty_folder",
-                format!("Folder {file} of dataset {name} has no .json, .jsonl or .txt file."),
-                format!("数据集 {name} 的文件夹 {file} 中没有 .json、.jsonl 或 .txt 文件。"),
+                format!("Folder {file} of dataset {name} has no file that is read: {known}."),
+                format!("数据集 {name} 的文件夹 {file} 中没有可读取的文件：{known}。"),
             )
             .hint("Put the data files there.", "请把数据文件放进去。")
             .field("dataset")

@@ -110,7 +110,8 @@ pub fn examples(
         }
         reader::read(&file, &mut |_, value| {
             row += 1;
-            let example = reader::object(value).and_then(|object| format.example(&object, entry));
+            let object = value.and_then(reader::object);
+            let example = object.and_then(|object| format.example(&object, entry));
             each(row, example.map_err(|problem| Box::new(at_row(*problem, &entry.name, row))))?;
             Ok(if row >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;

@@ -9,6 +9,7 @@ pub mod info;
 pub mod load;
 pub mod preview;
 pub mod reader;
+pub mod render;
 mod sharegpt;
 pub mod spool;
 pub mod template;

@@ -35,15 +35,19 @@ pub fn rows(dir: &Path, name: &str, offset: u64, limit: u64) -> Result<Preview> 
     for file in registry.files(entry)? {
         let read = reader::read(&file, &mut |_, value| {
             if index >= offset && index < end {
-                let example = match &value {
-                    Value::Object(row) => format.example(row, entry),
-                    other => reader::object(other.clone()).and_then(|row| format.example(&row, entry)),
+                let (raw, example) = match value {
+                    Ok(Value::Object(row)) => {
+                        let example = format.example(&row, entry);
+                        (Value::Object(row), example)
+                    }
+                    Ok(other) => (other.clone(), reader::object(other).and_then(|row| format.example(&row, entry))),
+                    Err(problem) => (Value::Null, Err(problem)),
                 };
                 let (messages, problem) = match example {
                     Ok(example) => (example.shown().into_iter().map(cut).collect(), None),
                     Err(problem) => (Vec::new(), Some(at_row(*problem, name, index + 1))),
                 };
-                rows.push(PreviewRow { index, raw: shortened(value), messages, problem });
+                rows.push(PreviewRow { index, raw: shortened(raw), messages, problem });
             }
             index += 1;
             Ok(if index >= end { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
@@ -165,8 +169,15 @@ fn measure(registry: &Registry, entry: &info::Entry, checked: Option<usize>, fou
 /// The `dataset_info.json` entry, without the file, of the data in `path`: that of the first row that a format knows.
 fn recognise(path: &Path) -> Result<Row> {
     let shown = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let (mut first, mut found) = (None, None);
+    let (mut first, mut found, mut fault) = (None, None, None);
     reader::read(path, &mut |row, value| {
+        let value = match value {
+            Ok(value) => value,
+            Err(problem) => {
+                fault = fault.take().or(Some(at_row(*problem, &shown, row + 1)));
+                return Ok(if row >= 20 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
+            }
+        };
         let object = value.as_object();
         found = object.and_then(|object| FORMATS.iter().find_map(|format| format.recognise(object)));
         if first.is_none() {
@@ -179,6 +190,9 @@ fn recognise(path: &Path) -> Result<Row> {
     })?;
     if let Some(entry) = found {
         return Ok(entry);
+    }
+    if let (None, Some(fault)) = (&first, fault) {
+        return Err(fault.field("file").into());
     }
     let problem = match first {
         None => Problem::new("dataset_empty", format!("{shown} has no rows."), format!("{shown} 没有数据。")),

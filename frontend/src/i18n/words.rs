@@ -302,7 +302,7 @@ words! {
     data_lead: "{n} datasets, {rows} rows. What you see here is what the trainer reads.", "{n} 个数据集，{rows} 行。这里所见即训练所读。";
     data_lead_none: "What you see here is what the trainer reads.", "这里所见即训练所读。";
     drop_here: "Drop files here", "将文件拖到这里";
-    drop_kinds: "or choose one: json, jsonl, txt", "或点击选择：json、jsonl、txt";
+    drop_kinds: "or choose one: json, jsonl, csv, tsv, txt (each also .gz), parquet, arrow", "或点击选择：json、jsonl、csv、tsv、txt（均可 .gz 压缩）、parquet、arrow";
     upload: "Upload", "上传";
     uploading: "Uploading {name}", "正在上传 {name}";
     upload_checking: "Reading {name}", "正在读取 {name}";

@@ -85,7 +85,7 @@ pub fn Upload() -> impl IntoView {
             on:dragover=move |e| { e.prevent_default(); over.set(true); } on:dragleave=move |_| over.set(false) on:drop=dropped>
             {icon("file", 26)}<b>{w.drop_here}</b><span>{w.drop_kinds}</span>
             <input class="vh" type="file" data-testid="upload-input" node_ref=input
-                accept=".json,.jsonl,.txt"
+                accept=".json,.jsonl,.ndjson,.txt,.csv,.tsv,.gz,.parquet,.arrow,.feather"
                 on:change=move |_| if let Some(input) = input.get_untracked() { send(input.files()); input.set_value(""); } />
         </label>
         {progress}

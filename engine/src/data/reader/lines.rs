@@ -1,0 +1,117 @@
+//! A row a line: JSON Lines and plain text.
+
+use super::{Give, Input, MAX_ROW, Row, json, row_not_json, row_too_long};
+use crate::Result;
+use api::Problem;
+use serde_json::Value;
+
+/// JSON Lines; a file that begins with `[` is read as one array.
+pub fn read_json(mut input: Input, give: &mut Give) -> Result<()> {
+    if json::is_array(&mut input)? {
+        return json::read(input, give);
+    }
+    each_line(&mut input, &mut |number, line| {
+        let value = match line {
+            Line::Blank => return Ok(true),
+            Line::Long => Err(row_too_long(number)),
+            Line::Bytes(line) => {
+                serde_json::from_slice(line).map_err(|e| row_not_json(number, e.column(), &e.to_string()))
+            }
+        };
+        give(value)
+    })
+}
+
+/// Plain text; blank lines are no rows.
+pub fn read_text(mut input: Input, give: &mut Give) -> Result<()> {
+    each_line(&mut input, &mut |number, line| {
+        let value = match line {
+            Line::Blank => return Ok(true),
+            Line::Long => Err(row_too_long(number)),
+            Line::Bytes(line) => std::str::from_utf8(line)
+                .map(|text| Value::Object(Row::from_iter([("text".to_string(), Value::from(text))])))
+                .map_err(|e| not_utf8(number, e.valid_up_to() + 1)),
+        };
+        give(value)
+    })
+}
+
+/// Rows of JSON Lines.
+pub fn count(mut input: Input) -> Result<u64> {
+    if json::is_array(&mut input)? {
+        return json::count(input);
+    }
+    let mut rows = 0;
+    each_line(&mut input, &mut |_, line| {
+        rows += u64::from(!matches!(line, Line::Blank));
+        Ok(true)
+    })?;
+    Ok(rows)
+}
+
+enum Line<'a> {
+    /// Nothing but white space.
+    Blank,
+    /// Of more than [`MAX_ROW`] bytes.
+    Long,
+    /// Without its end.
+    Bytes(&'a [u8]),
+}
+
+/// Calls `each` with every line and its number, from 1.
+fn each_line(input: &mut Input, each: &mut dyn FnMut(usize, Line) -> Result<bool>) -> Result<()> {
+    let (mut held, mut number, mut length) = (Vec::new(), 0, 0);
+    loop {
+        let bytes = input.fill()?;
+        let end = memchr::memchr(b'\n', bytes);
+        let (part, ended) = (&bytes[..end.unwrap_or(bytes.len())], end.is_some() || bytes.is_empty());
+        length += part.len();
+        if bytes.is_empty() && length == 0 {
+            return Ok(());
+        }
+        let last = bytes.is_empty();
+        if ended && held.is_empty() && length == part.len() && length <= MAX_ROW {
+            // Whole in the buffer.
+            number += 1;
+            if !each(number, line_of(part))? {
+                return Ok(());
+            }
+            length = 0;
+        } else {
+            if length <= MAX_ROW {
+                held.extend_from_slice(part);
+            }
+            if ended {
+                number += 1;
+                if !each(number, if length > MAX_ROW { Line::Long } else { line_of(&held) })? {
+                    return Ok(());
+                }
+                held.clear();
+                // A row of many megabytes is seldom followed by another.
+                held.shrink_to(1 << 20);
+                length = 0;
+            }
+        }
+        if last {
+            return Ok(());
+        }
+        let taken = part.len() + usize::from(end.is_some());
+        input.consume(taken);
+    }
+}
+
+fn line_of(bytes: &[u8]) -> Line<'_> {
+    let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+    if bytes.iter().all(u8::is_ascii_whitespace) { Line::Blank } else { Line::Bytes(bytes) }
+}
+
+fn not_utf8(line: usize, column: usize) -> Box<Problem> {
+    Box::new(
+        Problem::new(
+            "row_not_utf8",
+            format!("it is not UTF-8 text: line {line}, column {column} of the file."),
+            format!("不是 UTF-8 文本：文件第 {line} 行第 {column} 列。"),
+        )
+        .hint("Save the file again with the encoding UTF-8.", "请以 UTF-8 编码重新保存该文件。"),
+    )
+}
