@@ -16,6 +16,7 @@ import json
 import os
 import sys
 
+import peer
 from peft_train import LINEARS
 
 # The largest relative differences: of a step's loss, by type, and of the loss on the held-out rows.
@@ -43,12 +44,9 @@ def arguments():
 
 def libraries(args):
     """torch, transformers and peft, without a look at any network."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1")
-    if args.threads:
-        os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1")
+    torch = peer.start(args)
     import peft
-    import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -124,8 +122,6 @@ def in_float32(args, adapter, libraries):
 
 def train(args):
     torch, transformers, peft = libraries(args)
-    if args.threads:
-        torch.set_num_threads(args.threads)
     dtype = torch.float32 if args.compute_type == "fp32" else torch.bfloat16
     model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, attn_implementation="sdpa")
     model.config.use_cache = False

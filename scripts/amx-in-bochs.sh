@@ -28,17 +28,17 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do build+=("$1"); shift; done
 [ $# -gt 0 ] && { shift; tests=("$@"); }
 [ ${#build[@]} -gt 0 ] || { build=(-p engine --lib); [ ${#tests[@]} -gt 0 ] || tests=(kernels::amx); }
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-mkdir -p "$work/root/tmp" "$work/disc/isolinux"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+mkdir -p "$scratch/root/tmp" "$scratch/disc/isolinux"
 
 # The whole system: the executable, the libraries it is linked with, and a first process that waits until the serial
 # line has sent what the tests print.
-cargo test --no-run "${build[@]}" 2>&1 | tee "$work/build" >&2
-mapfile -t executables < <(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$work/build")
+cargo test --no-run "${build[@]}" 2>&1 | tee "$scratch/build" >&2
+mapfile -t executables < <(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' "$scratch/build")
 [ ${#executables[@]} -eq 1 ] || die "${#executables[@]} test executables, expected one: add --lib or --test NAME"
-strip -o "$work/root/test" "${executables[0]}"
-cat >"$work/init.rs" <<'RUST'
+strip -o "$scratch/root/test" "${executables[0]}"
+cat >"$scratch/init.rs" <<'RUST'
 fn main() {
     use std::{env::args, os::unix::process::ExitStatusExt, process::{Command, exit}, thread::sleep, time::Duration};
     let status = Command::new("/test").args(args().skip(1)).status().expect("the tests start");
@@ -46,54 +46,54 @@ fn main() {
     exit(status.code().unwrap_or(128 + status.signal().unwrap_or(0)));
 }
 RUST
-rustc -o "$work/root/init" "$work/init.rs"
-{ ldd "$work/root/test" "$work/root/init" || true; } | grep -o '/[^ :]*' | grep -v "^$work" | sort -u | while read -r library; do
-    mkdir -p "$work/root$(dirname "$library")"
-    cp -L "$library" "$work/root$library"
+rustc -o "$scratch/root/init" "$scratch/init.rs"
+{ ldd "$scratch/root/test" "$scratch/root/init" || true; } | grep -o '/[^ :]*' | grep -v "^$scratch" | sort -u | while read -r library; do
+    mkdir -p "$scratch/root$(dirname "$library")"
+    cp -L "$library" "$scratch/root$library"
 done
-(cd "$work/root" && find . | cpio --quiet -o -H newc | gzip -1) >"$work/disc/initrd"
-cp "$kernel" "$work/disc/vmlinuz"
-cp "$isolinux/isolinux.bin" "$syslinux/ldlinux.c32" "$work/disc/isolinux/"
+(cd "$scratch/root" && find . | cpio --quiet -o -H newc | gzip -1) >"$scratch/disc/initrd"
+cp "$kernel" "$scratch/disc/vmlinuz"
+cp "$isolinux/isolinux.bin" "$syslinux/ldlinux.c32" "$scratch/disc/isolinux/"
 # fsrm: Linux takes this flag for a promise of fast strings, which the emulator withdraws in another place.
 # The end of the first process panics the kernel, which prints the exit status.
-cat >"$work/disc/isolinux/isolinux.cfg" <<CONFIG
+cat >"$scratch/disc/isolinux/isolinux.cfg" <<CONFIG
 default test
 label test
   kernel /vmlinuz
   append initrd=/initrd rdinit=/init console=ttyS0 quiet tsc=reliable mitigations=off clearcpuid=fsrm random.trust_cpu=on -- --test-threads=1 --nocapture ${tests[*]}
 CONFIG
-xorriso -as mkisofs -quiet -r -o "$work/disc.iso" -b isolinux/isolinux.bin -c isolinux/boot.cat \
-    -no-emul-boot -boot-load-size 4 -boot-info-table "$work/disc" 2>"$work/xorriso" || { cat "$work/xorriso" >&2; exit 2; }
+xorriso -as mkisofs -quiet -r -o "$scratch/disc.iso" -b isolinux/isolinux.bin -c isolinux/boot.cat \
+    -no-emul-boot -boot-load-size 4 -boot-info-table "$scratch/disc" 2>"$scratch/xorriso" || { cat "$scratch/xorriso" >&2; exit 2; }
 
-cat >"$work/bochsrc" <<CONFIG
+cat >"$scratch/bochsrc" <<CONFIG
 cpu: model=sapphire_rapids, ips=50000000, reset_on_triple_fault=1
 memory: guest=${MEGABYTES:-1024}, host=${MEGABYTES:-1024}
 romimage: file=\$BXSHARE/BIOS-bochs-latest, options=fastboot
 vgaromimage: file=\$BXSHARE/VGABIOS-lgpl/VGABIOS-lgpl-latest.bin
-ata0-master: type=cdrom, path=$work/disc.iso, status=inserted
+ata0-master: type=cdrom, path=$scratch/disc.iso, status=inserted
 boot: cdrom
-com1: enabled=1, mode=file, dev=$work/serial
+com1: enabled=1, mode=file, dev=$scratch/serial
 display_library: nogui
 clock: sync=none
-log: $work/log
+log: $scratch/log
 panic: action=fatal
 CONFIG
-touch "$work/serial"
-"$bochs" -q -f "$work/bochsrc" >"$work/console" 2>&1 </dev/null &
+touch "$scratch/serial"
+"$bochs" -q -f "$scratch/bochsrc" >"$scratch/console" 2>&1 </dev/null &
 emulator=$!
 for ((second = 0; second < ${SECONDS_LIMIT:-1800}; second++)); do
     sleep 1
-    if ! kill -0 $emulator 2>/dev/null || grep -q 'end Kernel panic' "$work/serial"; then break; fi
+    if ! kill -0 $emulator 2>/dev/null || grep -q 'end Kernel panic' "$scratch/serial"; then break; fi
 done
 kill $emulator 2>/dev/null || true
 wait $emulator || true
 
-tr -d '\r' <"$work/serial" >"$work/output"
-sed '/Kernel panic/,$d' "$work/output"
-status=$(sed -n 's/.*Attempted to kill init! exitcode=0x\([0-9a-f]*\).*/\1/p' "$work/output" | head -1)
+tr -d '\r' <"$scratch/serial" >"$scratch/output"
+sed '/Kernel panic/,$d' "$scratch/output"
+status=$(sed -n 's/.*Attempted to kill init! exitcode=0x\([0-9a-f]*\).*/\1/p' "$scratch/output" | head -1)
 if [ -z "$status" ]; then
-    tail -n 20 "$work/console" "$work/log" >&2
+    tail -n 20 "$scratch/console" "$scratch/log" >&2
     die "the guest ended without a result"
 fi
-grep -h 'IPS' "$work/console" | tail -1 >&2 || true
+grep -h 'IPS' "$scratch/console" | tail -1 >&2 || true
 exit $((16#$status >> 8 & 255))

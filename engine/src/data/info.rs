@@ -303,12 +303,7 @@ pub(super) fn read_raw(dir: &Path) -> Result<Map<String, Value>> {
         }
         Ok(_) => std::fs::read(&path).map_err(Error::io(&path))?,
     };
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
-    serde_json::from_slice(bytes).map_err(|e| {
-        let mut problem = super::reader::not_json(&path, e.line(), e.column(), &e.to_string());
-        problem.field = Some("dataset_dir".into());
-        problem.into()
-    })
+    Ok(super::reader::from_json(&path, &bytes).map_err(|problem| problem.field("dataset_dir"))?)
 }
 
 /// `file` in `dir`, if it exists and doesn't lead out of it, by `..` or by a link.

@@ -171,20 +171,18 @@ fn recognise(path: &Path) -> Result<Row> {
     let shown = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (mut first, mut found, mut fault) = (None, None, None);
     reader::read(path, &mut |row, value| {
-        let value = match value {
-            Ok(value) => value,
-            Err(problem) => {
-                fault = fault.take().or(Some(at_row(*problem, &shown, row + 1)));
-                return Ok(if row >= 20 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
+        match value {
+            Err(problem) => fault = fault.take().or(Some(at_row(*problem, &shown, row + 1))),
+            Ok(value) => {
+                let object = value.as_object();
+                found = object.and_then(|object| FORMATS.iter().find_map(|format| format.recognise(object)));
+                if first.is_none() {
+                    first = Some(object.map_or_else(
+                        || value.to_string().chars().take(40).collect(),
+                        |row| row.keys().take(20).cloned().collect::<Vec<_>>().join(", "),
+                    ));
+                }
             }
-        };
-        let object = value.as_object();
-        found = object.and_then(|object| FORMATS.iter().find_map(|format| format.recognise(object)));
-        if first.is_none() {
-            first = Some(object.map_or_else(
-                || value.to_string().chars().take(40).collect(),
-                |row| row.keys().take(20).cloned().collect::<Vec<_>>().join(", "),
-            ));
         }
         Ok(if found.is_some() || row >= 20 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;

@@ -1,14 +1,10 @@
 //! A chat template tried on a conversation, as files: `lathe data render`.
 
 use super::{ChatTemplate, reader};
-use crate::{Error, Result};
+use crate::{Error, Result, files::read_at_most};
 use api::Problem;
 use serde_json::{Map, Value};
-use std::{
-    fs::{self, File},
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// Larger than any template or conversation that is tried by hand.
 const MAX_FILE: u64 = 16 << 20;
@@ -46,27 +42,11 @@ pub fn render(rendering: &Rendering) -> Result<String> {
 }
 
 fn json(path: &Path) -> Result<Value> {
-    let bytes = bytes(path)?;
-    let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
-    serde_json::from_slice(text).map_err(|e| reader::not_json(path, e.line(), e.column(), &e.to_string()).into())
+    Ok(reader::from_json(path, &bytes(path)?)?)
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>> {
-    let size = fs::metadata(path).map_err(Error::io(path))?.len();
-    if size > MAX_FILE {
-        let shown = path.display();
-        return Err(Problem::new(
-            "file_too_large",
-            format!("{shown} has {size} bytes, {MAX_FILE} at most are read here."),
-            format!("{shown} 有 {size} 字节，此处最多读取 {MAX_FILE} 字节。"),
-        )
-        .hint("Give one template and one conversation.", "请只提供一个模板和一段对话。")
-        .into());
-    }
-    let mut bytes = Vec::new();
-    // A pipe has no size.
-    File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes)).map_err(Error::io(path))?;
-    Ok(bytes)
+    read_at_most(path, MAX_FILE)
 }
 
 fn not_text(path: &Path) -> Error {
@@ -94,6 +74,7 @@ fn not_a_list(path: &Path, what: &str) -> Error {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_conversation_is_rendered_exactly() {

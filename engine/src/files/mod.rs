@@ -17,7 +17,7 @@ pub use adapter::{AdapterConfig, Targets, read_adapter, write_adapter};
 pub use atomic::{folder_beside, replace_dir, write_atomically};
 pub use export::{write_model, write_tokenizer};
 pub use locate::{list, locate};
-pub use tokenizer::{ModelTokenizer, SpecialToken};
+pub use tokenizer::{ModelTokenizer, SpecialToken, read_at_most};
 
 use crate::{Error, Result};
 use api::Problem;

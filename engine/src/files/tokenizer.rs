@@ -4,7 +4,8 @@ use crate::{Error, Result};
 use api::Problem;
 use serde_json::Value;
 use std::{
-    fs,
+    fs::{self, File},
+    io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -94,18 +95,26 @@ pub(super) fn check_exists(folder: &Path) -> Result<()> {
 
 /// A file's bytes, refused when it is absurdly large.
 pub(super) fn read_small(path: &Path) -> Result<Vec<u8>> {
+    read_at_most(path, MAX_FILE)
+}
+
+/// A file's bytes, refused when there are more than `most`.
+pub fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>> {
     let metadata = fs::metadata(path).map_err(Error::io(path))?;
-    if metadata.len() > MAX_FILE {
+    if metadata.len() > most {
         let (shown, len) = (path.display(), metadata.len());
         return Err(Problem::new(
             "file_too_large",
-            format!("{shown} has {len} bytes, {MAX_FILE} at most are read."),
-            format!("{shown} 有 {len} 字节，最多读取 {MAX_FILE} 字节。"),
+            format!("{shown} has {len} bytes, {most} at most are read."),
+            format!("{shown} 有 {len} 字节，最多读取 {most} 字节。"),
         )
         .hint("Check that it is the right file.", "请检查文件是否正确。")
         .into());
     }
-    fs::read(path).map_err(Error::io(path))
+    let mut bytes = Vec::new();
+    // A pipe has no size.
+    File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)).map_err(Error::io(path))?;
+    Ok(bytes)
 }
 
 /// A JSON file that must be there and hold an object.

@@ -23,7 +23,7 @@ pub fn choose(
     if params.top_k > 0 {
         candidates.truncate(ordered);
     }
-    let Some(&(first, max)) = candidates.first() else { return 0 };
+    let Some(&(_, max)) = candidates.first() else { return 0 };
     let share = |candidate: &(u32, f32)| f64::from(candidate.1 - max).exp();
     let wanted = params.top_p * candidates.iter().map(share).sum::<f64>();
     let (mut n, mut kept) = (0, 0.0);
@@ -41,7 +41,7 @@ pub fn choose(
             return candidate.0;
         }
     }
-    candidates.get(n - 1).map_or(first, |c| c.0)
+    candidates[n - 1].0
 }
 
 /// Candidates that are put in order at first: nearly always more than `top_p` keeps, and far fewer than a vocabulary.

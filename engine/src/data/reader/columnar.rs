@@ -40,15 +40,26 @@ pub fn count_parquet(path: &Path) -> Result<u64> {
 
 /// Gives every row of an Arrow file or stream.
 pub fn read_arrow(path: &Path, give: &mut Give) -> Result<()> {
+    batches(path, "Arrow", arrow(path)?, give)
+}
+
+/// Rows of an Arrow file or stream.
+pub fn count_arrow(path: &Path) -> Result<u64> {
+    arrow(path)?.map(|batch| Ok(batch.map_err(|e| broken(path, "Arrow", &e))?.num_rows() as u64)).sum()
+}
+
+type Batches = Box<dyn Iterator<Item = std::result::Result<RecordBatch, ArrowError>>>;
+
+fn arrow(path: &Path) -> Result<Batches> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let mut magic = [0; 6];
     let is_file = file.read_exact(&mut magic).is_ok() && &magic == b"ARROW1";
     file.rewind().map_err(Error::io(path))?;
     let broken = |e| broken(path, "Arrow", &e);
-    match is_file {
-        true => batches(path, "Arrow", FileReader::try_new_buffered(file, None).map_err(broken)?, give),
-        false => batches(path, "Arrow", StreamReader::try_new(BufReader::new(file), None).map_err(broken)?, give),
-    }
+    Ok(match is_file {
+        true => Box::new(FileReader::try_new_buffered(file, None).map_err(broken)?),
+        false => Box::new(StreamReader::try_new(BufReader::new(file), None).map_err(broken)?),
+    })
 }
 
 fn parquet(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {

@@ -1,6 +1,6 @@
 //! CSV (RFC 4180): the first line names the columns, and each record is a row of texts; an empty cell is null.
 
-use super::{Give, Input, MAX_ROW, Row, input, shown};
+use super::{Give, Input, MAX_ROW, Row, fault, input, shown};
 use crate::{Error, Result};
 use api::Problem;
 use csv::{ByteRecord, ErrorKind, ReaderBuilder};
@@ -78,15 +78,9 @@ fn header(path: &Path, record: &ByteRecord) -> Result<Vec<String>> {
 }
 
 fn row(columns: &[String], record: &ByteRecord, line: u64) -> Result<Value, Box<Problem>> {
-    let mend = |code: &str, en: String, zh: String| {
-        Box::new(
-            Problem::new(code, en, zh)
-                .hint("Mend the row in the file, or delete it.", "请在文件中修正该行，或删除它。"),
-        )
-    };
     if record.len() != columns.len() {
         let (found, wanted) = (record.len(), columns.len());
-        return Err(mend(
+        return Err(fault(
             "csv_cells",
             format!("it has {found} cells, the first line names {wanted} columns (line {line} of the file)."),
             format!("该行有 {found} 个单元格，而第一行有 {wanted} 列（文件第 {line} 行）。"),
@@ -95,7 +89,7 @@ fn row(columns: &[String], record: &ByteRecord, line: u64) -> Result<Value, Box<
     let mut made = Row::new();
     for (name, cell) in columns.iter().zip(record).filter(|(name, _)| !name.is_empty()) {
         let text = std::str::from_utf8(cell).map_err(|_| {
-            mend(
+            fault(
                 "row_not_utf8",
                 format!("column {name:?} is not UTF-8 text (line {line} of the file)."),
                 format!("列“{name}”不是 UTF-8 文本（文件第 {line} 行）。"),

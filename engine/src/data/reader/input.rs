@@ -53,11 +53,7 @@ impl Input {
 
     /// What is buffered, at least a byte before the end of the file.
     pub fn fill(&mut self) -> Result<&[u8]> {
-        // Asked twice: the borrow of a buffer that is returned would last for the error, too.
-        if let Err(error) = self.reader.fill_buf() {
-            return Err(problem(&self.path, error));
-        }
-        self.reader.fill_buf().map_err(Error::io(&self.path))
+        self.reader.fill_buf().map_err(|e| problem(&self.path, e))
     }
 
     pub fn consume(&mut self, n: usize) {
@@ -91,16 +87,6 @@ pub fn problem(path: &Path, error: io::Error) -> Error {
 impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.reader.read(buffer)
-    }
-}
-
-impl BufRead for Input {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.reader.fill_buf()
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.reader.consume(n);
     }
 }
 

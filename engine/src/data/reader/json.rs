@@ -14,7 +14,7 @@ pub fn is_array(input: &mut Input) -> Result<bool> {
 pub fn read(input: Input, give: &mut Give) -> Result<()> {
     let mut rows = Splitter::new(input);
     let mut bytes = Vec::new();
-    while let Some(row) = rows.next(Some(&mut bytes))? {
+    while let Some(row) = rows.next(&mut bytes)? {
         let value = match row.length > MAX_ROW {
             true => Err(row_too_long(row.at.line)),
             false => serde_json::from_slice::<Value>(&bytes).map_err(|e| {
@@ -31,8 +31,8 @@ pub fn read(input: Input, give: &mut Give) -> Result<()> {
 
 /// Rows of a file.
 pub fn count(input: Input) -> Result<u64> {
-    let (mut splitter, mut rows) = (Splitter::new(input), 0);
-    while splitter.next(None)?.is_some() {
+    let (mut splitter, mut bytes, mut rows) = (Splitter::new(input), Vec::new(), 0);
+    while splitter.next(&mut bytes)?.is_some() {
         rows += 1;
     }
     Ok(rows)
@@ -98,14 +98,13 @@ impl Splitter {
         Self { input, at: Place { line: 1, column: 1 }, array: None, first: true }
     }
 
-    /// The next row, its bytes in `bytes` if they are wanted.
-    fn next(&mut self, mut bytes: Option<&mut Vec<u8>>) -> Result<Option<Found>> {
+    /// The next row, its bytes in `bytes`.
+    fn next(&mut self, bytes: &mut Vec<u8>) -> Result<Option<Found>> {
         let Some(start) = self.start()? else { return Ok(None) };
         let at = self.at;
-        if let Some(bytes) = &mut bytes {
-            bytes.clear();
-            bytes.shrink_to(1 << 20);
-        }
+        bytes.clear();
+        // A row of many megabytes is seldom followed by another.
+        bytes.shrink_to(1 << 20);
         let (mut inside, mut length) = (
             match start {
                 b'"' => Inside::Text(0),
@@ -125,7 +124,7 @@ impl Splitter {
             let part = &buffer[..end.unwrap_or(buffer.len())];
             (from, length) = (0, length + part.len());
             self.at = self.at.past(part);
-            if let Some(bytes) = bytes.as_mut().filter(|_| length <= MAX_ROW) {
+            if length <= MAX_ROW {
                 bytes.extend_from_slice(part);
             }
             let taken = part.len();
@@ -200,19 +199,12 @@ impl Splitter {
     }
 
     /// At the end of the file in a row: a word may end so, everything else is a fault, told where a parser first sees it.
-    fn unfinished(
-        &self,
-        inside: Inside,
-        at: Place,
-        length: usize,
-        bytes: Option<&mut Vec<u8>>,
-    ) -> Result<Option<Found>> {
+    fn unfinished(&self, inside: Inside, at: Place, length: usize, bytes: &[u8]) -> Result<Option<Found>> {
         if matches!(inside, Inside::Word) && self.array == Some(false) {
             return Ok(Some(Found { at, length }));
         }
-        let parsed = bytes.filter(|_| length <= MAX_ROW).map(|bytes| serde_json::from_slice::<Value>(bytes));
-        match parsed {
-            Some(Err(e)) => {
+        match serde_json::from_slice::<Value>(bytes) {
+            Err(e) if length <= MAX_ROW => {
                 let place = at.plus(e.line(), e.column());
                 Err(not_json(self.input.path(), place.line, place.column, &e.to_string()).into())
             }

@@ -64,38 +64,30 @@ fn each_line(input: &mut Input, each: &mut dyn FnMut(usize, Line) -> Result<bool
     loop {
         let bytes = input.fill()?;
         let end = memchr::memchr(b'\n', bytes);
-        let (part, ended) = (&bytes[..end.unwrap_or(bytes.len())], end.is_some() || bytes.is_empty());
+        let part = &bytes[..end.unwrap_or(bytes.len())];
+        let (taken, last) = (part.len() + usize::from(end.is_some()), bytes.is_empty());
         length += part.len();
-        if bytes.is_empty() && length == 0 {
-            return Ok(());
+        let whole = held.is_empty() && end.is_some();
+        if !whole && length <= MAX_ROW {
+            held.extend_from_slice(part);
         }
-        let last = bytes.is_empty();
-        if ended && held.is_empty() && length == part.len() && length <= MAX_ROW {
-            // Whole in the buffer.
+        if end.is_some() || (last && length > 0) {
             number += 1;
-            if !each(number, line_of(part))? {
+            let line = match length > MAX_ROW {
+                true => Line::Long,
+                false => line_of(if whole { part } else { &held }),
+            };
+            if !each(number, line)? {
                 return Ok(());
             }
+            held.clear();
+            // A row of many megabytes is seldom followed by another.
+            held.shrink_to(1 << 20);
             length = 0;
-        } else {
-            if length <= MAX_ROW {
-                held.extend_from_slice(part);
-            }
-            if ended {
-                number += 1;
-                if !each(number, if length > MAX_ROW { Line::Long } else { line_of(&held) })? {
-                    return Ok(());
-                }
-                held.clear();
-                // A row of many megabytes is seldom followed by another.
-                held.shrink_to(1 << 20);
-                length = 0;
-            }
         }
         if last {
             return Ok(());
         }
-        let taken = part.len() + usize::from(end.is_some());
         input.consume(taken);
     }
 }

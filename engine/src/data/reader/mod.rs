@@ -9,7 +9,7 @@ mod input;
 mod json;
 mod lines;
 
-use super::Row;
+use super::{Row, example::fault};
 use crate::{Error, Result};
 use api::Problem;
 use input::Input;
@@ -94,7 +94,8 @@ pub fn count(path: &Path) -> Result<u64> {
         Kind::Json => json::count(open()?),
         Kind::JsonLines => lines::count(open()?),
         Kind::Parquet => columnar::count_parquet(path),
-        Kind::Text | Kind::Csv | Kind::Tsv | Kind::Arrow => {
+        Kind::Arrow => columnar::count_arrow(path),
+        Kind::Text | Kind::Csv | Kind::Tsv => {
             let mut rows = 0;
             read(path, &mut |_, _| {
                 rows += 1;
@@ -132,8 +133,14 @@ pub fn object(value: Value) -> Result<Row, Box<Problem>> {
     }
 }
 
+/// A small file's text as JSON.
+pub fn from_json<T: serde::de::DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, Problem> {
+    let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
+    serde_json::from_slice(text).map_err(|e| not_json(path, e.line(), e.column(), &e.to_string()))
+}
+
 /// The problem of a file that is not JSON.
-pub fn not_json(path: &Path, line: usize, column: usize, detail: &str) -> Problem {
+fn not_json(path: &Path, line: usize, column: usize, detail: &str) -> Problem {
     let shown = shown(path);
     // serde_json repeats the place at the end of its message.
     let detail = detail.split(" at line ").next().unwrap_or(detail);
@@ -148,13 +155,10 @@ pub fn not_json(path: &Path, line: usize, column: usize, detail: &str) -> Proble
 /// The problem of a row that is not JSON, at a place of the file.
 fn row_not_json(line: usize, column: usize, detail: &str) -> Box<Problem> {
     let detail = detail.split(" at line ").next().unwrap_or(detail);
-    Box::new(
-        Problem::new(
-            "row_not_json",
-            format!("it is not valid JSON: line {line}, column {column} of the file: {detail}."),
-            format!("不是有效的 JSON：文件第 {line} 行第 {column} 列：{detail}。"),
-        )
-        .hint("Mend the row in the file, or delete it.", "请在文件中修正该行，或删除它。"),
+    fault(
+        "row_not_json",
+        format!("it is not valid JSON: line {line}, column {column} of the file: {detail}."),
+        format!("不是有效的 JSON：文件第 {line} 行第 {column} 列：{detail}。"),
     )
 }
 

@@ -33,8 +33,9 @@ fn read_path(path: &Path) -> (Vec<Result<Value, String>>, Option<String>) {
         assert!(problem.zh.is_some() && !problem.hint.is_empty());
         problem.message
     });
-    if problem.is_none() {
-        assert_eq!(count(path).unwrap(), found.len() as u64);
+    match &problem {
+        None => assert_eq!(count(path).unwrap(), found.len() as u64),
+        Some(problem) => assert_eq!(&count(path).unwrap_err().into_problem().message, problem),
     }
     (found, problem)
 }
