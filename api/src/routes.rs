@@ -29,8 +29,25 @@ pub const MODELS_PULL: &str = "/api/models/pull";
 /// `GET` lists [`DatasetInfo`](crate::data::DatasetInfo)s; `POST` multipart (`name`, `file`), answers the new one.
 pub const DATASETS: &str = "/api/datasets";
 pub const DATASET: &str = "/api/datasets/{name}";
-/// `GET ?offset=&limit=`, answers a [`Preview`](crate::data::Preview).
+/// `GET ?offset=&limit=&search=&faulty=`, answers a [`Preview`](crate::data::Preview).
 pub const DATASET_ROWS: &str = "/api/datasets/{name}/rows";
+/// `POST` [`TokensWanted`](crate::data::TokensWanted), answers a [`TokenPreview`](crate::data::TokenPreview).
+pub const DATASET_TOKENS: &str = "/api/datasets/{name}/tokens";
+/// `POST` a [`RunConfig`](crate::RunConfig), answers [`Statistics`](crate::data::Statistics).
+pub const DATASET_STATISTICS: &str = "/api/datasets/{name}/statistics";
+/// `GET`, answers [`Columns`](crate::data::Columns).
+pub const DATASET_COLUMNS: &str = "/api/datasets/{name}/columns";
+/// `POST` an [`EditDataset`](crate::data::EditDataset), answers [`Edited`](crate::data::Edited).
+pub const DATASET_EDIT: &str = "/api/datasets/{name}/edit";
+/// `GET ?type=json|jsonl|csv|parquet|arrow&formatting=alpaca|sharegpt|openai`: the dataset as a file; its rows as they stand
+/// if no formatting is asked for.
+pub const DATASET_FILE: &str = "/api/datasets/{name}/file";
+/// Resumable uploads by the tus protocol 1.0 (creation, termination): `POST` with `Upload-Length` and `Upload-Metadata`
+/// (`filename`, `name`) answers 201 with `Location`.
+pub const UPLOADS: &str = "/api/uploads";
+/// `HEAD` tells `Upload-Offset`; `PATCH` goes on from there, and the piece that completes the file answers a
+/// [`DatasetInfo`](crate::data::DatasetInfo) (200) instead of 204; `DELETE` gives up.
+pub const UPLOAD: &str = "/api/uploads/{id}";
 /// `GET` lists [`ChatModel`](crate::chat::ChatModel)s; `POST` a [`LoadChat`](crate::chat::LoadChat) starts one.
 pub const CHAT: &str = "/api/chat";
 /// `GET`, `DELETE` (unload).

@@ -63,7 +63,9 @@ pub fn rows(dir: &Path, name: &str, offset: u64, limit: u64) -> Result<Preview> 
             break;
         }
     }
-    Ok(Preview { dataset: describe(&registry, entry, Some(CHECKED_ROWS)), offset, rows })
+    let dataset = describe(&registry, entry, Some(CHECKED_ROWS));
+    let more = dataset.rows > end;
+    Ok(Preview { dataset, offset, rows, more })
 }
 
 /// Registers `file`, which stands in the dataset folder, as the dataset `name`: recognises its format from its first rows
