@@ -156,6 +156,10 @@ pub enum Bench {
     Train(BenchTrain),
     /// Tokens a second of reading a prompt and of writing an answer
     Generate(BenchGenerate),
+    /// Losses and tokens a second of rows one by one and packed together
+    Packing(BenchTrain),
+    /// Bytes a second of registering and of encoding a data file
+    Data(BenchData),
 }
 
 #[derive(Debug, clap::Args)]
@@ -186,6 +190,9 @@ pub struct BenchTrain {
     /// A data file to take rows from; without it rows are full, of random tokens
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
+    /// Pack the rows of --data together up to --length tokens
+    #[arg(long)]
+    pub packing: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -201,6 +208,21 @@ pub struct BenchGenerate {
     /// How often both are measured
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct BenchData {
+    #[command(flatten)]
+    pub subject: BenchSubject,
+    /// The data file
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Take rows as texts, as the stage pt does
+    #[arg(long)]
+    pub text: bool,
+    /// Register the file only
+    #[arg(long)]
+    pub register_only: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 #[derive(Clone, Debug)]
 pub struct Places {
-    /// The data folder of Lathe: `datasets/`, `models/`, `runs/`, `exports/`.
+    /// The data folder of Lathe: `datasets/`, `models/`, `runs/`, `exports/`, `cache/`.
     pub home: PathBuf,
     /// The hub cache in Hugging Face's layout, `$HF_HOME/hub`.
     pub hub_cache: PathBuf,
@@ -21,6 +21,11 @@ impl Places {
 
     pub fn runs(&self) -> PathBuf {
         self.home.join("runs")
+    }
+
+    /// Encoded datasets by what they were made of.
+    pub fn tokens(&self) -> PathBuf {
+        self.home.join("cache/tokens")
     }
 
     pub fn exports(&self) -> PathBuf {

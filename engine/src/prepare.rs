@@ -6,7 +6,10 @@ use crate::{
     adapters::{Tuning, adapter},
     catalog::catalog,
     compute,
-    data::{self, ChatTemplate, EncodeOptions, Encoder, LoadOptions, Registry, Samples, SpecialTokens, SpoolWriter},
+    data::{
+        self, Cache, ChatTemplate, EncodeOptions, Encoder, LoadOptions, Loader, Needs, Reading, Registry, Samples,
+        SpecialTokens,
+    },
     estimate,
     files::{ModelFiles, ModelTokenizer, locate},
     kernels::cpu::Compute,
@@ -16,14 +19,13 @@ use crate::{
 };
 use api::{
     Plan, Problem, Problems, RunConfig,
-    params::{self, ComputeType, DataParams, ModelParams, OutputParams, RopeScaling, TrainParams},
+    params::{self, ComputeType, DataParams, MixStrategy, ModelParams, OutputParams, RopeScaling, TrainParams},
 };
 use serde_json::{Map, json};
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 /// A training run with everything resolved; no weights are loaded yet.
@@ -56,17 +58,27 @@ pub struct Opened {
     pub template_name: String,
 }
 
-/// Resolves a training run. Its samples stand in a nameless file of the data folder.
-pub fn prepare(config: &RunConfig, places: &Places) -> Result<Prepared> {
-    resolve(config, places, || SpoolWriter::create(&places.home))
+/// Resolves a training run and encodes its datasets. `progress` hears rows encoded and rows in all, while that takes long; its
+/// error ends the work.
+pub fn prepare(
+    config: &RunConfig,
+    places: &Places,
+    progress: &mut dyn FnMut(u64, u64) -> Result<()>,
+) -> Result<Prepared> {
+    resolve(config, places, Reading::Whole, progress)
 }
 
-/// What a training run will do; writes nothing.
+/// What a training run will do. Of large datasets that were never encoded, only the beginning is read.
 pub fn plan(config: &RunConfig, places: &Places) -> Result<Plan> {
-    Ok(resolve(config, places, || Ok(SpoolWriter::counting()))?.plan)
+    Ok(resolve(config, places, Reading::Beginning, &mut |_, _| Ok(()))?.plan)
 }
 
-fn resolve(config: &RunConfig, places: &Places, spool: impl FnOnce() -> Result<SpoolWriter>) -> Result<Prepared> {
+fn resolve(
+    config: &RunConfig,
+    places: &Places,
+    reading: Reading,
+    progress: &mut dyn FnMut(u64, u64) -> Result<()>,
+) -> Result<Prepared> {
     let mut problems = Problems::default();
     let ignored = check_keys(config, &mut problems);
     let model: ModelParams = read(config, &mut problems);
@@ -87,6 +99,7 @@ fn resolve(config: &RunConfig, places: &Places, spool: impl FnOnce() -> Result<S
     if data.dataset.is_empty() {
         problems.push(no_dataset());
     }
+    problems.0.extend(wrong_shares(&data));
     let counted = match (&tuning, &opened) {
         (Some(tuning), Some(opened)) => keep(tuning.count(&opened.config), &mut problems),
         _ => None,
@@ -110,20 +123,30 @@ fn resolve(config: &RunConfig, places: &Places, spool: impl FnOnce() -> Result<S
     };
 
     let encoder = encoder(&opened, &data)?;
+    let packing = data.packing.unwrap_or(stage.packs()) || data.neat_packing;
+    let blocks = packing && !data.neat_packing && stage.needs() == Needs::Text;
     let options = LoadOptions {
         needs: stage.needs(),
+        cutoff_len: data.cutoff_len,
         max_samples: data.max_samples,
-        packing: data.packing.unwrap_or(stage.packs()) && stage.packs(),
+        blocks,
+        mix: data.mix_strategy,
+        shares: data.interleave_probs.clone(),
+        seed: train.seed,
     };
-    let mut spool = spool()?;
-    let loaded = data::load(&registry, &data.dataset, &options, &encoder, &mut spool)?;
-    opened.config.check_length(loaded.longest as usize)?;
-    let (samples, mut eval) = data::split(loaded.samples, data.val_size, train.seed)?;
+    let cache = Cache::new(places.tokens());
+    let mut loader = Loader { registry: &registry, encoder: &encoder, cache: &cache, reading, progress };
+    let loaded = loader.load(&data.dataset, &options)?;
+    let (mut samples, mut eval) = loaded.samples.split(data.val_size, train.seed)?;
     if !data.eval_dataset.is_empty() {
-        eval.extend(data::load(&registry, &data.eval_dataset, &options, &encoder, &mut spool)?.samples);
+        let options = LoadOptions { mix: MixStrategy::Concat, shares: Vec::new(), ..options };
+        eval = eval.and(loader.load(&data.eval_dataset, &options)?.samples);
     }
-    let spool = Arc::new(spool.finish()?);
-    let (samples, eval) = (Samples::new(spool.clone(), samples), Samples::new(spool, eval));
+    let longest = samples.longest().max(eval.longest());
+    opened.config.check_length(longest)?;
+    if packing && !blocks {
+        samples = samples.packed(data.cutoff_len);
+    }
     let sampler = sampler(&samples, &train);
     let steps = steps(&sampler, &train);
     let epochs = steps as f64 / sampler.steps_per_epoch().max(1) as f64;
@@ -165,7 +188,7 @@ fn resolve(config: &RunConfig, places: &Places, spool: impl FnOnce() -> Result<S
         eval_samples: eval.len() as u64,
         tokens,
         trained_tokens: trained,
-        longest: loaded.longest,
+        longest: longest as u64,
         truncated: loaded.truncated,
         skipped: loaded.skipped,
         epochs,
@@ -245,12 +268,8 @@ pub fn open(params: &ModelParams, places: &Places) -> Result<Opened> {
 /// The encoder of an opened model.
 pub fn encoder(opened: &Opened, data: &DataParams) -> Result<Encoder> {
     let special = SpecialTokens { bos: opened.tokenizer.bos.clone(), eos: opened.tokenizer.eos.clone() };
-    let options = EncodeOptions {
-        cutoff_len: data.cutoff_len,
-        train_on_prompt: data.train_on_prompt,
-        mask_history: data.mask_history,
-        extra: Map::new(),
-    };
+    let options =
+        EncodeOptions { train_on_prompt: data.train_on_prompt, mask_history: data.mask_history, extra: Map::new() };
     Encoder::new(opened.tokenizer.tokenizer.clone(), opened.template.clone(), special, options)
 }
 
@@ -324,6 +343,29 @@ fn no_dataset() -> Problem {
     Problem::new("no_dataset", "No dataset is chosen.", "未选择数据集。")
         .hint("Set dataset, for example to identity.", "请设置 dataset，例如 identity。")
         .field("dataset")
+}
+
+/// A problem unless there is a positive share for each dataset, or none at all.
+fn wrong_shares(data: &DataParams) -> Option<Problem> {
+    let (shares, datasets) = (data.interleave_probs.len(), data.dataset.len());
+    let fine = data.interleave_probs.iter().all(|share| share.is_finite() && *share > 0.0);
+    if shares == 0 || (shares == datasets && fine) {
+        return None;
+    }
+    let problem = match fine {
+        true => Problem::new(
+            "wrong_shares",
+            format!("interleave_probs has {shares} shares for {datasets} datasets."),
+            format!("interleave_probs 有 {shares} 个比例，而数据集有 {datasets} 个。"),
+        ),
+        false => Problem::new(
+            "wrong_shares",
+            "interleave_probs has a share that isn't above 0.",
+            "interleave_probs 中有不大于 0 的比例。",
+        ),
+    };
+    let hint = "Give one positive number for each dataset, for example 0.7,0.3.";
+    Some(problem.hint(hint, "请为每个数据集给出一个正数，例如 0.7,0.3。").field("interleave_probs"))
 }
 
 /// Puts `rope_scaling` of the run into the model's configuration, with transformers' usual factors.

@@ -16,7 +16,8 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
 };
 
 /// Takes each event as it happens; an error (a full disk, say) ends the run.
@@ -62,7 +63,21 @@ fn train(
         Some(prepared) => prepared,
         None => {
             status(sink, "Reading the data", "正在读取数据")?;
-            prepare(config, places)?
+            let mut told = Instant::now();
+            let prepared = prepare(config, places, &mut |done, total| {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(Error::Internal("stopped".into()));
+                }
+                if told.elapsed() < Duration::from_millis(500) {
+                    return Ok(());
+                }
+                told = Instant::now();
+                sink(Event::Status { text: Text::new("Encoding the data", "正在编码数据"), done, total })
+            });
+            if stop.load(Ordering::Relaxed) {
+                return Ok((Outcome::Stopped, BTreeMap::new()));
+            }
+            prepared?
         }
     };
     sink(Event::Planned { plan: Box::new(prepared.plan.clone()) })?;
@@ -82,6 +97,7 @@ fn train(
     let compute = prepared.compute.dtype();
     let mut model = build(&prepared.config, &source, tuning.as_ref(), &mut store, &device, compute)?;
     model.recompute = prepared.recompute;
+    model.noise = train.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
 
     let mut optimizer = AdamW::new(train);
     let (mut step, mut history) = (0, Vec::new());

@@ -223,7 +223,7 @@ fn bad_input_is_named() {
     let problem = |change: &dyn Fn(&mut Value)| {
         let mut config = home.config("sft", "lora");
         change(&mut config);
-        match engine::prepare::prepare(&config_of(config), &home.places()) {
+        match engine::prepare::plan(&config_of(config), &home.places()) {
             Ok(_) => panic!("accepted"),
             Err(error) => error.into_problems(),
         }

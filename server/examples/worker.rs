@@ -149,7 +149,7 @@ fn ask() -> Result {
         }
         Question::Rows { dataset, offset, limit } => {
             let rows = (offset..offset + limit).map(|index| PreviewRow { index, ..Default::default() }).collect();
-            Answer::Rows { preview: Preview { dataset: info(&dataset), offset, rows } }
+            Answer::Rows { preview: Preview { dataset: info(&dataset), offset, rows, more: false } }
         }
         Question::Register { name, file } => {
             let text = fs::read(datasets.join(&file))?;

@@ -69,9 +69,31 @@ pub struct DataParams {
     /// Learn only the last answer of each conversation.
     #[schemars(extend("ui" = ui(["Last answer only", "仅最后回答"], "每段对话只学最后一个回答。", ["Usually off", "通常关闭"])))]
     pub mask_history: bool,
-    /// Join short texts into rows of the cutoff length. Empty: on for plain text, off otherwise.
-    #[schemars(extend("ui" = ui(["Packing", "打包"], "把短文本拼成截断长度的整行。留空：纯文本时开启，其他关闭。", ["On: faster on many short texts", "开启：短文本多时更快"])))]
+    /// How several datasets become one: one after another (concat), in turns until the first is used up (interleave_under),
+    /// or in turns until every one was used up, the shorter ones again and again (interleave_over).
+    #[schemars(extend("ui" = ui(["Mixture", "混合方式"], "多个数据集如何合为一个：依次相接（concat）；轮流取，最先用完者用完即止（interleave_under）；轮流取，直到全部用完，较短者循环使用（interleave_over）。", ["Matters with several datasets", "仅在选择多个数据集时有意义"])))]
+    pub mix_strategy: MixStrategy,
+    /// How often each dataset comes in a mixture in turns, in the order of the datasets, for example 0.7,0.3.
+    #[schemars(extend("ui" = ui(["Mixture shares", "混合比例"], "轮流混合时各数据集出现的比例，按数据集的顺序，例如 0.7,0.3。", ["Empty: all equally often", "留空：各数据集同样多"])))]
+    pub interleave_probs: Vec<f64>,
+    /// Pack short rows together up to the cutoff length; conversations never see each other. Empty: on for plain text, whose
+    /// rows are joined to one text and cut into blocks; off otherwise.
+    #[schemars(extend("ui" = ui(["Packing", "打包"], "把短样本装到一起，直至截断长度；各对话互不可见。留空：纯文本时开启（各行接成一篇，再切成块），其他关闭。", ["On: faster on many short rows, fewer steps", "开启：短样本多时更快，步数更少"])))]
     pub packing: Option<bool>,
+    /// Pack whole rows, plain text too, so that no row sees another.
+    #[schemars(extend("ui" = ui(["Neat packing", "整洁打包"], "按整行打包，纯文本也一样，任何样本都看不到其他样本。", ["Instructions are always packed so", "指令数据总是这样打包"])))]
+    pub neat_packing: bool,
+}
+
+/// How several datasets become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum MixStrategy {
+    #[default]
+    Concat,
+    InterleaveUnder,
+    InterleaveOver,
 }
 
 impl Default for DataParams {
@@ -85,7 +107,10 @@ impl Default for DataParams {
             val_size: 0.0,
             train_on_prompt: false,
             mask_history: false,
+            mix_strategy: MixStrategy::Concat,
+            interleave_probs: Vec::new(),
             packing: None,
+            neat_packing: false,
         }
     }
 }
@@ -126,6 +151,10 @@ pub struct TrainParams {
     /// Longest step allowed: gradients with a larger norm are scaled down to it. 0 switches it off.
     #[schemars(range(min = 0.0), extend("ui" = ui(["Gradient clipping", "梯度裁剪"], "梯度范数超过此值则按比例缩小；0 为关闭。", ["Lower: calmer steps; usual 1", "调低：每步更平稳；常用 1"])))]
     pub max_grad_norm: f64,
+    /// Strength of NEFTune: uniform noise on the embeddings while training, alpha / sqrt(tokens x width) at most (Jain et al.,
+    /// 2023). 0 or empty: none.
+    #[schemars(range(min = 0.0), extend("ui" = ui(["NEFTune alpha", "NEFTune 强度"], "训练时给词嵌入加均匀噪声，幅度不超过 alpha / √(词元数 × 宽度)。0 或留空为关闭。", ["Usual 5; may make answers longer and freer", "常用 5；回答可能更长、更灵活"])))]
+    pub neftune_noise_alpha: Option<f32>,
     /// Pulls weights towards 0.
     #[schemars(range(min = 0.0, max = 1.0), extend("ui" = ui(["Weight decay", "权重衰减"], "把权重拉向 0。", ["Usual 0 to 0.1", "常用 0 到 0.1"])))]
     pub weight_decay: f64,
@@ -172,6 +201,7 @@ impl Default for TrainParams {
             warmup_steps: 0.0,
             warmup_ratio: 0.0,
             max_grad_norm: 1.0,
+            neftune_noise_alpha: None,
             weight_decay: 0.0,
             adam_beta1: 0.9,
             adam_beta2: 0.999,

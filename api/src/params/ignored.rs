@@ -82,7 +82,7 @@ pub fn ignored() -> Vec<Ignored> {
             ["gradient_checkpointing says it.", "由 gradient_checkpointing 决定。"],
         ),
         (
-            &["ignore_pad_token_for_loss", "dataset_shards", "mix_strategy", "neat_packing", "remove_unused_columns"],
+            &["ignore_pad_token_for_loss", "dataset_shards", "remove_unused_columns"],
             ["Lathe has no padding.", "Lathe 不做填充。"],
         ),
     ];

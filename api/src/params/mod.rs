@@ -100,8 +100,14 @@ fn coerce(key: &str, value: &Value, property: &Value) -> Result<Value, Box<Probl
             serde_json::from_str::<Value>(s.trim()).ok().filter(Value::is_number).unwrap_or_else(|| value.clone())
         }
         Value::String(s) if wants("array") => {
-            s.split(',').map(str::trim).filter(|s| !s.is_empty()).map(Value::from).collect::<Vec<_>>().into()
+            let numbers = property["items"]["type"] == "number";
+            let item = |s: &str| match serde_json::from_str::<Value>(s) {
+                Ok(number) if numbers && number.is_number() => number,
+                _ => s.into(),
+            };
+            s.split(',').map(str::trim).filter(|s| !s.is_empty()).map(item).collect::<Vec<_>>().into()
         }
+        Value::Number(_) if wants("array") => vec![value.clone()].into(),
         Value::Array(items) if wants("string") && !wants("array") => items
             .iter()
             .map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned))
@@ -124,7 +130,9 @@ fn coerce(key: &str, value: &Value, property: &Value) -> Result<Value, Box<Probl
         Value::Number(n) if n.is_i64() || n.is_u64() => wants("integer") || wants("number"),
         Value::Number(_) => wants("number"),
         Value::String(_) => wants("string") || property.get("enum").is_some(),
-        Value::Array(_) => wants("array"),
+        Value::Array(items) => {
+            wants("array") && (property["items"]["type"] != "number" || items.iter().all(Value::is_number))
+        }
         Value::Object(_) => wants("object"),
     };
     let shown = value.as_str().map_or_else(|| value.to_string(), |s| format!("{s:?}"));
@@ -147,10 +155,15 @@ fn coerce(key: &str, value: &Value, property: &Value) -> Result<Value, Box<Probl
             "number" => "数字".into(),
             "boolean" => "true 或 false".into(),
             "string" => "文本".into(),
+            "array" if property["items"]["type"] == "number" => "数字列表，例如 0.7,0.3".into(),
             "array" => "列表".into(),
             _ => names.clone(),
         };
-        let en = if names == "boolean" { "true or false".into() } else { names };
+        let en = match names.as_str() {
+            "boolean" => "true or false".into(),
+            "array" if property["items"]["type"] == "number" => "array of numbers, for example 0.7,0.3".into(),
+            _ => names,
+        };
         return Err(problem(format!("must be {}{en}", article(&en)), format!("应为{zh}")));
     }
     if let Some(number) = value.as_f64() {
@@ -175,8 +188,8 @@ fn coerce(key: &str, value: &Value, property: &Value) -> Result<Value, Box<Probl
 
 fn article(word: &str) -> &'static str {
     match word {
-        "integer" | "array" => "an ",
         "true or false" => "",
+        _ if word.starts_with(['a', 'i']) => "an ",
         _ => "a ",
     }
 }
@@ -209,6 +222,12 @@ mod tests {
         ))
         .unwrap();
         assert_eq!((params.learning_rate, params.num_train_epochs, params.seed), (1e-4, 3.0, 7));
+        for shares in [json!("0.7, 0.3"), json!([0.7, 0.3])] {
+            let data: DataParams = read(&config(json!({"interleave_probs": shares, "dataset": "a, b"}))).unwrap();
+            assert_eq!((data.interleave_probs, data.dataset), (vec![0.7, 0.3], vec!["a".to_string(), "b".to_string()]));
+        }
+        let wrong = read::<DataParams>(&config(json!({"interleave_probs": "0.7,x"}))).unwrap_err();
+        assert!(wrong.0[0].message.contains("an array of numbers"), "{wrong:?}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! `lathe bench`: how fast this computer trains and generates, and with how much memory.
+//! `lathe bench`: how fast this computer trains, generates and reads data, and with how much memory.
 
 use crate::{
-    args::{Bench, BenchGenerate, BenchSubject, BenchTrain},
+    args::{Bench, BenchData, BenchGenerate, BenchSubject, BenchTrain},
     environment::Environment,
     home, log,
     outcome::{Failure, Outcome},
@@ -11,7 +11,9 @@ use api::{
     RunConfig,
     params::{self, ComputeType, TrainParams},
 };
-use engine::bench::{self, GenerateBench, GenerateReport, Spent, Subject, TrainBench, TrainReport};
+use engine::bench::{
+    self, DataBench, DataReport, GenerateBench, GenerateReport, PackingReport, Spent, Subject, TrainBench, TrainReport,
+};
 use std::time::Instant;
 
 pub fn run(command: Bench, environment: &Environment, say: &Say, begun: Instant) -> Outcome {
@@ -20,25 +22,18 @@ pub fn run(command: Bench, environment: &Environment, say: &Say, begun: Instant)
     let places = environment.places();
     match command {
         Bench::Train(args) => {
-            let (subject, compute_type) = common(&args.subject)?;
-            let BenchTrain { subject: BenchSubject { profile, .. }, adapter, recompute, data, .. } = args;
-            let [batch, length, steps, warmup, rank] =
-                [args.batch, args.length, args.steps, args.warmup, args.rank].map(|n| n as usize);
-            let asked = TrainBench {
-                subject,
-                batch,
-                length,
-                steps,
-                warmup,
-                compute_type,
-                adapter,
-                rank,
-                recompute,
-                data,
-                profile,
-            };
-            let report = bench::train(&asked, &places, begun).map_err(Failure::refused)?;
+            let report = bench::train(&steps(args)?, &places, begun).map_err(Failure::refused)?;
             say.result(&report, || trained(&report, say.is_chinese()));
+        }
+        Bench::Packing(args) => {
+            let report = bench::packing(&steps(args)?, &places, begun).map_err(Failure::refused)?;
+            say.result(&report, || packed(&report, say.is_chinese()));
+        }
+        Bench::Data(BenchData { subject, data, text, register_only }) => {
+            let (subject, _) = common(&subject)?;
+            let asked = DataBench { subject, file: data, text, register_only };
+            let report = bench::data(&asked, &places).map_err(Failure::refused)?;
+            say.result(&report, || read(&report, say.is_chinese()));
         }
         Bench::Generate(args) => {
             let (subject, compute_type) = common(&args.subject)?;
@@ -52,7 +47,29 @@ pub fn run(command: Bench, environment: &Environment, say: &Say, begun: Instant)
     Ok(())
 }
 
-/// What both take, checked; sets the number of threads.
+/// Training steps as the options ask for them.
+fn steps(args: BenchTrain) -> Outcome<TrainBench> {
+    let (subject, compute_type) = common(&args.subject)?;
+    let BenchTrain { subject: BenchSubject { profile, .. }, adapter, recompute, data, packing, .. } = args;
+    let [batch, length, steps, warmup, rank] =
+        [args.batch, args.length, args.steps, args.warmup, args.rank].map(|n| n as usize);
+    Ok(TrainBench {
+        subject,
+        batch,
+        length,
+        steps,
+        warmup,
+        compute_type,
+        adapter,
+        rank,
+        recompute,
+        data,
+        packing,
+        profile,
+    })
+}
+
+/// What all take, checked; sets the number of threads.
 fn common(args: &BenchSubject) -> Outcome<(Subject, ComputeType)> {
     let mut config = RunConfig::default();
     config.set("compute_type", args.compute_type.as_str());
@@ -115,6 +132,57 @@ fn generated(r: &GenerateReport, chinese: bool) -> String {
         ),
     };
     lines + &shares(&r.profile)
+}
+
+fn packed(r: &PackingReport, chinese: bool) -> String {
+    let PackingReport { model, batch, length, compute, threads, rows, packed, compared, .. } = r;
+    let ratio = r.packed_per_s / r.unpacked_per_s.max(1e-9);
+    match chinese {
+        true => format!(
+            "{model}，{compute}，{threads} 线程；{rows} 行装成 {packed} 个样本，每个至多 {length} 词元\n\
+             {compared} 行的损失     最大相差 {:.1e}（均值 {:.4}）\n\
+             词元/秒，逐行   {:.1}（批大小 {batch}）\n\
+             词元/秒，打包   {:.1}（批大小 {batch}），{ratio:.2} 倍",
+            r.worst, r.mean_loss, r.unpacked_per_s, r.packed_per_s
+        ),
+        false => format!(
+            "{model}, {compute}, {threads} threads; {rows} rows in {packed} samples of {length} tokens at most\n\
+             losses of {compared} rows    {:.1e} apart at most (mean {:.4})\n\
+             tokens/s, one by one  {:.1} (batch {batch})\n\
+             tokens/s, packed      {:.1} (batch {batch}), {ratio:.2} times as many",
+            r.worst, r.mean_loss, r.unpacked_per_s, r.packed_per_s
+        ),
+    }
+}
+
+fn read(r: &DataReport, chinese: bool) -> String {
+    let DataReport { model, threads, rows, .. } = r;
+    let (size, above) = (r.bytes as f64 / 1e6, r.register_memory.zip(r.idle_memory).map(|(peak, idle)| peak - idle));
+    let above = megabytes(above);
+    let registered = match chinese {
+        true => format!(
+            "{size:.0} MB，{rows} 行，{threads} 线程\n登记            {:.0} MB/s（{:.2} s），比空闲时多占 {above}",
+            r.register_mb_per_s, r.register_s
+        ),
+        false => format!(
+            "{size:.0} MB, {rows} rows, {threads} threads\nregistered   {:.0} MB/s ({:.2} s), {above} above idle",
+            r.register_mb_per_s, r.register_s
+        ),
+    };
+    let Some(e) = &r.encoded else { return registered };
+    let (tokens, peak) = (e.tokens, megabytes(e.peak_memory));
+    let encoded = match chinese {
+        true => format!(
+            "编码（{model}）  {:.1} MB/s，{:.0} 词元/秒（{:.1} s，{tokens} 词元）\n取自缓存        {:.2} s\n峰值内存        {peak}",
+            e.encode_mb_per_s, e.tokens_per_s, e.encode_s, e.again_s
+        ),
+        false => format!(
+            "encoded      {:.1} MB/s, {:.0} tokens/s ({:.1} s, {tokens} tokens; {model})\n\
+             from cache   {:.2} s\npeak memory  {peak}",
+            e.encode_mb_per_s, e.tokens_per_s, e.encode_s, e.again_s
+        ),
+    };
+    format!("{registered}\n{encoded}")
 }
 
 fn megabytes(bytes: Option<u64>) -> String {

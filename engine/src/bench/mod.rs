@@ -1,10 +1,14 @@
-//! Benchmarks of training steps and of generation, with the weights of a model or random ones of a known shape.
+//! Benchmarks of training steps, of generation, and of reading data, with a model or random weights of a known shape.
 
+mod data;
 mod generate;
+mod packing;
 mod subject;
 mod train;
 
+pub use data::{DataBench, DataReport, EncodeReport, data};
 pub use generate::{GenerateBench, GenerateReport, generate};
+pub use packing::{PackingReport, packing};
 pub use subject::{SHAPES, Subject};
 pub use train::{TrainBench, TrainReport, train};
 

@@ -5,7 +5,7 @@ use crate::{
     Places, Result,
     adapters::{Tuning, adapter},
     compute,
-    data::{self, LoadOptions, Needs, Samples, Sequence, SpoolWriter},
+    data::{self, Cache, LoadOptions, Loader, Needs, Reading, Samples, Sequence, SpoolWriter},
     device,
     kernels::profile,
     memory,
@@ -19,7 +19,7 @@ use api::{
     params::{ComputeType, DataParams, TrainParams},
 };
 use serde::Serialize;
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{path::PathBuf, time::Instant};
 
 /// What is asked of [`train`].
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct TrainBench {
     pub recompute: bool,
     /// A file of rows; without it rows are full, of random tokens.
     pub data: Option<PathBuf>,
+    /// Packs the rows of `data` together up to `length` tokens.
+    pub packing: bool,
     pub profile: bool,
 }
 
@@ -144,33 +146,33 @@ fn tuning(bench: &TrainBench) -> Result<Option<Box<dyn Tuning>>> {
 }
 
 /// The rows to train on: those of the file, or enough random ones for a few batches.
-fn rows(bench: &TrainBench, ready: &Ready, places: &Places) -> Result<Samples> {
-    let mut spool = SpoolWriter::create(&places.home)?;
-    let samples = match (&bench.data, &ready.opened) {
+pub(super) fn rows(bench: &TrainBench, ready: &Ready, places: &Places) -> Result<Samples> {
+    match (&bench.data, &ready.opened) {
         (Some(file), Some(opened)) => {
             let (registry, name) = data::preview::one_file(file)?;
-            let encoder = encoder(opened, &DataParams { cutoff_len: bench.length, ..DataParams::default() })?;
-            let options = LoadOptions { needs: Needs::Instructions, max_samples: None, packing: false };
-            data::load(&registry, &[name], &options, &encoder, &mut spool)?.samples
+            let (encoder, cache) = (encoder(opened, &DataParams::default())?, Cache::new(places.tokens()));
+            let options = LoadOptions { cutoff_len: bench.length, ..LoadOptions::plain(Needs::Instructions) };
+            let (reading, progress) = (Reading::Whole, &mut |_, _| Ok(()));
+            let mut loader = Loader { registry: &registry, encoder: &encoder, cache: &cache, reading, progress };
+            let samples = loader.load(&[name], &options)?.samples;
+            Ok(if bench.packing { samples.packed(bench.length) } else { samples })
         }
-        (Some(_), None) => {
-            return Err(Problem::new(
-                "data_without_tokenizer",
-                "A shape has no tokenizer to read data with.",
-                "仅有结构时没有分词器，无法读取数据。",
-            )
-            .hint("Give --model instead of --shape.", "请用 --model 代替 --shape。")
-            .field("data")
-            .into());
-        }
+        (Some(_), None) => Err(Problem::new(
+            "data_without_tokenizer",
+            "A shape has no tokenizer to read data with.",
+            "仅有结构时没有分词器，无法读取数据。",
+        )
+        .hint("Give --model instead of --shape.", "请用 --model 代替 --shape。")
+        .field("data")
+        .into()),
         (None, _) => {
+            let mut spool = SpoolWriter::nameless(&places.home)?;
             let mut random = Random::new(SEED, STREAM);
             for _ in 0..(4 * bench.batch).max(8) {
                 let row = (0..bench.length).map(|_| random.below(ready.config.vocab_size) as u32);
                 spool.push(&Sequence::all(row.collect()))?;
             }
-            0..spool.len() as u32
+            Samples::whole(spool)
         }
-    };
-    Ok(Samples::new(Arc::new(spool.finish()?), samples.collect()))
+    }
 }

@@ -3,7 +3,7 @@
 
 mod answers;
 
-use super::{ChatTemplate, Example};
+use super::{ChatTemplate, Example, cache};
 use crate::{Error, Result};
 use answers::Answers;
 use api::{Problem, data::Message};
@@ -18,8 +18,6 @@ pub struct Sequence {
     pub ids: Vec<u32>,
     /// (len): whether the model learns to predict this token from those before it. The first token never is.
     pub trained: Vec<bool>,
-    /// Tokens that were cut off at the end.
-    pub truncated: usize,
 }
 
 /// The tokens that begin and end a text.
@@ -29,23 +27,15 @@ pub struct SpecialTokens {
     pub eos: Option<(String, u32)>,
 }
 
-/// How conversations become samples.
-#[derive(Clone, Debug)]
+/// How conversations become tokens.
+#[derive(Clone, Debug, Default)]
 pub struct EncodeOptions {
-    /// Samples keep at most this many tokens, from their beginning.
-    pub cutoff_len: usize,
     /// Every token is trained, not only the answers.
     pub train_on_prompt: bool,
     /// Only the last answer is trained.
     pub mask_history: bool,
     /// Variables for the template, for example `enable_thinking`.
     pub extra: Map<String, Value>,
-}
-
-impl Default for EncodeOptions {
-    fn default() -> Self {
-        Self { cutoff_len: 2048, train_on_prompt: false, mask_history: false, extra: Map::new() }
-    }
 }
 
 /// A tokenizer, a chat template and the rules of the loss mask.
@@ -55,15 +45,6 @@ pub struct Encoder {
     template: ChatTemplate,
     special: SpecialTokens,
     options: EncodeOptions,
-}
-
-/// Joins texts and cuts the whole into blocks of `cutoff` tokens; the last block may be shorter. A block's first token has
-/// nothing before it and isn't trained. Texts see each other inside a block: only for plain text, where each ends with its
-/// own last token.
-#[derive(Clone, Debug)]
-pub struct Packer {
-    cutoff: usize,
-    block: Vec<u32>,
 }
 
 impl Encoder {
@@ -99,17 +80,25 @@ impl Encoder {
         &self.options
     }
 
-    /// The conversation of an example, cut at `cutoff_len`. The ids are those of transformers' `apply_chat_template`.
+    /// Says in few letters what ids and masks depend on besides the example.
+    pub fn fingerprint(&self) -> Result<String> {
+        let tokenizer = self.tokenizer.to_string(false).map_err(|e| Error::Internal(e.to_string()))?;
+        let EncodeOptions { train_on_prompt, mask_history, extra } = &self.options;
+        let rest = format!("{train_on_prompt} {mask_history} {extra:?} {:?}", self.special);
+        Ok(cache::key([tokenizer.as_str(), &self.template.fingerprint(), &rest]))
+    }
+
+    /// The conversation of an example. The ids are those of transformers' `apply_chat_template`.
     /// Trained are the answers with the token that ends each, not the headers before them; a template whose answers can't
     /// be told from the rest is a problem. A row with [`Example::text`] instead is encoded as text.
     pub fn conversation(&self, example: &Example) -> Result<Sequence> {
         if let Some(text) = &example.text {
-            return Ok(self.text(text)?.cut(self.options.cutoff_len));
+            return self.text(text);
         }
         let tools = example.tools.as_ref();
         if self.options.train_on_prompt {
             let text = self.template.render(&example.messages, tools, false, &self.options.extra)?;
-            return Ok(self.whole(&text)?.cut(self.options.cutoff_len));
+            return self.whole(&text);
         }
         let answers = Answers::find(&self.template, &example.messages, tools, &self.options.extra)?;
         let spans = match answers.spans.as_slice() {
@@ -118,10 +107,10 @@ impl Encoder {
         };
         let encoding = self.encode(&answers.text, false)?;
         let trained = trained(encoding.get_offsets(), spans);
-        Ok(Sequence { ids: encoding.get_ids().to_vec(), trained, truncated: 0 }.cut(self.options.cutoff_len))
+        Ok(Sequence { ids: encoding.get_ids().to_vec(), trained })
     }
 
-    /// The conversation with every token trained, not cut: an instruction row for the stage `pt`.
+    /// The conversation with every token trained: an instruction row for the stage `pt`.
     pub fn conversation_as_text(&self, example: &Example) -> Result<Sequence> {
         match &example.text {
             Some(text) => self.text(text),
@@ -171,7 +160,7 @@ impl Sequence {
     /// Every token but the first is trained.
     pub fn all(ids: Vec<u32>) -> Self {
         let trained = (0..ids.len()).map(|i| i > 0).collect();
-        Self { ids, trained, truncated: 0 }
+        Self { ids, trained }
     }
 
     pub fn len(&self) -> usize {
@@ -185,38 +174,6 @@ impl Sequence {
     /// Number of tokens with a loss.
     pub fn targets(&self) -> usize {
         self.trained.iter().filter(|t| **t).count()
-    }
-
-    /// The first `len` tokens; the others are counted in `truncated`.
-    pub fn cut(mut self, len: usize) -> Self {
-        self.truncated += self.ids.len().saturating_sub(len);
-        self.ids.truncate(len);
-        self.trained.truncate(len);
-        self
-    }
-}
-
-impl Packer {
-    pub fn new(cutoff: usize) -> Self {
-        Self { cutoff: cutoff.max(2), block: Vec::new() }
-    }
-
-    /// Adds a text; calls `full` with each block that it fills.
-    pub fn add(&mut self, mut ids: &[u32], full: &mut impl FnMut(Sequence) -> Result<()>) -> Result<()> {
-        while !ids.is_empty() {
-            let (now, later) = ids.split_at(ids.len().min(self.cutoff - self.block.len()));
-            self.block.extend_from_slice(now);
-            ids = later;
-            if self.block.len() == self.cutoff {
-                full(Sequence::all(std::mem::take(&mut self.block)))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The block that was begun, if anything of it can be trained.
-    pub fn finish(self) -> Option<Sequence> {
-        (self.block.len() > 1).then(|| Sequence::all(self.block))
     }
 }
 
@@ -282,7 +239,6 @@ mod tests {
         let plain = encoder_of(EncodeOptions::default());
         let sequence = plain.conversation(&example).unwrap();
         assert_eq!(learned(&plain, &sequence), " 你好 <|im_end|>4<|im_end|>");
-        assert_eq!(sequence.truncated, 0);
         let text = "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n 你好 <|im_end|>\n\
                     <|im_start|>user\n2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n";
         assert_eq!(plain.tokenizer.decode(&sequence.ids, false).unwrap(), text);
@@ -291,9 +247,6 @@ mod tests {
         let all = encoder_of(EncodeOptions { train_on_prompt: true, ..EncodeOptions::default() });
         let sequence = all.conversation(&example).unwrap();
         assert_eq!((sequence.targets(), sequence.trained[0]), (sequence.len() - 1, false));
-        let short = encoder_of(EncodeOptions { cutoff_len: 10, ..EncodeOptions::default() });
-        let cut = short.conversation(&example).unwrap();
-        assert_eq!((cut.len(), cut.targets(), cut.truncated), (10, 0, sequence.len() - 10));
     }
 
     #[test]
@@ -318,30 +271,24 @@ mod tests {
     }
 
     #[test]
-    fn texts_end_and_pack() {
+    fn texts_end_with_a_last_token() {
         let encoder = encoder(named("chatml").unwrap(), EncodeOptions::default());
         let text = encoder.text("abcdef").unwrap();
         assert_eq!((text.len(), text.ids[6], text.targets()), (7, 258, 6));
-        let (mut packer, mut blocks) = (Packer::new(5), Vec::new());
-        for _ in 0..2 {
-            let mut keep = |block| {
-                blocks.push(block);
-                Ok(())
-            };
-            packer.add(&text.ids, &mut keep).unwrap();
-        }
-        blocks.extend(packer.finish());
-        assert_eq!(blocks.iter().map(Sequence::len).collect::<Vec<_>>(), [5, 5, 4]);
-        assert_eq!(blocks.concat_ids(), [text.ids.clone(), text.ids].concat());
-        assert!(blocks.iter().all(|b| !b.trained[0] && b.trained[1]));
     }
 
-    trait ConcatIds {
-        fn concat_ids(&self) -> Vec<u32>;
-    }
-    impl ConcatIds for Vec<Sequence> {
-        fn concat_ids(&self) -> Vec<u32> {
-            self.iter().flat_map(|s| s.ids.clone()).collect()
-        }
+    #[test]
+    fn fingerprints_tell_encoders_apart() {
+        let of = |source: &str, options: EncodeOptions| encoder(source, options).fingerprint().unwrap();
+        let chatml = named("chatml").unwrap();
+        let all = [
+            of(chatml, EncodeOptions::default()),
+            of(named("alpaca").unwrap(), EncodeOptions::default()),
+            of(chatml, EncodeOptions { mask_history: true, ..EncodeOptions::default() }),
+            of(chatml, EncodeOptions { extra: Map::from_iter([("x".into(), 1.into())]), ..EncodeOptions::default() }),
+        ];
+        let different: std::collections::BTreeSet<&String> = all.iter().collect();
+        assert_eq!(different.len(), all.len());
+        assert_eq!(all[0], of(chatml, EncodeOptions::default()));
     }
 }

@@ -42,6 +42,12 @@ impl Kind {
 }
 
 impl Example {
+    /// Bytes of all texts, about.
+    pub fn bytes(&self) -> usize {
+        let messages = self.messages.iter().chain(&self.chosen).chain(&self.rejected);
+        messages.map(|message| message.content.len()).sum::<usize>() + self.text.as_ref().map_or(0, String::len)
+    }
+
     /// The conversation as a person reads it; the chosen answer stands at its end.
     pub fn shown(&self) -> Vec<Message> {
         self.messages.iter().chain(&self.chosen).cloned().collect()

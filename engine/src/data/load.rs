@@ -1,12 +1,19 @@
-//! Datasets as samples: reads the rows of every named dataset, encodes them, and counts what happened to them.
+//! Datasets as samples: reads the rows of every named dataset, encodes them once, and counts what happened to them.
 
+use super::cache::{Cache, Facts, key};
 use super::example::{Kind, at_row};
-use super::{Encoder, Example, Packer, Registry, Sequence, SpoolWriter, info, reader};
-use crate::random::Random;
-use crate::{Error, Result};
-use api::{Problem, Problems, plan::PlannedDataset};
+use super::samples::Part;
+use super::{Encoder, Example, Registry, Samples, Sequence, Spool, SpoolWriter, info, reader};
+use crate::{Error, Result, files::digest};
+use api::{Problem, Problems, params::MixStrategy, plan::PlannedDataset};
 use rayon::prelude::*;
-use std::ops::{ControlFlow, Range};
+use std::{
+    fs,
+    ops::ControlFlow,
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    thread,
+};
 
 /// What a stage learns from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,20 +24,43 @@ pub enum Needs {
     Text,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// How datasets become samples.
+#[derive(Clone, Debug)]
 pub struct LoadOptions {
     pub needs: Needs,
+    /// Samples keep at most this many tokens.
+    pub cutoff_len: usize,
     /// At most this many rows of each dataset, from its beginning.
     pub max_samples: Option<usize>,
-    /// Joins the samples of a dataset to blocks of `cutoff_len` tokens (see [`Packer`]). Only with [`Needs::Text`].
-    pub packing: bool,
+    /// Joins the rows of a dataset to blocks of `cutoff_len` tokens. Only with [`Needs::Text`].
+    pub blocks: bool,
+    pub mix: MixStrategy,
+    /// How often each dataset comes in a mixture.
+    pub shares: Vec<f64>,
+    pub seed: u64,
 }
 
-/// What [`load`] found.
-#[derive(Clone, Debug, Default)]
+impl LoadOptions {
+    /// Every row of one dataset after another, whole.
+    pub fn plain(needs: Needs) -> Self {
+        let (mix, shares) = (MixStrategy::Concat, Vec::new());
+        Self { needs, cutoff_len: usize::MAX, max_samples: None, blocks: false, mix, shares, seed: 0 }
+    }
+}
+
+/// How much of a large dataset is read that isn't in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// All of it.
+    Whole,
+    /// For a plan: the beginning, from which the rest is estimated.
+    Beginning,
+}
+
+/// What [`Loader::load`] found.
+#[derive(Debug)]
 pub struct Dataset {
-    /// Places of the samples in the spool.
-    pub samples: Range<u32>,
+    pub samples: Samples,
     /// Samples and tokens of each dataset, in the order asked for.
     pub datasets: Vec<PlannedDataset>,
     /// Rows read.
@@ -39,202 +69,307 @@ pub struct Dataset {
     pub truncated: u64,
     /// Rows left out since no token of theirs would be trained.
     pub skipped: u64,
-    /// Tokens of the longest sample.
-    pub longest: u64,
     /// Worth knowing, for the plan's warnings.
     pub notes: Vec<Problem>,
 }
 
-/// Rows that are encoded at once, on all cores.
-const BATCH: usize = 1024;
+/// What datasets are read with.
+pub struct Loader<'a> {
+    pub registry: &'a Registry,
+    pub encoder: &'a Encoder,
+    pub cache: &'a Cache,
+    pub reading: Reading,
+    /// Hears rows encoded and rows in all of a large dataset; may end the loading.
+    pub progress: &'a mut dyn FnMut(u64, u64) -> Result<()>,
+}
+
+/// One dataset, encoded.
+struct Encoded {
+    spool: Spool,
+    facts: Facts,
+    notes: Vec<Problem>,
+}
+
+/// Rows that are encoded at once, on all cores: so many, or so many bytes of text.
+const BATCH_ROWS: usize = 1024;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// A dataset with more bytes than this is estimated in a plan from so many bytes of text.
+const LARGE: u64 = 32 << 20;
+const BEGINNING: usize = 4 << 20;
 
 /// More faults than this in one dataset are only counted.
 const SHOWN_FAULTS: usize = 20;
 
-/// Reads and encodes `names` into a spool. Faulty rows are an error that lists them, row by row, for all datasets at once:
-/// a row is never left out unseen.
-pub fn load(
-    registry: &Registry,
-    names: &[String],
-    options: &LoadOptions,
-    encoder: &Encoder,
-    spool: &mut SpoolWriter,
-) -> Result<Dataset> {
-    let first = spool.len() as u32;
-    let mut dataset = Dataset::default();
-    let mut problems = Problems::default();
-    if names.is_empty() {
-        let problem = Problem::new("no_dataset", "No dataset is chosen.", "未选择数据集。");
-        let known: Vec<&str> = registry.entries().iter().map(|entry| entry.name.as_str()).take(8).collect();
-        return Err(problem
-            .hint(
-                format!("Choose one, for example {}.", known.join(", ")),
-                format!("请选择，例如 {}。", known.join("、")),
-            )
-            .field("dataset")
-            .into());
-    }
-    for name in names {
-        if let Err(error) = one(registry, name, options, encoder, &mut dataset, spool) {
-            error.into_problems().into_iter().for_each(|problem| problems.push(problem));
+impl Loader<'_> {
+    /// Reads and encodes `names`, unless the cache has what would come of it. Faulty rows are an error that lists them, row
+    /// by row, for all datasets at once: a row is never left out unseen.
+    pub fn load(&mut self, names: &[String], options: &LoadOptions) -> Result<Dataset> {
+        if names.is_empty() {
+            return Err(no_dataset(self.registry).into());
         }
+        let (mut problems, mut parts) = (Problems::default(), Vec::new());
+        let (mut datasets, mut notes) = (Vec::new(), Vec::new());
+        let (mut rows, mut truncated, mut skipped) = (0, 0, 0);
+        for name in names {
+            let encoded = match self.encoded(name, options) {
+                Ok(encoded) => encoded,
+                Err(error) => {
+                    error.into_problems().into_iter().for_each(|problem| problems.push(problem));
+                    continue;
+                }
+            };
+            let spool = Arc::new(encoded.spool);
+            let part = match options.blocks {
+                true => Part::blocks(spool, options.cutoff_len),
+                false => Part::rows(spool, options.cutoff_len)?,
+            };
+            let kept = || (0..part.len()).filter(|piece| part.targets(*piece) > 0);
+            let tokens = kept().map(|piece| part.length(piece) as u64).sum();
+            datasets.push(PlannedDataset { name: name.clone(), samples: kept().count() as u64, tokens });
+            rows += encoded.facts.rows;
+            truncated += kept().filter(|piece| part.is_cut(*piece)).count() as u64;
+            skipped += encoded.facts.skipped + (part.len() - kept().count()) as u64;
+            notes.extend(encoded.notes);
+            if encoded.facts.unseen_tools {
+                notes.push(tools_note(name));
+            }
+            parts.push(part);
+        }
+        let samples = Samples::mixed(parts, options.mix, &options.shares, options.seed);
+        if problems.is_empty() && samples.is_empty() {
+            problems.push(nothing_left(rows, skipped, names, options.cutoff_len));
+        }
+        if truncated > 0 {
+            notes.push(cut_note(truncated, options.cutoff_len));
+        }
+        if skipped > 0 {
+            notes.push(skipped_note(skipped));
+        }
+        problems.or(Dataset { samples, datasets, rows, truncated, skipped, notes }).map_err(Into::into)
     }
-    dataset.samples = first..spool.len() as u32;
-    if problems.is_empty() && dataset.samples.is_empty() {
-        problems.push(nothing_left(&dataset, names, encoder));
+
+    /// One dataset from the cache, or into it.
+    fn encoded(&mut self, name: &str, options: &LoadOptions) -> Result<Encoded> {
+        let entry = self.registry.entry(name)?;
+        check_kind(name, entry.format()?.kind(entry), options.needs)?;
+        let files = self.registry.files(entry)?;
+        let before = states(&files)?;
+        let key = self.key(entry, &files, options)?;
+        if let Some((spool, facts)) = self.cache.find(&key) {
+            return Ok(Encoded { spool, facts, notes: Vec::new() });
+        }
+        let bytes: u64 = before.iter().map(|(bytes, _)| bytes).sum();
+        let limit = limit(entry, options.max_samples);
+        let total = if bytes > LARGE { files.iter().map(|file| reader::count(file)).sum::<Result<u64>>()? } else { 0 };
+        let total = total.min(limit);
+        if total > 0 && self.reading == Reading::Beginning {
+            let mut spool = SpoolWriter::nameless(self.cache.dir())?;
+            let facts = self.encode(name, limit, Some(BEGINNING), options.needs, total, &mut spool)?;
+            let spool = spool.finish()?;
+            if facts.rows < total {
+                let kept = spool.len() as u64 * total / facts.rows.max(1);
+                let notes = vec![estimate_note(name, facts.rows, total)];
+                let skipped = total - kept;
+                let facts = Facts { rows: total, skipped, ..facts };
+                return Ok(Encoded { spool: spool.stretched(kept as usize), facts, notes });
+            }
+            return Ok(Encoded { spool, facts, notes: Vec::new() });
+        }
+        let mut making = self.cache.make(&key)?;
+        let facts = self.encode(name, limit, None, options.needs, total, &mut making.spool)?;
+        if states(&files)? != before {
+            return Err(changed(name).into());
+        }
+        Ok(Encoded { spool: making.finish(self.cache, &facts)?, facts, notes: Vec::new() })
     }
-    let mut dataset = problems.or(dataset)?;
-    if dataset.truncated > 0 {
-        dataset.notes.push(cut_note(dataset.truncated, encoder.options().cutoff_len));
+
+    /// What an encoded dataset is made of.
+    fn key(&self, entry: &info::Entry, files: &[PathBuf], options: &LoadOptions) -> Result<String> {
+        let columns = format!("{:?}", (&entry.formatting, entry.ranking, &entry.columns, &entry.tags));
+        let settings = format!("{:?}", (options.needs, limit(entry, options.max_samples)));
+        let mut parts = vec![self.encoder.fingerprint()?, columns, settings];
+        for file in files {
+            parts.push(file.file_name().unwrap_or_default().to_string_lossy().into_owned());
+            parts.push(digest::of_file(file).map_err(Error::io(file))?.1);
+        }
+        Ok(key(parts.iter().map(String::as_str)))
     }
-    if dataset.skipped > 0 {
-        dataset.notes.push(skipped_note(dataset.skipped));
+
+    /// Encodes rows of a dataset: `limit` at most, and no more after `enough` bytes of text. A thread reads ahead of the
+    /// others, which encode.
+    fn encode(
+        &mut self,
+        name: &str,
+        limit: u64,
+        enough: Option<usize>,
+        needs: Needs,
+        total: u64,
+        spool: &mut SpoolWriter,
+    ) -> Result<Facts> {
+        let (registry, encoder) = (self.registry, self.encoder);
+        let entry = registry.entry(name)?;
+        let (send, batches) = mpsc::sync_channel(1);
+        let mut facts = Facts::default();
+        let mut faults = Faults::default();
+        let read = thread::scope(|scope| {
+            let reader = scope.spawn(move || read_batches(registry, entry, limit, enough, &send));
+            let encoded = batches.into_iter().try_for_each(|batch: Vec<ReadRow>| {
+                facts.rows += batch.len() as u64;
+                let tools = |(_, example): &ReadRow| example.as_ref().is_ok_and(|example| example.tools.is_some());
+                facts.unseen_tools |= !encoder.template().takes_tools() && batch.iter().any(tools);
+                let encode = |(row, example): ReadRow| {
+                    let example = example.map_err(Error::Problem)?;
+                    encoded(&example, needs, encoder).map_err(|e| at_row(e.into_problem(), name, row).into())
+                };
+                for sequence in batch.into_par_iter().map(encode).collect::<Vec<Result<Sequence>>>() {
+                    match sequence {
+                        Ok(sequence) if sequence.targets() == 0 => facts.skipped += 1,
+                        Ok(sequence) => spool.push(&sequence)?,
+                        Err(error) => faults.add(error),
+                    }
+                }
+                if total > 0 { (self.progress)(facts.rows, total) } else { Ok(()) }
+            });
+            // A reader that failed has also ended its batches.
+            let read =
+                reader.join().unwrap_or_else(|_| Err(Error::Internal("the reader of a dataset panicked".into())));
+            encoded.map(|()| read)
+        })?;
+        // A broken file is told together with the faults of the rows before.
+        if let Err(error) = read {
+            error.into_problems().into_iter().for_each(|problem| faults.shown.push(problem));
+        }
+        faults.told(name)?;
+        Ok(facts)
     }
-    Ok(dataset)
 }
 
-/// Calls `each` with the 1-based number and the example of every row of a dataset, up to `limit` rows; a faulty row is a
-/// problem with dataset and row. An error of `each` ends the reading.
+/// A row's number, from 1, and its example.
+type ReadRow = (u64, Result<Example, Box<Problem>>);
+
+/// Sends the examples of a dataset in batches; ends early when nobody takes them.
+fn read_batches(
+    registry: &Registry,
+    entry: &info::Entry,
+    limit: u64,
+    enough: Option<usize>,
+    send: &mpsc::SyncSender<Vec<ReadRow>>,
+) -> Result<()> {
+    let (mut batch, mut bytes, mut read) = (Vec::with_capacity(BATCH_ROWS), 0, 0);
+    examples(registry, entry, limit, &mut |row, example| {
+        bytes += example.as_ref().map_or(0, Example::bytes);
+        batch.push((row, example));
+        if batch.len() < BATCH_ROWS && bytes < BATCH_BYTES {
+            return Ok(ControlFlow::Continue(()));
+        }
+        read += std::mem::take(&mut bytes);
+        let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_ROWS));
+        let gone = send.send(full).is_err();
+        Ok(if gone || enough.is_some_and(|enough| read >= enough) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
+    })?;
+    // Nobody takes it any more: the loading has failed, and says so itself.
+    let _ = send.send(batch);
+    Ok(())
+}
+
+/// Faults of rows; the first are told, the others counted.
+#[derive(Default)]
+struct Faults {
+    shown: Problems,
+    more: u64,
+}
+
+impl Faults {
+    fn add(&mut self, error: Error) {
+        match self.shown.0.len() < SHOWN_FAULTS {
+            true => self.shown.push(error.into_problem()),
+            false => self.more += 1,
+        }
+    }
+
+    fn told(mut self, name: &str) -> Result<()> {
+        if self.more > 0 {
+            self.shown.push(more_faults(name, self.more));
+        }
+        Ok(self.shown.or(())?)
+    }
+}
+
+/// Size and time of change of each file.
+fn states(files: &[PathBuf]) -> Result<Vec<(u64, Option<std::time::SystemTime>)>> {
+    let state =
+        |file: &PathBuf| fs::metadata(file).map(|meta| (meta.len(), meta.modified().ok())).map_err(Error::io(file));
+    files.iter().map(state).collect()
+}
+
+/// Rows of a dataset that are read at most.
+fn limit(entry: &info::Entry, max_samples: Option<usize>) -> u64 {
+    max_samples.into_iter().chain(entry.num_samples).min().map_or(u64::MAX, |n| n as u64)
+}
+
+/// Calls `each` with the 1-based number and the example of every row of a dataset, up to `limit` rows or until it has
+/// enough; a faulty row is a problem with dataset and row. An error of `each` ends the reading.
 pub fn examples(
     registry: &Registry,
     entry: &info::Entry,
-    limit: Option<usize>,
-    each: &mut dyn FnMut(u64, Result<Example, Box<Problem>>) -> Result<()>,
+    limit: u64,
+    each: &mut dyn FnMut(u64, Result<Example, Box<Problem>>) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     let format = entry.format()?;
-    let limit = limit.into_iter().chain(entry.num_samples).min().map_or(u64::MAX, |n| n as u64);
-    let mut row = 0;
+    let (mut row, mut done) = (0, limit == 0);
     for file in registry.files(entry)? {
-        if row >= limit {
+        if done {
             break;
         }
         reader::read(&file, &mut |_, value| {
             row += 1;
             let object = value.and_then(reader::object);
             let example = object.and_then(|object| format.example(&object, entry));
-            each(row, example.map_err(|problem| Box::new(at_row(*problem, &entry.name, row))))?;
-            Ok(if row >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            let flow = each(row, example.map_err(|problem| Box::new(at_row(*problem, &entry.name, row))))?;
+            done = flow.is_break() || row >= limit;
+            Ok(if done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
     }
     Ok(())
 }
 
-/// Holds back a share (`val_size` under 1) or a number of samples: `(to train on, held back)`, both in their old order.
-/// The choice depends on `seed` and the number of samples alone.
-pub fn split(samples: Range<u32>, val_size: f64, seed: u64) -> Result<(Vec<u32>, Vec<u32>)> {
-    let n = samples.len();
-    let held = if val_size < 1.0 { (n as f64 * val_size.max(0.0)).ceil() } else { val_size.floor() };
-    if held <= 0.0 {
-        return Ok((samples.collect(), Vec::new()));
-    }
-    if held >= n as f64 {
-        return Err(Problem::new(
-            "val_size_too_large",
-            format!("val_size {val_size} holds back {held} of {n} samples and leaves none to train on."),
-            format!("val_size {val_size} 会从 {n} 个样本中留出 {held} 个，没有剩余样本可训练。"),
-        )
-        .hint(format!("Set it under {n}, or under 1 as a share."), format!("请设为小于 {n} 的数，或小于 1 的比例。"))
-        .field("val_size")
-        .into());
-    }
-    let mut order: Vec<u32> = (0..n as u32).collect();
-    Random::new(seed, SPLIT_STREAM).shuffle(&mut order);
-    let mut is_held = vec![false; n];
-    order.iter().take(held as usize).for_each(|i| is_held[*i as usize] = true);
-    let first = samples.start;
-    Ok(samples.partition(|i| !is_held[(i - first) as usize]))
-}
-
-/// The stream of random numbers that choices of [`split`] come from.
-const SPLIT_STREAM: u64 = 0x5350_4C49_5400;
-
-fn one(
-    registry: &Registry,
-    name: &str,
-    options: &LoadOptions,
-    encoder: &Encoder,
-    all: &mut Dataset,
-    spool: &mut SpoolWriter,
-) -> Result<()> {
-    let entry = registry.entry(name)?;
-    let kind = entry.format()?.kind(entry);
-    check_kind(name, kind, options.needs)?;
-    let mut planned = PlannedDataset { name: name.into(), samples: 0, tokens: 0 };
-    let mut packer =
-        (options.packing && options.needs == Needs::Text).then(|| Packer::new(encoder.options().cutoff_len));
-    let (mut faults, mut faulty) = (Problems::default(), 0u64);
-    let mut shows_tools = encoder.template().takes_tools();
-    let (truncated, longest) = (&mut all.truncated, &mut all.longest);
-    let mut keep = |sequence: Sequence| {
-        planned.samples += 1;
-        planned.tokens += sequence.len() as u64;
-        *truncated += u64::from(sequence.truncated > 0);
-        *longest = (*longest).max(sequence.len() as u64);
-        spool.push(&sequence)
-    };
-    let mut take = |batch: &mut Vec<(u64, Result<Example, Box<Problem>>)>| {
-        all.rows += batch.len() as u64;
-        let sequences: Vec<Result<Sequence>> = batch
-            .par_drain(..)
-            .map(|(row, example)| {
-                let example = example.map_err(Error::Problem)?;
-                encoded(&example, options, encoder).map_err(|e| at_row(e.into_problem(), name, row).into())
-            })
-            .collect();
-        for sequence in sequences {
-            match sequence {
-                Ok(sequence) if sequence.targets() == 0 => all.skipped += 1,
-                Ok(sequence) => match &mut packer {
-                    Some(packer) => packer.add(&sequence.ids, &mut keep)?,
-                    None => keep(sequence)?,
-                },
-                Err(error) => {
-                    faulty += 1;
-                    if faults.0.len() < SHOWN_FAULTS {
-                        faults.push(error.into_problem());
-                    }
-                }
-            }
-        }
-        Ok(())
-    };
-    let mut batch = Vec::with_capacity(BATCH);
-    let mut unseen_tools = false;
-    let read = examples(registry, entry, options.max_samples, &mut |row, example| {
-        if example.as_ref().is_ok_and(|example| example.tools.is_some()) && !shows_tools {
-            (shows_tools, unseen_tools) = (true, true);
-        }
-        batch.push((row, example));
-        if batch.len() == BATCH {
-            take(&mut batch)?;
-        }
-        Ok(())
-    });
-    let rest = take(&mut batch);
-    if unseen_tools {
-        all.notes.push(tools_note(name));
-    }
-    // A broken file is told together with the faults of the rows before.
-    for error in [read, rest].into_iter().filter_map(Result::err) {
-        error.into_problems().into_iter().for_each(|problem| faults.push(problem));
-    }
-    if faulty > SHOWN_FAULTS as u64 {
-        faults.push(more_faults(name, faulty - SHOWN_FAULTS as u64));
-    }
-    faults.or(())?;
-    packer.and_then(Packer::finish).map_or(Ok(()), keep)?;
-    all.datasets.push(planned);
-    Ok(())
-}
-
-fn encoded(example: &Example, options: &LoadOptions, encoder: &Encoder) -> Result<Sequence> {
-    match options.needs {
+fn encoded(example: &Example, needs: Needs, encoder: &Encoder) -> Result<Sequence> {
+    match needs {
         Needs::Instructions => encoder.conversation(example),
-        Needs::Text => {
-            let whole = encoder.conversation_as_text(example)?;
-            Ok(if options.packing { whole } else { whole.cut(encoder.options().cutoff_len) })
-        }
+        Needs::Text => encoder.conversation_as_text(example),
     }
+}
+
+fn no_dataset(registry: &Registry) -> Problem {
+    let known: Vec<&str> = registry.entries().iter().map(|entry| entry.name.as_str()).take(8).collect();
+    Problem::new("no_dataset", "No dataset is chosen.", "未选择数据集。")
+        .hint(format!("Choose one, for example {}.", known.join(", ")), format!("请选择，例如 {}。", known.join("、")))
+        .field("dataset")
+}
+
+fn changed(name: &str) -> Problem {
+    Problem::new(
+        "dataset_changed",
+        format!("Dataset {name} was changed while it was read."),
+        format!("数据集 {name} 在读取过程中被修改。"),
+    )
+    .hint("Start again when its file is whole.", "请在文件写完后重新开始。")
+    .field("dataset")
+}
+
+fn estimate_note(name: &str, seen: u64, rows: u64) -> Problem {
+    Problem::new(
+        "estimated",
+        format!("Dataset {name} is large: its numbers are estimated from the first {seen} of {rows} rows."),
+        format!("数据集 {name} 较大：以下数字由 {rows} 行中的前 {seen} 行估算。"),
+    )
+    .hint("The run reads all of it, once, when it starts.", "运行开始时会完整读取一次。")
+    .field("dataset")
 }
 
 fn check_kind(name: &str, kind: Kind, needs: Needs) -> Result<()> {
@@ -263,8 +398,7 @@ fn check_kind(name: &str, kind: Kind, needs: Needs) -> Result<()> {
     Err(problem.hint(hint_en, hint_zh).field("dataset").into())
 }
 
-fn nothing_left(dataset: &Dataset, names: &[String], encoder: &Encoder) -> Problem {
-    let (rows, skipped, cutoff) = (dataset.rows, dataset.skipped, encoder.options().cutoff_len);
+fn nothing_left(rows: u64, skipped: u64, names: &[String], cutoff: usize) -> Problem {
     let names = names.join(", ");
     if skipped > 0 {
         let en = format!(
@@ -320,25 +454,4 @@ fn more_faults(name: &str, count: u64) -> Problem {
     )
     .hint("Look at the dataset in the Data tab.", "请在“数据”页查看该数据集。")
     .field("dataset")
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_split_is_repeatable_and_loses_nothing() {
-        let (train, held) = split(7..107, 0.1, 42).unwrap();
-        assert_eq!((train.len(), held.len()), (90, 10));
-        assert_eq!(split(7..107, 0.1, 42).unwrap().1, held);
-        assert_ne!(split(7..107, 0.1, 43).unwrap().1, held);
-        let mut all: Vec<u32> = train.iter().chain(&held).copied().collect();
-        all.sort_unstable();
-        assert_eq!(all, (7..107).collect::<Vec<u32>>());
-        assert!(train.is_sorted() && held.is_sorted());
-        assert_eq!(split(0..100, 7.0, 1).unwrap().1.len(), 7);
-        assert_eq!(split(0..100, 0.0, 1).unwrap().0.len(), 100);
-        assert_eq!(split(0..100, 100.0, 1).unwrap_err().into_problem().field.as_deref(), Some("val_size"));
-    }
 }

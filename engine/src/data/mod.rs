@@ -3,6 +3,7 @@
 //! To add a dataset format: a file here with one [`Format`], and a line in [`FORMATS`].
 
 mod alpaca;
+pub mod cache;
 pub mod encode;
 pub mod example;
 pub mod info;
@@ -10,15 +11,18 @@ pub mod load;
 pub mod preview;
 pub mod reader;
 pub mod render;
+pub mod samples;
 mod sharegpt;
 pub mod spool;
 pub mod template;
 
-pub use encode::{EncodeOptions, Encoder, Packer, Sequence, SpecialTokens};
+pub use cache::Cache;
+pub use encode::{EncodeOptions, Encoder, Sequence, SpecialTokens};
 pub use example::{Example, Kind};
 pub use info::{Registry, Source};
-pub use load::{Dataset, LoadOptions, Needs, load, split};
-pub use spool::{Samples, Spool, SpoolWriter};
+pub use load::{Dataset, LoadOptions, Loader, Needs, Reading};
+pub use samples::Samples;
+pub use spool::{Spool, SpoolWriter};
 pub use template::ChatTemplate;
 
 use crate::{Result, entry::Entry};

@@ -16,7 +16,7 @@ pub const MAX_ROWS: u64 = 200;
 /// Longer raw values are shown cut.
 const MAX_SHOWN: usize = 20_000;
 /// How far into a file a fault of a row is looked for when it is listed.
-const CHECKED_ROWS: usize = 100;
+const CHECKED_ROWS: u64 = 100;
 
 /// Every dataset of a folder, each with its problem if it has one.
 pub fn list(dir: &Path) -> Result<Vec<DatasetInfo>> {
@@ -90,9 +90,7 @@ pub fn register(dir: &Path, name: &str, file: &str) -> Result<DatasetInfo> {
         entries.insert(name.into(), Value::Object(entry));
         Ok(())
     })?;
-    let registry = Registry::open(dir)?;
-    let entry = registry.entry(name)?;
-    Ok(describe(&registry, entry, None))
+    looked_through(&Registry::open(dir)?, name)
 }
 
 /// A file that no `dataset_info.json` names, as a dataset by itself: its name, and a registry that knows it.
@@ -103,6 +101,11 @@ pub fn one_file(path: &Path) -> Result<(Registry, String)> {
     entry.shift_insert(0, "file_name".into(), file.clone().into());
     let registry = Registry::of(dir, info::Entry::parse(&file, &Value::Object(entry)));
     Ok((registry, file))
+}
+
+/// A dataset with all its rows looked at: its first problem is one of the file or of a row.
+pub fn looked_through(registry: &Registry, name: &str) -> Result<DatasetInfo> {
+    Ok(describe(registry, registry.entry(name)?, None))
 }
 
 /// Takes the dataset out of `dataset_info.json`, and deletes its file if that stands in the dataset folder itself and no
@@ -132,7 +135,7 @@ pub fn forget(dir: &Path, name: &str) -> Result<()> {
 }
 
 /// What is known of a dataset: its rows are counted, the first `checked` of them (all, if `None`) are looked at.
-fn describe(registry: &Registry, entry: &info::Entry, checked: Option<usize>) -> DatasetInfo {
+fn describe(registry: &Registry, entry: &info::Entry, checked: Option<u64>) -> DatasetInfo {
     let file = match &entry.source {
         Source::File(file) | Source::Remote(file) => file.clone(),
     };
@@ -151,7 +154,7 @@ fn describe(registry: &Registry, entry: &info::Entry, checked: Option<usize>) ->
     described
 }
 
-fn measure(registry: &Registry, entry: &info::Entry, checked: Option<usize>, found: &mut DatasetInfo) -> Result<()> {
+fn measure(registry: &Registry, entry: &info::Entry, checked: Option<u64>, found: &mut DatasetInfo) -> Result<()> {
     for file in registry.files(entry)? {
         found.bytes += fs::metadata(&file).map_err(Error::io(&file))?.len();
         found.rows += reader::count(&file)?;
@@ -162,9 +165,9 @@ fn measure(registry: &Registry, entry: &info::Entry, checked: Option<usize>, fou
             Problem::new("dataset_empty", format!("Dataset {name} has no rows."), format!("数据集 {name} 没有数据。"));
         return Err(problem.hint("Add rows to its file.", "请为其文件添加数据。").into());
     }
-    load::examples(registry, entry, checked, &mut |_, example| {
+    load::examples(registry, entry, checked.unwrap_or(u64::MAX), &mut |_, example| {
         example.map_err(Error::Problem)?;
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })
 }
 

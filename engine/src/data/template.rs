@@ -75,6 +75,13 @@ impl ChatTemplate {
         self.takes_calls
     }
 
+    /// Its source and what it is given besides messages; with today's date, if it writes dates.
+    pub fn fingerprint(&self) -> String {
+        let source = self.environment.get_template("chat").map_or_else(|_| String::new(), |chat| chat.source().into());
+        let today = if source.contains("strftime_now") { jiff::Zoned::now().date().to_string() } else { String::new() };
+        format!("{:?}", (source, &self.bos, &self.eos, today))
+    }
+
     /// The text that `eos_token` stands for.
     pub fn eos(&self) -> Option<&str> {
         self.eos.as_deref()

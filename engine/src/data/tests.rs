@@ -119,7 +119,7 @@ fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 /// Words are tokens: `0` unknown.
-fn encoder(cutoff_len: usize) -> Encoder {
+fn encoder() -> Encoder {
     let json = json!({"version": "1.0", "pre_tokenizer": {"type": "WhitespaceSplit"},
         "added_tokens": [{"id": 1, "content": "</s>", "special": true, "single_word": false, "lstrip": false,
             "rstrip": false, "normalized": false}],
@@ -127,22 +127,24 @@ fn encoder(cutoff_len: usize) -> Encoder {
     let tokenizer = Arc::new(json.to_string().parse().unwrap());
     let template = ChatTemplate::new(template::named("alpaca").unwrap(), None, Some("</s>")).unwrap();
     let special = SpecialTokens { bos: None, eos: Some(("</s>".into(), 1)) };
-    Encoder::new(tokenizer, template, special, EncodeOptions { cutoff_len, ..EncodeOptions::default() }).unwrap()
+    Encoder::new(tokenizer, template, special, EncodeOptions::default()).unwrap()
 }
 
-fn loaded(dir: &Path, names: &[&str], needs: Needs, cutoff: usize) -> Result<Dataset> {
+fn load(dir: &Path, names: &[&str], reading: Reading, options: &LoadOptions) -> Result<Dataset> {
     let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
-    let options = LoadOptions { needs, max_samples: None, packing: needs == Needs::Text };
-    load(&Registry::open(dir).unwrap(), &names, &options, &encoder(cutoff), &mut SpoolWriter::counting())
+    let (registry, encoder, cache) = (Registry::open(dir).unwrap(), encoder(), Cache::new(dir.join("cache")));
+    let progress = &mut |_, _| Ok(());
+    Loader { registry: &registry, encoder: &encoder, cache: &cache, reading, progress }.load(&names, options)
+}
+
+fn loaded(dir: &Path, names: &[&str], needs: Needs, cutoff_len: usize) -> Result<Dataset> {
+    let options = LoadOptions { cutoff_len, blocks: needs == Needs::Text, ..LoadOptions::plain(needs) };
+    load(dir, names, Reading::Whole, &options)
 }
 
 /// Tokens and targets of each sample of one dataset or several.
 fn counted(dir: &Path, names: &[&str], needs: Needs, cutoff: usize) -> Vec<(usize, usize)> {
-    let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
-    let options = LoadOptions { needs, max_samples: None, packing: needs == Needs::Text };
-    let mut writer = SpoolWriter::create(dir).unwrap();
-    let found = load(&Registry::open(dir).unwrap(), &names, &options, &encoder(cutoff), &mut writer).unwrap();
-    let samples = Samples::new(Arc::new(writer.finish().unwrap()), found.samples.collect());
+    let samples = loaded(dir, names, needs, cutoff).unwrap().samples;
     let read = |i| samples.batch(&[i as u32]).unwrap();
     let counts: Vec<_> = (0..samples.len()).map(|i| (read(i).ids.len(), read(i).targets.len())).collect();
     assert!(counts.iter().enumerate().all(|(i, n)| *n == (samples.length(i), samples.targets(i))));
@@ -167,9 +169,10 @@ fn datasets_are_counted() {
     let data = loaded(dir.path(), &["a", "folder"], Needs::Instructions, 100).unwrap();
     let samples = counted(dir.path(), &["a", "folder"], Needs::Instructions, 100);
     assert_eq!(samples.iter().map(|(_, targets)| *targets).collect::<Vec<_>>(), [3, 2, 2, 2]);
-    assert_eq!((data.samples, data.longest as usize), (0..4, samples.iter().map(|(n, _)| *n).max().unwrap()));
+    let longest = samples.iter().map(|(n, _)| *n).max().unwrap();
+    assert_eq!((data.samples.len(), data.samples.longest()), (4, longest));
     assert_eq!(data.datasets.iter().map(|d| d.samples).collect::<Vec<_>>(), [2, 2]);
-    let short = loaded(dir.path(), &["a"], Needs::Instructions, data.longest as usize - 1).unwrap();
+    let short = loaded(dir.path(), &["a"], Needs::Instructions, longest - 1).unwrap();
     assert_eq!((short.truncated, short.notes[0].code.as_str()), (1, "truncated"));
     let none = loaded(dir.path(), &["a"], Needs::Instructions, 4).unwrap_err().into_problem();
     assert_eq!((none.code.as_str(), none.field.as_deref()), ("nothing_trained", Some("cutoff_len")));
@@ -179,6 +182,58 @@ fn datasets_are_counted() {
     assert!(counted(dir.path(), &["a"], Needs::Text, 100)[0].1 > 10);
     let wrong = loaded(dir.path(), &["t"], Needs::Instructions, 100).unwrap_err().into_problem();
     assert!(wrong.message.contains("plain text") && wrong.hint.contains("pt"), "{wrong}");
+}
+
+#[test]
+fn what_was_encoded_is_found_again_until_anything_changes() {
+    let dir = folder(&[
+        ("dataset_info.json", r#"{"a": {"file_name": "a.json"}}"#),
+        ("a.json", r#"[{"instruction": "q", "output": "one two"}, {"instruction": "q q", "output": "x"}]"#),
+    ]);
+    let kept = || fs::read_dir(dir.path().join("cache")).map_or(0, Iterator::count);
+    let tokens = |cutoff| loaded(dir.path(), &["a"], Needs::Instructions, cutoff).unwrap().datasets[0].tokens;
+    let all = tokens(100);
+    // Another length cuts the same tokens; a plan of a small dataset encodes it, too.
+    assert!(tokens(all as usize / 2 - 1) < all);
+    let options = LoadOptions { cutoff_len: 100, ..LoadOptions::plain(Needs::Instructions) };
+    assert_eq!(load(dir.path(), &["a"], Reading::Beginning, &options).unwrap().datasets[0].tokens, all);
+    assert_eq!(kept(), 1);
+    let begun = loaded(dir.path(), &["a"], Needs::Instructions, 100).unwrap().samples;
+    fs::write(dir.path().join("a.json"), r#"[{"instruction": "q", "output": "one two three"}]"#).unwrap();
+    assert!(tokens(100) < all);
+    // The settings that another mask or other rows come of.
+    loaded(dir.path(), &["a"], Needs::Text, 100).unwrap();
+    load(dir.path(), &["a"], Reading::Whole, &LoadOptions { max_samples: Some(1), ..options }).unwrap();
+    assert_eq!(kept(), 4);
+    // Who reads what is no longer kept goes on.
+    fs::remove_dir_all(dir.path().join("cache")).unwrap();
+    assert_eq!(begun.batch(&[0, 1]).unwrap().ids.len() as u64, all);
+}
+
+#[test]
+fn a_plan_of_a_large_dataset_is_an_estimate_and_keeps_nothing() {
+    let dir = folder(&[("dataset_info.json", r#"{"a": {"file_name": "a.jsonl"}}"#)]);
+    let row = format!("{{\"instruction\": \"q\", \"output\": \"{}\"}}\n", "word ".repeat(2000));
+    fs::write(dir.path().join("a.jsonl"), row.repeat(4000)).unwrap();
+    let options = LoadOptions { cutoff_len: 4000, ..LoadOptions::plain(Needs::Instructions) };
+    let plan = load(dir.path(), &["a"], Reading::Beginning, &options).unwrap();
+    assert!(!dir.path().join("cache").exists() || fs::read_dir(dir.path().join("cache")).unwrap().count() == 0);
+    assert_eq!((plan.samples.len(), plan.rows, plan.notes[0].code.as_str()), (4000, 4000, "estimated"));
+    assert!(plan.samples.batch(&[0]).is_err());
+    let mut heard = Vec::new();
+    let (registry, encoder) = (Registry::open(dir.path()).unwrap(), encoder());
+    let cache = Cache::new(dir.path().join("cache"));
+    let mut hear = |done, total| {
+        heard.push((done, total));
+        if done > 2000 { Err(crate::Error::Internal("stopped".into())) } else { Ok(()) }
+    };
+    let (reading, progress): (_, &mut dyn FnMut(u64, u64) -> Result<()>) = (Reading::Whole, &mut hear);
+    let mut loader = Loader { registry: &registry, encoder: &encoder, cache: &cache, reading, progress };
+    assert!(loader.load(&["a".into()], &options).is_err());
+    assert!(heard.len() > 2 && heard.iter().all(|(_, total)| *total == 4000), "{heard:?}");
+    let whole = load(dir.path(), &["a"], Reading::Whole, &options).unwrap();
+    assert_eq!(plan.datasets, whole.datasets);
+    assert_eq!(fs::read_dir(dir.path().join("cache")).unwrap().count(), 1);
 }
 
 #[test]
@@ -248,11 +303,11 @@ fn llama_factorys_demo_data_is_read() {
     assert_eq!(registry.entries().len(), 104);
     let counted = |name: &str| {
         let (mut rows, mut answers, entry) = (0, 0, registry.entry(name).unwrap());
-        super::load::examples(&registry, entry, None, &mut |_, example| {
+        super::load::examples(&registry, entry, u64::MAX, &mut |_, example| {
             let example = example.map_err(crate::Error::Problem)?;
             rows += 1;
             answers += example.messages.iter().filter(|m| example::is_answer(m)).count();
-            Ok(())
+            Ok(std::ops::ControlFlow::Continue(()))
         })
         .unwrap();
         (rows, answers, entry.format().unwrap().kind(entry).name())

@@ -2,6 +2,7 @@
 
 pub mod adapter;
 pub mod atomic;
+pub mod digest;
 pub mod export;
 mod folder;
 pub mod gguf;

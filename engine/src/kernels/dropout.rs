@@ -1,4 +1,4 @@
-//! Dropout whose mask is a function of (seed, step, micro-batch, site, index): nothing to save, the same on resume.
+//! Dropout and noise that are functions of (seed, step, micro-batch, site, index): nothing to save, the same on resume.
 
 use super::{
     rows_per_task,
@@ -21,4 +21,17 @@ pub fn dropout(x: &Tensor, p: f32, key: u64) -> Result<Tensor> {
         });
         Ok(T::tensor(y, shape)?)
     }))
+}
+
+/// x (tokens, width) in float32 plus noise: each value uniform in ±`bounds[its token]`.
+pub fn noise(x: &Tensor, bounds: &[f32], key: u64) -> Result<Tensor> {
+    let (tokens, width) = x.dims2()?;
+    let uniform = |i: usize| (mix(key ^ mix(i as u64)) >> 40) as f32 * (2.0 / (1u32 << 24) as f32) - 1.0;
+    let mut values = vec![0f32; tokens * width];
+    values.par_chunks_mut(width).zip(bounds).enumerate().with_min_len(rows_per_task(width)).for_each(
+        |(token, (row, bound))| {
+            row.iter_mut().enumerate().for_each(|(i, value)| *value = bound * uniform(token * width + i));
+        },
+    );
+    super::add(x.clone(), &Tensor::from_vec(values, (tokens, width), x.device())?)
 }

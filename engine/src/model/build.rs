@@ -78,6 +78,7 @@ pub fn build(
         norm,
         head,
         recompute: false,
+        noise: None,
     })
 }
 

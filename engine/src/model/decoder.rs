@@ -36,6 +36,8 @@ pub struct Model {
     pub compute: DType,
     /// Keep only the layers' inputs in training and compute the rest again.
     pub recompute: bool,
+    /// NEFTune's alpha: noise on the embeddings while training.
+    pub noise: Option<f32>,
 }
 
 /// Some sequences, packed, and what is to be predicted in them.
@@ -64,6 +66,20 @@ impl Batch {
         batch
     }
 
+    /// Each of its sequences as a batch of its own.
+    pub fn apart(&self) -> impl Iterator<Item = Self> + '_ {
+        let (mut end, mut to) = (0, 0);
+        self.lengths.iter().map(move |length| {
+            let (start, from) = (end, to);
+            end += length;
+            // Rows are in order, so those of one sequence stand together.
+            to = self.rows.partition_point(|row| (*row as usize) < end);
+            let rows = self.rows[from..to].iter().map(|row| row - start as u32).collect();
+            let (ids, targets) = (self.ids[start..end].to_vec(), self.targets[from..to].to_vec());
+            Self { ids, lengths: vec![*length], rows, targets }
+        })
+    }
+
     fn sequences(&self) -> Vec<(usize, usize)> {
         self.lengths.iter().map(|n| (0, *n)).collect()
     }
@@ -89,6 +105,25 @@ impl Model {
         let x = self.hidden(&batch.ids, &pass, &mut keep)?;
         let x = self.norm.forward(&self.predicting(&x, batch)?, &pass, &mut keep)?;
         Ok(self.head_loss(&x, &batch.targets, 1.0, Gradients::None)?.sum)
+    }
+
+    /// Sum of `-log p` over the targets of each sequence of a batch, without gradients.
+    pub fn losses(&self, batch: &Batch) -> Result<Vec<f64>> {
+        on_worker(|| {
+            let (pass, mut keep) = (self.pass(&batch.sequences(), None, None)?, Keep::nothing());
+            let x = self.hidden(&batch.ids, &pass, &mut keep)?;
+            let x = self.norm.forward(&self.predicting(&x, batch)?, &pass, &mut keep)?;
+            let mut from = 0;
+            let losses = batch.apart().map(|sequence| match sequence.targets.len() {
+                0 => Ok(0.0),
+                count => {
+                    let x = x.narrow(0, from, count)?.contiguous()?;
+                    from += count;
+                    Ok(self.head_loss(&x, &sequence.targets, 1.0, Gradients::None)?.sum)
+                }
+            });
+            losses.collect()
+        })
     }
 
     /// Sum of `-log p` over the targets; adds the gradients of `scale` times that sum to `grads`. `random` is the key
@@ -167,6 +202,9 @@ impl Model {
     fn hidden(&self, ids: &[u32], pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
         let x = self.embedding.get().index_select(&Tensor::new(ids, &self.device)?, 0)?;
         let mut x = cast(&x, DType::F32)?;
+        if let (Some(alpha), Some(key)) = (self.noise, pass.random_at("embedding")) {
+            x = kernels::dropout::noise(&x, &noise_bounds(&pass.spans, x.dim(1)?, alpha), key)?;
+        }
         if self.config.embedding_scale != 1.0 {
             x = (x * f64::from(self.config.embedding_scale))?;
         }
@@ -231,6 +269,24 @@ impl Model {
     }
 }
 
+/// NEFTune's largest noise for each token: alpha / sqrt(tokens of its sequence x width) (Jain et al., 2023, algorithm 1).
+fn noise_bounds(spans: &[Span], width: usize, alpha: f32) -> Vec<f32> {
+    let bound = |span: &Span| alpha / ((span.queries.len() * width) as f32).sqrt();
+    spans.iter().flat_map(|span| std::iter::repeat_n(bound(span), span.queries.len())).collect()
+}
+
 fn scaled(x: &Tensor, factor: f32) -> Result<Tensor> {
     Ok(if factor == 1.0 { x.clone() } else { (x * f64::from(factor))? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_noise_follows_the_length_of_the_sequence() {
+        let span = |range: std::ops::Range<usize>| Span { queries: range.clone(), keys: range };
+        // 5 / sqrt(4 x 25) and 5 / sqrt(1 x 25).
+        assert_eq!(noise_bounds(&[span(0..4), span(4..5)], 25, 5.0), [0.5, 0.5, 0.5, 0.5, 1.0]);
+    }
 }

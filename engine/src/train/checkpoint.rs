@@ -3,16 +3,17 @@
 
 use crate::{
     Error, Result,
-    files::atomic::{replace_dir, write_atomically},
+    files::{
+        atomic::{replace_dir, write_atomically},
+        digest,
+    },
 };
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -58,7 +59,7 @@ pub fn damage(checkpoint: &Path) -> Vec<String> {
         return vec![format!("{MANIFEST} is missing or no JSON")];
     };
     let found = |name: &str| -> std::result::Result<(u64, String), String> {
-        digest(&checkpoint.join(name)).map_err(|e| format!("{name}: {e}"))
+        digest::of_file(&checkpoint.join(name)).map_err(|e| format!("{name}: {e}"))
     };
     let check = |(name, (size, sum)): (&String, &(u64, String))| match found(name) {
         Err(e) => Some(e),
@@ -126,23 +127,9 @@ fn listing(dir: &Path) -> Result<BTreeMap<String, (u64, String)>> {
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
         let path = entry.map_err(Error::io(dir))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        files.insert(name, digest(&path).map_err(Error::io(&path))?);
+        files.insert(name, digest::of_file(&path).map_err(Error::io(&path))?);
     }
     Ok(files)
-}
-
-fn digest(path: &Path) -> std::io::Result<(u64, String)> {
-    let (mut file, mut hash, mut size) = (fs::File::open(path)?, Sha256::new(), 0);
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let n = file.read(&mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        hash.update(&buffer[..n]);
-        size += n as u64;
-    }
-    Ok((size, hash.finalize().iter().map(|b| format!("{b:02x}")).collect()))
 }
 
 #[cfg(test)]

@@ -57,18 +57,18 @@ impl<T> Drop for Loader<T> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::data::{Sequence, SpoolWriter};
+    use crate::data::{Sequence, SpoolWriter, samples::Part};
     use std::sync::Arc;
 
     fn samples(mut writer: SpoolWriter) -> Samples {
         (0..10).for_each(|i| writer.push(&Sequence::all(vec![i, i + 1])).unwrap());
-        Samples::new(Arc::new(writer.finish().unwrap()), (0..10).collect())
+        Samples::whole(writer).unwrap()
     }
 
     #[test]
     fn batches_come_in_their_order_and_a_dropped_loader_ends() {
         let dir = tempfile::tempdir().unwrap();
-        let samples = samples(SpoolWriter::create(dir.path()).unwrap());
+        let samples = samples(SpoolWriter::nameless(dir.path()).unwrap());
         let list = |end: u32| (0..end).map(|i| (i, vec![i % 10, (i + 3) % 10]));
         let read: Vec<_> = Loader::start(samples.clone(), list(25)).unwrap().map(Result::unwrap).collect();
         assert_eq!(read.len(), 25);
@@ -83,8 +83,12 @@ mod tests {
 
     #[test]
     fn a_batch_that_cannot_be_read_is_an_error_and_the_last() {
-        let mut loader =
-            Loader::start(samples(SpoolWriter::counting()), [((), vec![0]), ((), vec![1])].into_iter()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = SpoolWriter::nameless(dir.path()).unwrap();
+        writer.push(&Sequence::all(vec![1, 2])).unwrap();
+        let estimated = Arc::new(writer.finish().unwrap().stretched(2));
+        let samples = Samples::of(vec![Part::rows(estimated, 2).unwrap()]);
+        let mut loader = Loader::start(samples, [((), vec![0]), ((), vec![1])].into_iter()).unwrap();
         assert!(loader.next().unwrap().is_err());
         assert!(loader.next().is_none());
     }

@@ -487,12 +487,42 @@ fn packing_and_cache_change_nothing() {
         let joined = model.logits(&[&a[..], &b[..]].concat(), &[6, 3]).unwrap();
         near("first", &joined.narrow(0, 0, 6).unwrap(), &model.logits(&a, &[6]).unwrap());
         near("second", &joined.narrow(0, 6, 3).unwrap(), &model.logits(&b, &[3]).unwrap());
+        let trained = [true; 6];
+        let of = |sequences: &[&[u32]]| Batch::new(sequences.iter().map(|ids| (*ids, &trained[..ids.len()])));
+        let (both, alone) =
+            (model.losses(&of(&[&a, &b])).unwrap(), [&a[..], &b].map(|ids| model.loss(&of(&[ids])).unwrap()));
+        assert!(both.iter().zip(alone).all(|(packed, alone)| (packed - alone).abs() < 1e-4), "{both:?} {alone:?}");
         let mut cache = crate::model::Cache::new(2);
         model.step(&a[..3], &mut cache).unwrap();
         model.step(&a[3..5], &mut cache).unwrap();
         let last = Tensor::from_vec(model.step(&a[5..], &mut cache).unwrap(), 40, &Device::Cpu).unwrap();
         near("cached", &last, &model.logits(&a, &[6]).unwrap().get(5).unwrap());
         assert_eq!(last.dtype(), DType::F32);
+    }
+}
+
+/// NEFTune: noise in training alone, of the size that each sequence's length says, the same for the same key.
+#[test]
+fn noise_is_for_training_and_by_the_length_of_each_sequence() {
+    let (mut model, _) = tiny(&families()[0], false, 5);
+    let learned = |model: &Model, random: u64| model.learn(&batch(), 1.0, random, &mut Grads::default()).unwrap();
+    let (plain, evaluated) = (learned(&model, 1), model.loss(&batch()).unwrap());
+    model.noise = Some(5.0);
+    assert_eq!(model.loss(&batch()).unwrap().to_bits(), evaluated.to_bits());
+    assert_ne!(learned(&model, 1), plain);
+    assert_eq!(learned(&model, 1).to_bits(), learned(&model, 1).to_bits());
+    assert_ne!(learned(&model, 1), learned(&model, 2));
+
+    let (bounds, width) = ([0.5f32, 0.5, 0.1], 4096);
+    let noisy =
+        kernels::dropout::noise(&Tensor::ones((3, width), DType::F32, &Device::Cpu).unwrap(), &bounds, 3).unwrap();
+    for (row, bound) in noisy.to_vec2::<f32>().unwrap().iter().zip(bounds) {
+        let noise: Vec<f32> = row.iter().map(|x| x - 1.0).collect();
+        let (mean, square) =
+            (noise.iter().sum::<f32>() / width as f32, noise.iter().map(|n| n * n).sum::<f32>() / width as f32);
+        assert!(noise.iter().all(|n| n.abs() <= bound * 1.001));
+        // A uniform number in ±b has the variance b² / 3.
+        assert!(mean.abs() < 0.03 * bound && (square * 3.0 / (bound * bound) - 1.0).abs() < 0.06, "{mean} {square}");
     }
 }
 
