@@ -5,6 +5,7 @@
 mod alpaca;
 pub mod encode;
 pub mod example;
+pub mod hub;
 pub mod info;
 pub mod load;
 pub mod preview;

@@ -1,7 +1,7 @@
 //! What the studio asks about datasets: the list, some rows, registering a file, forgetting one.
 
 use super::example::at_row;
-use super::{FORMATS, Kind, Registry, Row, Source, info, load, reader};
+use super::{FORMATS, Kind, Registry, Row, Source, hub, info, load, reader};
 use crate::{Error, Result};
 use api::Problem;
 use api::data::{DatasetInfo, Message, Preview, PreviewRow};
@@ -76,23 +76,37 @@ pub fn register(dir: &Path, name: &str, file: &str) -> Result<DatasetInfo> {
     let path = info::confined(dir, file)?;
     let mut entry = recognise(&path)?;
     entry.shift_insert(0, "file_name".into(), file.into());
-    change(dir, |entries| {
-        if entries.contains_key(name) {
-            return Err(Problem::new(
-                "dataset_taken",
-                format!("There already is a dataset {name:?}."),
-                format!("已有名为“{name}”的数据集。"),
-            )
-            .hint("Choose another name, or delete that dataset first.", "请换一个名字，或先删除该数据集。")
-            .field("name")
-            .into());
-        }
-        entries.insert(name.into(), Value::Object(entry));
-        Ok(())
-    })?;
+    add(dir, name, entry)?;
+    one(dir, name)
+}
+
+/// One dataset, with all of its rows looked at.
+pub(super) fn one(dir: &Path, name: &str) -> Result<DatasetInfo> {
     let registry = Registry::open(dir)?;
     let entry = registry.entry(name)?;
     Ok(describe(&registry, entry, None))
+}
+
+/// Puts an entry into `dataset_info.json` under a name that is free.
+pub(super) fn add(dir: &Path, name: &str, entry: Row) -> Result<()> {
+    change(dir, |entries| {
+        if entries.contains_key(name) {
+            return Err(taken(name));
+        }
+        entries.insert(name.into(), Value::Object(entry));
+        Ok(())
+    })
+}
+
+pub(super) fn taken(name: &str) -> Error {
+    Problem::new(
+        "dataset_taken",
+        format!("There already is a dataset {name:?}."),
+        format!("已有名为“{name}”的数据集。"),
+    )
+    .hint("Choose another name, or delete that dataset first.", "请换一个名字，或先删除该数据集。")
+    .field("name")
+    .into()
 }
 
 /// A file that no `dataset_info.json` names, as a dataset by itself: its name, and a registry that knows it.
@@ -105,8 +119,8 @@ pub fn one_file(path: &Path) -> Result<(Registry, String)> {
     Ok((registry, file))
 }
 
-/// Takes the dataset out of `dataset_info.json`, and deletes its file if that stands in the dataset folder itself and no
-/// other dataset uses it.
+/// Takes the dataset out of `dataset_info.json`, and deletes what it alone uses: its file if that stands in the dataset
+/// folder itself, and what was downloaded for it.
 pub fn forget(dir: &Path, name: &str) -> Result<()> {
     let registry = Registry::open(dir)?;
     let source = match registry.entries().iter().find(|entry| entry.name == name) {
@@ -117,6 +131,9 @@ pub fn forget(dir: &Path, name: &str) -> Result<()> {
         entries.shift_remove(name);
         Ok(())
     })?;
+    if let Source::Hub(source) = &source {
+        return hub::forget(dir, source, Registry::open(dir)?.entries());
+    }
     let shared = registry.entries().iter().any(|entry| entry.name != name && entry.source == source);
     if let Source::File(file) = &source
         && !shared
@@ -135,6 +152,7 @@ pub fn forget(dir: &Path, name: &str) -> Result<()> {
 fn describe(registry: &Registry, entry: &info::Entry, checked: Option<usize>) -> DatasetInfo {
     let file = match &entry.source {
         Source::File(file) | Source::Remote(file) => file.clone(),
+        Source::Hub(source) => source.shown(),
     };
     let kind = entry.format().map_or(Kind::Instructions, |format| format.kind(entry));
     let mut described = DatasetInfo {
@@ -169,7 +187,7 @@ fn measure(registry: &Registry, entry: &info::Entry, checked: Option<usize>, fou
 }
 
 /// The `dataset_info.json` entry, without the file, of the data in `path`: that of the first row that a format knows.
-fn recognise(path: &Path) -> Result<Row> {
+pub(super) fn recognise(path: &Path) -> Result<Row> {
     let shown = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (mut first, mut found, mut fault) = (None, None, None);
     reader::read(path, &mut |row, value| {
@@ -232,7 +250,7 @@ fn change(dir: &Path, edit: impl FnOnce(&mut Map<String, Value>) -> Result<()>) 
 }
 
 /// Names are one to 64 letters, digits, `_`, `-` and `.`, and don't begin with a point: they are words in YAML and in URLs.
-fn check_name(name: &str) -> Result<()> {
+pub(super) fn check_name(name: &str) -> Result<()> {
     let known = |c: char| c.is_alphanumeric() || "_-.".contains(c);
     let len = name.chars().count();
     if (1..=64).contains(&len) && !name.starts_with('.') && name.chars().all(known) {
