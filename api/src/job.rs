@@ -22,7 +22,8 @@ pub enum JobKind {
     Train,
     /// A worker writes a merged model; `config` as `lathe export` takes it.
     Export,
-    /// The server downloads a model; `config.model_name_or_path` is its hub id.
+    /// The server downloads a model, whose hub id is `config.model_name_or_path`, or a dataset: then `config` is a
+    /// [`PullDataset`](crate::hub::PullDataset).
     Pull,
 }
 
@@ -146,7 +147,7 @@ pub enum Feed {
 /// The id that a new job would like: `name` (empty: none), or model and stage; never empty, at most 48 characters, and
 /// fit for a folder's name: `^[A-Za-z0-9][A-Za-z0-9._-]*$`.
 pub fn wished_id(kind: JobKind, name: &str, config: &RunConfig) -> String {
-    let model = config.text("model_name_or_path").unwrap_or("model");
+    let model = config.text("model_name_or_path").or(config.text("id")).unwrap_or("model");
     let model = Path::new(model).file_stem().map_or_else(|| model.into(), |stem| stem.to_string_lossy());
     let made = match kind {
         JobKind::Train => format!("{model}-{}", config.text("stage").unwrap_or("sft")),

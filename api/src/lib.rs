@@ -8,6 +8,7 @@ pub mod config;
 pub mod data;
 pub mod device;
 pub mod event;
+pub mod hub;
 pub mod job;
 pub mod model;
 pub mod params;

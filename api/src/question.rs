@@ -4,6 +4,7 @@
 use crate::{
     config::RunConfig,
     data::{DatasetInfo, Preview},
+    hub::{HubName, HubSource, PullDataset, PullPlan},
     model::ModelInfo,
     plan::Plan,
     problem::Problem,
@@ -37,6 +38,21 @@ pub enum Question {
         dataset: String,
     },
     Models,
+    /// What a download of a dataset comes to; `preferred` decides where two hubs have it.
+    PlanPull {
+        wanted: PullDataset,
+        preferred: HubName,
+    },
+    /// Of the files of a repository, those that hold the rows of the source; `readme`: its README.md.
+    ChooseFiles {
+        source: HubSource,
+        names: Vec<String>,
+        readme: String,
+    },
+    /// Puts a downloaded dataset into `dataset_info.json`, unless it stands there already.
+    RegisterPulled {
+        plan: PullPlan,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -48,6 +64,8 @@ pub enum Answer {
     Registered { dataset: DatasetInfo },
     Forgotten,
     Models { models: Vec<ModelInfo> },
+    PullPlanned { plan: PullPlan },
+    Chosen { names: Vec<String> },
     Failed { problems: Vec<Problem> },
 }
 

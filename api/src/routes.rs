@@ -28,6 +28,8 @@ pub const MODELS: &str = "/api/models";
 pub const MODELS_PULL: &str = "/api/models/pull";
 /// `GET` lists [`DatasetInfo`](crate::data::DatasetInfo)s; `POST` multipart (`name`, `file`), answers the new one.
 pub const DATASETS: &str = "/api/datasets";
+/// `POST` a [`PullDataset`](crate::hub::PullDataset), answers the [`Job`](crate::Job) that downloads it.
+pub const DATASETS_PULL: &str = "/api/datasets/pull";
 pub const DATASET: &str = "/api/datasets/{name}";
 /// `GET ?offset=&limit=&search=&faulty=`, answers a [`Preview`](crate::data::Preview).
 pub const DATASET_ROWS: &str = "/api/datasets/{name}/rows";

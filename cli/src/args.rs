@@ -1,5 +1,6 @@
 //! The command line.
 
+use api::hub::HubName;
 use clap::{Parser, Subcommand};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -124,8 +125,29 @@ pub enum Data {
         #[arg(long, default_value_t = 3)]
         rows: u64,
     },
+    /// Download a dataset of a hub and register it, going on where an earlier download stopped
+    Pull(DataPull),
     /// What a chat template makes of a conversation: its text, and nothing after it
     Render(DataRender),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DataPull {
+    /// owner/name on a hub, or the name of a dataset in dataset_info.json that is on one
+    #[arg(value_name = "ID | NAME")]
+    pub id: String,
+    /// hf (Hugging Face or a mirror) or ms (ModelScope) [default: as the environment prefers]
+    #[arg(long)]
+    pub hub: Option<HubName>,
+    /// One of its configurations
+    #[arg(long)]
+    pub subset: Option<String>,
+    /// train, test … [default: train]
+    #[arg(long)]
+    pub split: Option<String>,
+    /// What the dataset will be called [default: made from the id]
+    #[arg(long)]
+    pub name: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -12,6 +12,7 @@ mod log;
 mod memory;
 mod outcome;
 mod progress;
+mod pulls;
 mod runs;
 mod say;
 mod signals;

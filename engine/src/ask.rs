@@ -1,6 +1,11 @@
 //! Answers to the server's questions between runs.
 
-use crate::{Places, Result, data::preview, files::locate, prepare::plan};
+use crate::{
+    Places, Result,
+    data::{hub, preview},
+    files::locate,
+    prepare::plan,
+};
 use api::question::{Answer, CheckReply, Question};
 
 /// Answers one question; problems are an answer too.
@@ -26,6 +31,11 @@ fn try_answer(question: Question, places: &Places) -> Result<Answer> {
             preview::forget(&dir, &dataset)?;
             Answer::Forgotten
         }
+        Question::PlanPull { wanted, preferred } => Answer::PullPlanned { plan: hub::plan(&dir, wanted, preferred)? },
+        Question::ChooseFiles { source, names, readme } => {
+            Answer::Chosen { names: hub::choose(&source, &names, &readme)? }
+        }
+        Question::RegisterPulled { plan } => Answer::Registered { dataset: hub::register(&dir, plan)? },
         Question::Models => Answer::Models { models: locate::list(places) },
     })
 }

@@ -90,7 +90,8 @@ fn resolve(
     let tuning = keep(adapter(&train.finetuning_type), &mut problems)
         .and_then(|a| keep(a.start(config, previous).map_err(Error::from), &mut problems));
     let opened = keep(open(&model, places), &mut problems);
-    let registry = keep(Registry::open(dataset_dir(&data, places)), &mut problems);
+    let registry = Registry::open(dataset_dir(&data, places)).map(|registry| registry.also_in(&places.datasets()));
+    let registry = keep(registry, &mut problems);
     if let (Some(registry), false) = (&registry, data.dataset.is_empty()) {
         for name in data.dataset.iter().chain(&data.eval_dataset) {
             keep(registry.entry(name), &mut problems);

@@ -9,6 +9,7 @@ use api::{
     Event, Line, Outcome, Plan, Problem, RunConfig,
     chat::{Command, FinishReason, LoadChat, Reply, Usage},
     data::{DatasetInfo, Preview, PreviewRow},
+    hub::{HubSource, PullPlan},
     job::Spec,
     model::ModelInfo,
     question::{Answer, CheckReply, Question},
@@ -168,6 +169,14 @@ fn ask() -> Result {
             }
         }
         Question::Forget { .. } => Answer::Forgotten,
+        Question::PlanPull { wanted, preferred } => {
+            let source = HubSource { ms_hub_url: Some(wanted.id), split: wanted.split, ..Default::default() };
+            Answer::PullPlanned { plan: PullPlan { name: "rows".into(), hub: preferred, source } }
+        }
+        Question::ChooseFiles { source, names, .. } => {
+            Answer::Chosen { names: names.into_iter().filter(|name| name.contains(source.split())).collect() }
+        }
+        Question::RegisterPulled { plan } => Answer::Registered { dataset: info(&plan.name) },
         // What it can see of the environment.
         Question::Models => {
             let names = std::env::vars().map(|(name, _)| ModelInfo { name, ..Default::default() });

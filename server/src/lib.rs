@@ -105,15 +105,17 @@ pub async fn serve(options: Options, on_ready: impl FnOnce(SocketAddr)) -> Resul
     let rules = Rules::new(address, &options.names, options.token.as_deref())?;
     let store = Store::open(&home.database()).await?;
     let program = Arc::new(options.program);
-    let base = Base { home: home.clone(), store: store.clone(), program: program.clone(), hub: options.hub };
+    let ask = Ask::new(program.clone());
+    let base =
+        Base { home: home.clone(), store: store.clone(), program: program.clone(), hub: options.hub, ask: ask.clone() };
     let supervisor = Supervisor::new(base, options.stop_limit);
-    let chats = Chats::new(program.clone(), store.clone());
+    let chats = Chats::new(program, store.clone());
     let version = options.catalog.version.clone();
     let state = State::new(Inner {
         home: home.clone(),
         store: store.clone(),
         supervisor: supervisor.clone(),
-        ask: Ask::new(program),
+        ask,
         chats: chats.clone(),
         processor: options.processor,
         catalog: serde_json::to_vec(&options.catalog).unwrap_or_default().into(),

@@ -31,6 +31,7 @@ pub struct Base {
     pub store: Store,
     pub program: Arc<Program>,
     pub hub: HubSettings,
+    pub ask: Ask,
 }
 
 impl State {

@@ -154,7 +154,7 @@ fn hub(endpoint: &str, home: &Path) -> Hub {
         endpoint: Some(endpoint.into()),
         home: home.into(),
         token: Some("hf_secret".into()),
-        offline: false,
+        ..HubSettings::default()
     };
     Hub { first_wait: Duration::from_millis(5), ..Hub::from_settings(settings).unwrap() }
 }

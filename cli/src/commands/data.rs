@@ -1,14 +1,16 @@
 //! `lathe data`: what stands in the dataset folder.
 
 use crate::{
-    args::{Data, DataRender},
+    args::{Data, DataPull, DataRender},
     environment::Environment,
     home,
     outcome::{Failure, Outcome, WRONG},
+    pulls,
     say::Say,
 };
 use api::{
     data::{DatasetInfo, PreviewRow},
+    hub::PullDataset,
     question::{Answer, Question},
 };
 use engine::data::{self, render::Rendering};
@@ -16,6 +18,7 @@ use engine::data::{self, render::Rendering};
 pub fn run(command: Data, environment: &Environment, say: &Say) -> Outcome {
     let question = match command {
         Data::Render(wanted) => return render(wanted, say),
+        Data::Pull(wanted) => return pull(wanted, environment, say),
         Data::List => Question::Datasets,
         Data::Show { name, offset, rows } => Question::Rows { dataset: name, offset, limit: rows },
     };
@@ -32,6 +35,26 @@ pub fn run(command: Data, environment: &Environment, say: &Say) -> Outcome {
         Answer::Failed { problems } => return Err(Failure::new(WRONG, problems)),
         _ => {}
     }
+    Ok(())
+}
+
+fn pull(wanted: DataPull, environment: &Environment, say: &Say) -> Outcome {
+    home::set_up(&environment.home)?;
+    let DataPull { id, hub, subset, split, name } = wanted;
+    let wanted = PullDataset { id, hub, subset, split, name };
+    let places = environment.places();
+    let ask = |question| async {
+        match engine::ask::answer(question, &places) {
+            Answer::Failed { problems } => Err(problems.into_iter().next().unwrap_or_default()),
+            answer => Ok(answer),
+        }
+    };
+    let dir = places.datasets();
+    let pulled = pulls::run(async |progress, cancel| {
+        server::hub::pull_dataset(environment.hub.clone(), &dir, wanted, ask, progress, cancel).await
+    });
+    let dataset: DatasetInfo = pulled.map_err(pulls::failure)?;
+    say.result(&dataset, || line(&dataset, say));
     Ok(())
 }
 

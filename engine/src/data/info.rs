@@ -1,9 +1,9 @@
 //! `dataset_info.json` as LLaMA-Factory defines it (its `data/parser.py` and `data/README.md`): which files are datasets,
 //! and what their columns and roles are called.
 
-use super::{Format, format};
+use super::{Format, format, hub};
 use crate::{Error, Result, entry::unknown};
-use api::Problem;
+use api::{Problem, hub::HubSource};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +16,8 @@ const MAX_BYTES: u64 = 16 << 20;
 #[derive(Clone, Debug)]
 pub struct Registry {
     dir: PathBuf,
+    /// Where downloads of hubs are looked for: the dataset folder, and Lathe's own where that is another.
+    downloads: Vec<PathBuf>,
     entries: Vec<Entry>,
 }
 
@@ -41,7 +43,9 @@ pub struct Entry {
 pub enum Source {
     /// File or folder, relative to the dataset folder, as written.
     File(String),
-    /// On a hub (`hf_hub_url`, `ms_hub_url`, `om_hub_url`), by a script or in a cloud: named here, not on this computer.
+    /// On a hub (`hf_hub_url`, `ms_hub_url`, `om_hub_url`): read from what was downloaded.
+    Hub(HubSource),
+    /// By a script or in a cloud: named here, not on this computer.
     Remote(String),
 }
 
@@ -81,12 +85,18 @@ impl Registry {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let entries = read_raw(dir)?.iter().map(|(name, value)| Entry::parse(name, value)).collect();
-        Ok(Self { dir: dir.to_path_buf(), entries })
+        Ok(Self { dir: dir.to_path_buf(), downloads: vec![dir.to_path_buf()], entries })
+    }
+
+    /// Looks for downloads of hubs in the dataset folder `dir` as well.
+    pub fn also_in(mut self, dir: &Path) -> Self {
+        self.downloads.push(dir.to_path_buf());
+        self
     }
 
     /// One dataset alone, whose file lies in `dir`.
     pub(super) fn of(dir: &Path, entry: Entry) -> Self {
-        Self { dir: dir.to_path_buf(), entries: vec![entry] }
+        Self { dir: dir.to_path_buf(), downloads: Vec::new(), entries: vec![entry] }
     }
 
     pub fn dir(&self) -> &Path {
@@ -115,11 +125,14 @@ impl Registry {
         let name = &entry.name;
         let file = match &entry.source {
             Source::File(file) => file,
+            Source::Hub(source) => {
+                return Ok(hub::local(&self.downloads, source).ok_or_else(|| hub::missing(name, source))?);
+            }
             Source::Remote(place) => {
                 return Err(Problem::new(
                     "dataset_remote",
-                    format!("Dataset {name} is on a hub ({place}) and not on this computer."),
-                    format!("数据集 {name} 在远程（{place}），不在本机。"),
+                    format!("Dataset {name} comes from {place} and is not on this computer."),
+                    format!("数据集 {name} 来自 {place}，不在本机。"),
                 )
                 .hint(
                     "Download its file, then upload it in the Data tab, or pick another dataset.",
@@ -174,9 +187,18 @@ impl Entry {
             }
         };
         let formatting = text("formatting").unwrap_or_else(|| "alpaca".into());
-        let remote = ["hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name"];
-        let remote = remote.iter().find_map(|key| text(key));
+        let on_hub = HubSource {
+            hf_hub_url: text("hf_hub_url"),
+            ms_hub_url: text("ms_hub_url"),
+            om_hub_url: text("om_hub_url"),
+            subset: text("subset"),
+            split: text("split"),
+            folder: text("folder"),
+        };
+        let is_on_hub = [&on_hub.hf_hub_url, &on_hub.ms_hub_url, &on_hub.om_hub_url].into_iter().any(Option::is_some);
+        let remote = text("script_url").or_else(|| text("cloud_file_name"));
         let source = match (remote, text("file_name")) {
+            _ if is_on_hub => Source::Hub(on_hub),
             (Some(place), _) => Source::Remote(place),
             (None, Some(file)) => Source::File(file),
             (None, None) => {
@@ -355,7 +377,7 @@ mod tests {
         let [a, b, c] = registry.entries() else { panic!() };
         assert_eq!((a.formatting.as_str(), a.columns.query.as_deref()), ("alpaca", Some("input")));
         assert_eq!((b.columns.prompt.as_deref(), b.columns.response.as_deref()), (Some("q"), None));
-        assert_eq!(c.source, Source::Remote("x/c".into()));
+        assert!(matches!(&c.source, Source::Hub(source) if source.hf_hub_url.as_deref() == Some("x/c")));
         assert_eq!((c.tags.role.as_deref(), c.tags.user.as_deref()), (Some("role"), None));
         assert_eq!(c.columns.messages.as_deref(), Some("conversations"));
     }

@@ -6,6 +6,7 @@ mod alpaca;
 pub mod cache;
 pub mod encode;
 pub mod example;
+pub mod hub;
 pub mod info;
 pub mod load;
 pub mod preview;

@@ -1,7 +1,7 @@
 //! What the studio asks about datasets: the list, some rows, registering a file, forgetting one.
 
 use super::example::at_row;
-use super::{FORMATS, Kind, Registry, Row, Source, info, load, reader};
+use super::{FORMATS, Kind, Registry, Row, Source, hub, info, load, reader};
 use crate::{Error, Result};
 use api::Problem;
 use api::data::{DatasetInfo, Message, Preview, PreviewRow};
@@ -76,21 +76,30 @@ pub fn register(dir: &Path, name: &str, file: &str) -> Result<DatasetInfo> {
     let path = info::confined(dir, file)?;
     let mut entry = recognise(&path)?;
     entry.shift_insert(0, "file_name".into(), file.into());
+    add(dir, name, entry)?;
+    looked_through(&Registry::open(dir)?, name)
+}
+
+/// Puts an entry into `dataset_info.json` under a name that is free.
+pub(super) fn add(dir: &Path, name: &str, entry: Row) -> Result<()> {
     change(dir, |entries| {
         if entries.contains_key(name) {
-            return Err(Problem::new(
-                "dataset_taken",
-                format!("There already is a dataset {name:?}."),
-                format!("已有名为“{name}”的数据集。"),
-            )
-            .hint("Choose another name, or delete that dataset first.", "请换一个名字，或先删除该数据集。")
-            .field("name")
-            .into());
+            return Err(taken(name));
         }
         entries.insert(name.into(), Value::Object(entry));
         Ok(())
-    })?;
-    looked_through(&Registry::open(dir)?, name)
+    })
+}
+
+pub(super) fn taken(name: &str) -> Error {
+    Problem::new(
+        "dataset_taken",
+        format!("There already is a dataset {name:?}."),
+        format!("已有名为“{name}”的数据集。"),
+    )
+    .hint("Choose another name, or delete that dataset first.", "请换一个名字，或先删除该数据集。")
+    .field("name")
+    .into()
 }
 
 /// A file that no `dataset_info.json` names, as a dataset by itself: its name, and a registry that knows it.
@@ -108,8 +117,8 @@ pub fn looked_through(registry: &Registry, name: &str) -> Result<DatasetInfo> {
     Ok(describe(registry, registry.entry(name)?, None))
 }
 
-/// Takes the dataset out of `dataset_info.json`, and deletes its file if that stands in the dataset folder itself and no
-/// other dataset uses it.
+/// Takes the dataset out of `dataset_info.json`, and deletes what it alone uses: its file if that stands in the dataset
+/// folder itself, and what was downloaded for it.
 pub fn forget(dir: &Path, name: &str) -> Result<()> {
     let registry = Registry::open(dir)?;
     let source = match registry.entries().iter().find(|entry| entry.name == name) {
@@ -120,6 +129,9 @@ pub fn forget(dir: &Path, name: &str) -> Result<()> {
         entries.shift_remove(name);
         Ok(())
     })?;
+    if let Source::Hub(source) = &source {
+        return hub::forget(dir, source, Registry::open(dir)?.entries());
+    }
     let shared = registry.entries().iter().any(|entry| entry.name != name && entry.source == source);
     if let Source::File(file) = &source
         && !shared
@@ -138,6 +150,7 @@ pub fn forget(dir: &Path, name: &str) -> Result<()> {
 fn describe(registry: &Registry, entry: &info::Entry, checked: Option<u64>) -> DatasetInfo {
     let file = match &entry.source {
         Source::File(file) | Source::Remote(file) => file.clone(),
+        Source::Hub(source) => source.shown(),
     };
     let kind = entry.format().map_or(Kind::Instructions, |format| format.kind(entry));
     let mut described = DatasetInfo {
@@ -172,7 +185,7 @@ fn measure(registry: &Registry, entry: &info::Entry, checked: Option<u64>, found
 }
 
 /// The `dataset_info.json` entry, without the file, of the data in `path`: that of the first row that a format knows.
-fn recognise(path: &Path) -> Result<Row> {
+pub(super) fn recognise(path: &Path) -> Result<Row> {
     let shown = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (mut first, mut found, mut fault) = (None, None, None);
     reader::read(path, &mut |row, value| {
@@ -235,7 +248,7 @@ fn change(dir: &Path, edit: impl FnOnce(&mut Map<String, Value>) -> Result<()>) 
 }
 
 /// Names are one to 64 letters, digits, `_`, `-` and `.`, and don't begin with a point: they are words in YAML and in URLs.
-fn check_name(name: &str) -> Result<()> {
+pub(super) fn check_name(name: &str) -> Result<()> {
     let known = |c: char| c.is_alphanumeric() || "_-.".contains(c);
     let len = name.chars().count();
     if (1..=64).contains(&len) && !name.starts_with('.') && name.chars().all(known) {

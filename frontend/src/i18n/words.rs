@@ -330,4 +330,12 @@ words! {
     role_assistant: "assistant", "助手";
     role_system: "system", "系统";
     role_tool: "tool", "工具";
+
+    // Data from a hub
+    from_hub: "From a hub", "从数据集库下载";
+    hub: "Hub", "数据集库";
+    hub_usual: "As the settings prefer", "按设置自动选择";
+    hub_id: "Dataset", "数据集";
+    hub_subset: "Subset", "子集";
+    hub_split: "Split", "划分";
 }

@@ -85,6 +85,7 @@ pub fn job_href(job: &Job) -> String {
     match job.kind {
         JobKind::Train => format!("/runs/{}", job.id),
         JobKind::Export => "/export".into(),
+        JobKind::Pull if job.config.text("id").is_some() => "/data".into(),
         JobKind::Pull => "/".into(),
     }
 }

@@ -1,7 +1,7 @@
 //! The Hugging Face cache folder: `models--OWNER--NAME/{blobs/ETAG, refs/REVISION, snapshots/COMMIT/PATH}`, so that
 //! every other program finds what Lathe downloaded and the other way round.
 
-use super::problems;
+use super::{Kind, problems};
 use api::Problem;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -19,8 +19,8 @@ pub struct RepoFolder {
 
 impl RepoFolder {
     /// `repo` is checked: `owner/name` or `name`.
-    pub fn new(cache_dir: &Path, repo: &str) -> Self {
-        let name = format!("models--{}", repo.replace('/', "--"));
+    pub fn new(cache_dir: &Path, kind: Kind, repo: &str) -> Self {
+        let name = format!("{}--{}", kind.word(), repo.replace('/', "--"));
         Self { folder: cache_dir.join(&name), locks: cache_dir.join(".locks").join(name) }
     }
 
@@ -42,6 +42,12 @@ impl RepoFolder {
 
     pub fn snapshot(&self, commit: &str) -> PathBuf {
         self.folder.join("snapshots").join(commit)
+    }
+
+    /// The snapshot that a revision stands for here, if there is one.
+    pub fn known(&self, revision: &str) -> Option<PathBuf> {
+        let commit = fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
+        Some(self.snapshot(commit.trim())).filter(|_| is_hex(commit.trim())).filter(|path| path.is_dir())
     }
 
     /// Waits until no other process downloads this blob. The lock goes when the file is dropped.
@@ -152,7 +158,7 @@ mod tests {
     #[test]
     fn links_lead_to_the_blob_from_any_depth() {
         let dir = tempfile::tempdir().unwrap();
-        let repo = RepoFolder::new(dir.path(), "a/b");
+        let repo = RepoFolder::new(dir.path(), Kind::Model, "a/b");
         repo.create().unwrap();
         fs::write(repo.blob("e1"), "one").unwrap();
         fs::write(repo.blob("e2"), "two").unwrap();

@@ -1,7 +1,7 @@
 //! Which files of a repository Lathe downloads. Names come from the network and are hostile until checked.
 
 use super::problems;
-use api::Problem;
+use api::{Problem, hub::is_repo_word};
 use serde::Deserialize;
 
 /// What was asked for: a repository, and perhaps one GGUF file in it.
@@ -31,13 +31,25 @@ impl Wanted {
     }
 }
 
-/// The part of `GET /api/models/ID/revision/REV` that matters here.
+/// The part of `GET /api/models/ID/revision/REV` (or `datasets`) that matters here.
 #[derive(Debug, Deserialize)]
 pub struct Listing {
     #[serde(default)]
     pub sha: String,
     #[serde(default)]
     pub siblings: Vec<Sibling>,
+}
+
+impl Listing {
+    pub fn commit(&self) -> Option<String> {
+        Some(self.sha.clone()).filter(|sha| super::is_commit(sha))
+    }
+
+    /// Names that can't leave a folder; one that could refuses the repository `id`.
+    pub fn check(&self, id: &str) -> Result<(), Problem> {
+        let hostile = self.siblings.iter().find(|s| !is_safe(&s.name));
+        hostile.map_or(Ok(()), |s| Err(problems::bad_name(id, &s.name)))
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -47,6 +59,9 @@ pub struct Sibling {
     /// Bytes, where the hub says so.
     #[serde(default)]
     pub size: Option<u64>,
+    /// What ModelScope says of the content; Hugging Face tells it with each file.
+    #[serde(skip)]
+    pub etag: String,
 }
 
 /// The files to download, each with its size where known: weights (safetensors, otherwise one GGUF file) and what
@@ -54,9 +69,7 @@ pub struct Sibling {
 /// but a GGUF file that was named.
 pub fn choose<'a>(wanted: &Wanted, listing: &'a Listing) -> Result<Vec<&'a Sibling>, Problem> {
     let id = &wanted.repo;
-    if let Some(hostile) = listing.siblings.iter().find(|s| !is_safe(&s.name)) {
-        return Err(problems::bad_name(id, &hostile.name));
-    }
+    listing.check(id)?;
     let top = || listing.siblings.iter().filter(|s| !s.name.contains('/'));
     let mut chosen: Vec<&Sibling> = top().filter(|s| is_beside(&s.name)).collect();
     if let Some(file) = &wanted.file {
@@ -133,22 +146,13 @@ fn is_gguf(name: &str) -> bool {
     name.len() > 5 && name.ends_with(".gguf")
 }
 
-fn is_repo_word(word: &str) -> bool {
-    !word.is_empty()
-        && word.len() <= 128
-        && !word.starts_with(['.', '-'])
-        && !word.contains("..")
-        && !word.contains("--")
-        && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn listing(names: &[&str]) -> Listing {
-        let siblings = names.iter().map(|n| Sibling { name: n.to_string(), size: None }).collect();
+        let siblings = names.iter().map(|n| Sibling { name: n.to_string(), size: None, etag: String::new() }).collect();
         Listing { sha: String::new(), siblings }
     }
 

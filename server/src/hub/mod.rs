@@ -1,17 +1,21 @@
-//! Downloads from a Hugging Face hub or a mirror of one, into Hugging Face's own cache layout. The only place of Lathe
-//! that goes out to the network by itself.
+//! Downloads of models and datasets from a Hugging Face hub, a mirror of one or ModelScope, into Hugging Face's own cache
+//! layout. The only place of Lathe that goes out to the network by itself.
 //!
 //! What a server sends is checked: names can't leave the cache, content must have the sha256 (or git object id) that
 //! the hub promised, and the token goes to the configured host alone.
 
 mod cache;
+mod dataset;
 mod listing;
+mod modelscope;
 mod problems;
 mod request;
 
-use api::Problem;
+pub use dataset::pull_dataset;
+
+use api::{Problem, hub::HubName};
 use cache::RepoFolder;
-use listing::{Listing, Wanted};
+use listing::{Listing, Sibling, Wanted};
 use request::{Client, PATIENCE, Remote, Retries, Trouble};
 use reqwest::{StatusCode, Url};
 use std::fs;
@@ -31,11 +35,45 @@ pub struct HubSettings {
     pub token: Option<String>,
     /// `HF_HUB_OFFLINE`.
     pub offline: bool,
+    /// `MODELSCOPE_DOMAIN`; www.modelscope.cn where absent.
+    pub modelscope: Option<String>,
+    /// `MODELSCOPE_API_TOKEN`.
+    pub modelscope_token: Option<String>,
+    /// `USE_MODELSCOPE_HUB`.
+    pub prefers_modelscope: bool,
+}
+
+impl HubSettings {
+    /// Where a dataset is downloaded from that several hubs have: ModelScope if that was asked for, or if it is the only
+    /// one with an address of its own.
+    pub fn preferred(&self) -> HubName {
+        let only_address = self.modelscope.is_some() && self.endpoint.is_none();
+        if self.prefers_modelscope || only_address { HubName::Ms } else { HubName::Hf }
+    }
+}
+
+/// What a repository holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Model,
+    Dataset,
+}
+
+impl Kind {
+    /// `models`, as addresses and folders have it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Model => "models",
+            Self::Dataset => "datasets",
+        }
+    }
 }
 
 /// A hub and the cache folder that belongs to it.
 #[derive(Clone, Debug)]
 pub struct Hub {
+    pub name: HubName,
+    pub kind: Kind,
     pub endpoint: Url,
     pub token: Option<String>,
     pub cache_dir: PathBuf,
@@ -53,25 +91,31 @@ pub struct Progress {
 }
 
 impl Hub {
+    /// Hugging Face's hub of models, with its cache.
     pub fn from_settings(settings: HubSettings) -> Result<Self, Problem> {
-        let given = settings.endpoint.filter(|e| !e.trim().is_empty());
-        let text = given.as_deref().unwrap_or("https://huggingface.co").trim();
-        let endpoint = Url::parse(text)
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-            .ok_or_else(|| problems::bad_endpoint(text))?;
         let stored = || fs::read_to_string(settings.home.join("token")).ok();
-        let token = settings.token.or_else(stored).map(|t| t.trim().to_string()).filter(|t| {
-            // Anything else can't stand in a header and is no token.
-            !t.is_empty() && t.bytes().all(|b| b.is_ascii_graphic())
-        });
         Ok(Self {
-            endpoint,
-            token,
+            name: HubName::Hf,
+            kind: Kind::Model,
+            endpoint: address("HF_ENDPOINT", settings.endpoint.as_deref(), "https://huggingface.co")?,
+            token: settings.token.or_else(stored).and_then(header_word),
             cache_dir: settings.home.join("hub"),
             offline: settings.offline,
             first_wait: Duration::from_millis(500),
         })
+    }
+
+    /// A hub of datasets; they go into the dataset folder `dir`.
+    pub fn of_datasets(settings: HubSettings, name: HubName, dir: &Path) -> Result<Self, Problem> {
+        let (given, token) = (settings.modelscope.clone(), settings.modelscope_token.clone());
+        let hub = Self { name, kind: Kind::Dataset, ..Self::from_settings(settings)? };
+        let hub = Self { cache_dir: dir.join(api::hub::FOLDER).join(name.word()), ..hub };
+        if name == HubName::Hf {
+            return Ok(hub);
+        }
+        let given = given.map(|a| if a.contains("://") { a } else { format!("https://{}", a.trim()) });
+        let endpoint = address("MODELSCOPE_DOMAIN", given.as_deref(), "https://www.modelscope.cn")?;
+        Ok(Self { endpoint, token: token.and_then(header_word), ..hub })
     }
 
     /// Downloads what Lathe reads of `id` (`owner/name`, or `owner/name/file.gguf`) at `revision` (empty: `main`) and
@@ -104,66 +148,111 @@ impl Hub {
         revision: &str,
         progress: &(impl Fn(Progress) + Send + Sync),
     ) -> Result<PathBuf, Problem> {
-        let client = Client::new(&self.endpoint, self.token.clone())?;
-        let listing = self.list(&client, wanted, revision).await?;
-        let mut commit = Some(listing.sha.clone()).filter(|sha| is_commit(sha));
-        let mut files = Vec::new();
-        for file in listing::choose(wanted, &listing)? {
-            // By commit where it is known: a push in the middle of the download can't mix two versions.
-            let at = commit.as_deref().unwrap_or(revision);
-            let repo = wanted.repo.split('/');
-            let url = client.url(repo.chain(["resolve", at]).chain(file.name.split('/')));
-            let remote = self.head(&client, &url, wanted, revision).await?;
-            let told = remote.commit.clone().filter(|sha| is_commit(sha));
-            if commit.is_some() && told.is_some() && commit != told {
-                return Err(problems::bad_answer(&request::shown(&url), "it belongs to another commit"));
-            }
-            commit = commit.or(told);
-            files.push(Download { name: file.name.clone(), url, size: remote.size.or(file.size), etag: remote.etag });
-        }
-        let commit = commit.ok_or_else(|| problems::bad_answer(&request::shown(&self.endpoint), "no commit"))?;
-
-        let folder = RepoFolder::new(&self.cache_dir, &wanted.repo);
-        folder.create()?;
-        self.check_room(&folder, &files)?;
-        let total = files.iter().filter_map(|f| f.size).sum();
-        let mut before = 0;
-        for file in &files {
-            let tell = |done: u64| progress(Progress { done: before + done, total, file: file.name.clone() });
-            tell(0);
-            let bytes = self.download(&client, &folder, file, &tell).await?;
-            tell(bytes);
-            before += bytes;
-        }
-        for file in &files {
-            folder.link(&commit, &file.name, &file.etag)?;
-        }
-        folder.set_ref(revision, &commit)?;
-        let snapshot = folder.snapshot(&commit);
+        let client = Client::new(self)?;
+        let repo = Repo { id: &wanted.repo, revision };
+        let listing = self.list(&client, repo).await?;
+        let mut commit = listing.commit();
+        let chosen = listing::choose(wanted, &listing)?;
+        let files = self.resolve(&client, repo, &chosen, &mut commit).await?;
+        let folder = self.folder(repo)?;
+        let snapshot = self.obtain(&client, &folder, repo, commit, &files, progress).await?;
         Ok(wanted.file.as_ref().map_or(snapshot.clone(), |file| snapshot.join(file)))
     }
 
-    async fn list(&self, client: &Client, wanted: &Wanted, revision: &str) -> Result<Listing, Problem> {
-        const LARGEST_LISTING: usize = 32 << 20;
-        let mut url =
-            client.url(["api", "models"].into_iter().chain(wanted.repo.split('/')).chain(["revision", revision]));
+    fn folder(&self, repo: Repo<'_>) -> Result<RepoFolder, Problem> {
+        let folder = RepoFolder::new(&self.cache_dir, self.kind, repo.id);
+        folder.create()?;
+        Ok(folder)
+    }
+
+    /// Every file of the repository.
+    async fn list(&self, client: &Client, repo: Repo<'_>) -> Result<Listing, Problem> {
+        if self.name == HubName::Ms {
+            return modelscope::list(self, client, repo).await;
+        }
+        let words = ["api", self.kind.word()].into_iter().chain(repo.id.split('/'));
+        let mut url = client.url(words.chain(["revision", repo.revision]));
         url.set_query(Some("blobs=true"));
-        let mut retries = Retries::new(self.first_wait);
-        let body = loop {
-            match client.text(url.clone(), LARGEST_LISTING).await {
-                Ok(body) => break body,
-                Err(trouble) => retries.after(explained(trouble, wanted, revision)).await?,
-            }
-        };
+        let body = self.text(client, &url, repo).await?;
         serde_json::from_slice(&body).map_err(|e| problems::bad_answer(&request::shown(&url), &e.to_string()))
     }
 
-    async fn head(&self, client: &Client, url: &Url, wanted: &Wanted, revision: &str) -> Result<Remote, Problem> {
+    /// A small answer, with patience.
+    async fn text(&self, client: &Client, url: &Url, repo: Repo<'_>) -> Result<Vec<u8>, Problem> {
+        const LARGEST_LISTING: usize = 32 << 20;
+        let mut retries = Retries::new(self.first_wait);
+        loop {
+            match client.text(url.clone(), LARGEST_LISTING).await {
+                Ok(body) => return Ok(body),
+                Err(trouble) => retries.after(explained(trouble, repo)).await?,
+            }
+        }
+    }
+
+    /// Addresses, sizes and etags of files. `commit` is what is known of it before and after.
+    async fn resolve(
+        &self,
+        client: &Client,
+        repo: Repo<'_>,
+        chosen: &[&Sibling],
+        commit: &mut Option<String>,
+    ) -> Result<Vec<Download>, Problem> {
+        if self.name == HubName::Ms {
+            return Ok(chosen.iter().map(|file| modelscope::download(self, client, repo, file)).collect());
+        }
+        let mut files = Vec::new();
+        for file in chosen {
+            // By commit where it is known: a push in the middle of the download can't mix two versions.
+            let at = commit.as_deref().unwrap_or(repo.revision);
+            // Models stand at the root of the hub, datasets below `datasets`.
+            let root = Some(self.kind.word()).filter(|_| self.kind == Kind::Dataset);
+            let words = root.into_iter().chain(repo.id.split('/')).chain(["resolve", at]);
+            let url = client.url(words.chain(file.name.split('/')));
+            let remote = self.head(client, &url, repo).await?;
+            let told = remote.commit.clone().filter(|sha| is_commit(sha));
+            if commit.is_some() && told.is_some() && *commit != told {
+                return Err(problems::bad_answer(&request::shown(&url), "it belongs to another commit"));
+            }
+            *commit = commit.take().or(told);
+            files.push(Download { name: file.name.clone(), url, size: remote.size.or(file.size), etag: remote.etag });
+        }
+        Ok(files)
+    }
+
+    /// Has the files in the cache and shows them, all at once, in the snapshot folder, which it gives.
+    async fn obtain(
+        &self,
+        client: &Client,
+        folder: &RepoFolder,
+        repo: Repo<'_>,
+        commit: Option<String>,
+        files: &[Download],
+        progress: &(impl Fn(Progress) + Send + Sync),
+    ) -> Result<PathBuf, Problem> {
+        let commit = commit.ok_or_else(|| problems::bad_answer(&request::shown(&self.endpoint), "no commit"))?;
+        self.check_room(folder, files)?;
+        let total = files.iter().filter_map(|f| f.size).sum();
+        let mut before = 0;
+        for file in files {
+            let tell = |done: u64| progress(Progress { done: before + done, total, file: file.name.clone() });
+            tell(0);
+            let bytes = self.download(client, folder, file, &tell).await?;
+            tell(bytes);
+            before += bytes;
+        }
+        for file in files {
+            folder.link(&commit, &file.name, &file.etag)?;
+        }
+        folder.set_ref(repo.revision, &commit)?;
+        Ok(folder.snapshot(&commit))
+    }
+
+    async fn head(&self, client: &Client, url: &Url, repo: Repo<'_>) -> Result<Remote, Problem> {
         let mut retries = Retries::new(self.first_wait);
         loop {
             match client.head(url.clone()).await {
                 Ok(remote) => return Ok(remote),
-                Err(trouble) => retries.after(explained(trouble, wanted, revision)).await?,
+                Err(trouble) => retries.after(explained(trouble, repo)).await?,
             }
         }
     }
@@ -219,6 +308,14 @@ impl Hub {
         fs::rename(&incomplete, &blob).map_err(|e| problems::io(&blob, &e))?;
         Ok(length(&blob).unwrap_or(0))
     }
+}
+
+/// A repository at a branch, tag or commit.
+#[derive(Clone, Copy, Debug)]
+struct Repo<'a> {
+    /// `owner/name` or `name`, checked.
+    id: &'a str,
+    revision: &'a str,
 }
 
 /// One file to have in the cache.
@@ -295,10 +392,10 @@ async fn check(path: &Path, file: &Download) -> Result<Option<String>, Problem> 
 }
 
 /// The statuses that mean something about the repository, said so.
-fn explained(trouble: Trouble, wanted: &Wanted, revision: &str) -> Trouble {
+fn explained(trouble: Trouble, repo: Repo<'_>) -> Trouble {
     match trouble {
-        Trouble::Status(status @ (401 | 403), _) => problems::denied(&wanted.repo, status).into(),
-        Trouble::Status(404, _) => problems::not_found(&wanted.repo, revision).into(),
+        Trouble::Status(status @ (401 | 403), _) => problems::denied(repo.id, status).into(),
+        Trouble::Status(404, _) => problems::not_found(repo.id, repo.revision).into(),
         other => other,
     }
 }
@@ -311,6 +408,19 @@ fn again(url: &Url, reason: &str) -> Trouble {
 fn resumes_at(response: &reqwest::Response, have: u64) -> bool {
     let range = request::header(response.headers(), "content-range").unwrap_or_default();
     range.strip_prefix("bytes ").and_then(|r| r.split('-').next()).and_then(|start| start.parse().ok()) == Some(have)
+}
+
+/// The address that the variable gives, or the hub's own.
+fn address(variable: &str, given: Option<&str>, own: &str) -> Result<Url, Problem> {
+    let text = given.map(str::trim).filter(|a| !a.is_empty()).unwrap_or(own);
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    url.ok_or_else(|| problems::bad_endpoint(variable, text))
+}
+
+/// A token; what can't stand in a header is none.
+fn header_word(token: String) -> Option<String> {
+    let token = token.trim().to_string();
+    (!token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && b != b';')).then_some(token)
 }
 
 fn is_commit(sha: &str) -> bool {

@@ -1,14 +1,14 @@
 //! What a person reads when a download fails: the thing, the number, the next step, in both languages.
 
-use api::Problem;
+use api::{Problem, hub::HubName};
 use std::io;
 use std::path::Path;
 
-pub fn bad_endpoint(endpoint: &str) -> Problem {
+pub fn bad_endpoint(variable: &str, endpoint: &str) -> Problem {
     Problem::new(
         "hub_bad_endpoint",
-        format!("HF_ENDPOINT is {endpoint:?}, must be an http or https address."),
-        format!("HF_ENDPOINT 是 {endpoint:?}，必须是 http 或 https 地址。"),
+        format!("{variable} is {endpoint:?}, must be an http or https address."),
+        format!("{variable} 是 {endpoint:?}，必须是 http 或 https 地址。"),
     )
     .hint(
         "Set it to, for example, https://my-mirror.example, or unset it.",
@@ -39,6 +39,31 @@ pub fn bad_revision(revision: &str) -> Problem {
     .field("revision")
 }
 
+/// A problem of a dataset's download: no script fetches it another way, and each hub has settings of its own.
+pub fn of_dataset(problem: Problem, hub: HubName) -> Problem {
+    if problem.code == "hub_unreachable" {
+        return problem.hint(
+            format!("Check the network, set {} to a mirror, or choose the other hub.", endpoint_variable(hub)),
+            format!("请检查网络，将 {} 设为镜像地址，或改用另一个数据集库。", endpoint_variable(hub)),
+        );
+    }
+    if hub == HubName::Hf {
+        return problem;
+    }
+    let own =
+        |text: &str| text.replace("HF_ENDPOINT", endpoint_variable(hub)).replace("HF_TOKEN", "MODELSCOPE_API_TOKEN");
+    let zh = own(problem.hint_in("zh"));
+    let en = own(&problem.hint);
+    problem.hint(en, zh)
+}
+
+fn endpoint_variable(hub: HubName) -> &'static str {
+    match hub {
+        HubName::Hf => "HF_ENDPOINT",
+        HubName::Ms => "MODELSCOPE_DOMAIN",
+    }
+}
+
 pub fn offline(id: &str) -> Problem {
     Problem::new(
         "hub_offline",
@@ -46,8 +71,8 @@ pub fn offline(id: &str) -> Problem {
         format!("无法下载 {id}：已设置 HF_HUB_OFFLINE。"),
     )
     .hint(
-        "Unset HF_HUB_OFFLINE, or copy the model folder to this computer and give its path.",
-        "请取消 HF_HUB_OFFLINE，或将模型文件夹复制到本机并填写其路径。",
+        "Unset HF_HUB_OFFLINE, or copy its files to this computer and name them there.",
+        "请取消 HF_HUB_OFFLINE，或将其文件复制到本机后使用。",
     )
 }
 
@@ -74,11 +99,11 @@ pub fn denied(id: &str, status: u16) -> Problem {
         format!(
             "The hub refuses {id} (status {status}): it needs a token or an accepted licence, or it does not exist."
         ),
-        format!("模型库拒绝访问 {id}（状态 {status}）：需要令牌或接受许可协议，或者该模型不存在。"),
+        format!("模型库拒绝访问 {id}（状态 {status}）：需要令牌或接受许可协议，或者它不存在。"),
     )
     .hint(
-        "Check the id, accept the licence on the model's page, and set HF_TOKEN to your access token.",
-        "请检查编号，在模型页面接受许可协议，并将 HF_TOKEN 设为您的访问令牌。",
+        "Check the id, accept the licence on its page, and set HF_TOKEN to your access token.",
+        "请检查编号，在其页面接受许可协议，并将 HF_TOKEN 设为您的访问令牌。",
     )
     .field("id")
 }

@@ -1,9 +1,9 @@
 //! Requests to the hub: redirects followed by hand so that the token stays with its host, and patience with a server
 //! that is busy or cuts the line.
 
-use super::problems;
-use api::Problem;
-use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION, RANGE, RETRY_AFTER};
+use super::{Hub, problems};
+use api::{Problem, hub::HubName};
+use reqwest::header::{AUTHORIZATION, COOKIE, HeaderMap, LOCATION, RANGE, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
 use std::time::Duration;
 
@@ -73,6 +73,7 @@ pub struct Client {
     http: reqwest::Client,
     endpoint: Url,
     token: Option<String>,
+    hub: HubName,
 }
 
 /// What the hub says about a file before its content.
@@ -85,7 +86,8 @@ pub struct Remote {
 }
 
 impl Client {
-    pub fn new(endpoint: &Url, token: Option<String>) -> Result<Self, Problem> {
+    pub fn new(hub: &Hub) -> Result<Self, Problem> {
+        let endpoint = &hub.endpoint;
         let host = endpoint.host_str().unwrap_or_default();
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("lathe/", env!("CARGO_PKG_VERSION")))
@@ -96,7 +98,7 @@ impl Client {
             builder = builder.no_proxy();
         }
         let http = builder.build().map_err(|e| problems::unreachable(host, &e.to_string()))?;
-        Ok(Self { http, endpoint: endpoint.clone(), token })
+        Ok(Self { http, endpoint: endpoint.clone(), token: hub.token.clone(), hub: hub.name })
     }
 
     /// `ENDPOINT/SEGMENT/SEGMENT…`, each segment percent-encoded.
@@ -162,6 +164,10 @@ impl Client {
         let mut request = self.http.request(method, url.clone());
         if let Some(token) = self.token.as_ref().filter(|_| url.origin() == self.endpoint.origin()) {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+            if self.hub == HubName::Ms {
+                // Where its programs put the token.
+                request = request.header(COOKIE, format!("m_session_id={token}"));
+            }
         }
         if from > 0 {
             request = request.header(RANGE, format!("bytes={from}-"));
@@ -231,7 +237,7 @@ fn redirected(url: &Url, response: &Response) -> Result<Option<Url>, Problem> {
 }
 
 /// An etag as a file name: its own word where that is plain, otherwise a digest of it.
-fn file_name(etag: &str) -> String {
+pub fn file_name(etag: &str) -> String {
     let word = etag.trim_start_matches("W/").trim_matches('"');
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if (1..=128).contains(&word.len())

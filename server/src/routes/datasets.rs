@@ -3,14 +3,17 @@
 use super::upload;
 use crate::{
     error::{Failure, Reply},
+    extract::Json as Body,
     router::{Content, Route},
     state::State as App,
 };
 use api::{
+    Job, JobKind, Problem, RunConfig,
     data::{DatasetInfo, Preview},
-    job::Feed,
+    hub::PullDataset,
+    job::{Feed, NewJob},
     question::{Answer, Question},
-    routes::{DATASET, DATASET_ROWS, DATASETS},
+    routes::{DATASET, DATASET_ROWS, DATASETS, DATASETS_PULL},
 };
 use axum::{
     Json,
@@ -40,6 +43,9 @@ pub fn routes() -> Vec<Route> {
         Route::new(Method::POST, DATASETS, "Upload a dataset", post(create).layer(DefaultBodyLimit::disable()))
             .takes(Content::of::<Upload>("multipart/form-data"))
             .gives(StatusCode::CREATED, Content::json::<DatasetInfo>()),
+        Route::new(Method::POST, DATASETS_PULL, "Download a dataset of a hub, as a job", post(pull))
+            .takes(Content::json::<PullDataset>())
+            .gives(StatusCode::CREATED, Content::json::<Job>()),
         Route::new(Method::DELETE, DATASET, "Delete a dataset", delete(remove)).gives_nothing(),
         Route::new(
             Method::GET,
@@ -73,6 +79,20 @@ async fn create(State(app): State<App>, request: Request) -> Reply<Response> {
         }
         other => Err(unexpected(&other)),
     }
+}
+
+async fn pull(State(app): State<App>, Body(wanted): Body<PullDataset>) -> Reply<Response> {
+    let id = wanted.id.trim().to_owned();
+    if id.is_empty() || id.chars().count() > 300 {
+        let problem = Problem::new("dataset_missing", "No dataset is named.", "未指定数据集。");
+        let problem = problem.hint("Give its hub id, owner/name.", "请填写数据集编号：所有者/名称。");
+        return Err(Failure::bad(problem.field("id")));
+    }
+    let given = serde_json::to_value(PullDataset { id, ..wanted }).map_err(Failure::internal)?;
+    let mut config = RunConfig(given.as_object().cloned().unwrap_or_default());
+    config.0.retain(|_, value| !value.is_null());
+    let job = app.supervisor.create(NewJob { kind: JobKind::Pull, name: String::new(), config }).await?;
+    Ok((StatusCode::CREATED, Json(job)).into_response())
 }
 
 async fn remove(State(app): State<App>, Path(name): Path<String>) -> Reply<StatusCode> {

@@ -86,7 +86,7 @@ async fn create(State(app): State<App>, Json(new): Json<NewJob>) -> Reply<Respon
         let problem = problem.hint("Put long texts into a dataset.", "请将长文本放入数据集。");
         return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, problem));
     }
-    if new.kind == JobKind::Pull && new.config.text("model_name_or_path").is_none() {
+    if new.kind == JobKind::Pull && ["model_name_or_path", "id"].iter().all(|key| new.config.text(key).is_none()) {
         let problem = Problem::new("model_missing", "No model is named.", "未指定模型。");
         let problem = problem.hint("Give its hub id.", "请填写模型 ID。").field("model_name_or_path");
         return Err(Failure::bad(problem));

@@ -97,7 +97,11 @@ pub fn apply(record: &mut Record, pace: &mut Pace, line: Line, dir: &Path) -> Ef
         }
         Event::Note { problem } => Effect::Note(problem),
         Event::Artifact { path, .. } => {
-            // Relative to the run folder, or a place of the person's own choice.
+            // Relative to the run folder, or a place of the person's own choice; of a downloaded dataset its name.
+            if job.kind == JobKind::Pull && job.config.text("id").is_some() {
+                job.artifact = Some(path);
+                return Effect::Progress;
+            }
             let whole = dir.join(&path);
             job.artifact = Some(if path == "." { dir } else { &whole }.to_string_lossy().into_owned());
             Effect::Progress

@@ -126,6 +126,9 @@ impl Follower {
 /// A run that ended well left something to load.
 async fn tell_ended(change: &mut Change, job: &Job) -> Result<(), sqlx::Error> {
     match (job.kind, job.state) {
+        (JobKind::Pull, JobState::Succeeded) if job.config.text("id").is_some() => {
+            change.tell(&Feed::Changed { what: "datasets".into() }).await
+        }
         (JobKind::Train | JobKind::Export | JobKind::Pull, JobState::Succeeded) => {
             change.tell(&Feed::Changed { what: "models".into() }).await
         }

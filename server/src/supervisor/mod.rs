@@ -259,9 +259,9 @@ impl Supervisor {
         if let Some(slot) = slot {
             return Ok(Life::Child(self.base.program.start_job(&dir, slot)?));
         }
-        let (settings, config, stop) = (self.base.hub.clone(), record.job.config.clone(), stop.clone());
+        let (base, config, stop) = (self.base.clone(), record.job.config.clone(), stop.clone());
         Ok(Life::Inside(tokio::spawn(async move {
-            if let Err(error) = pull::pull(settings, &dir, &config, stop).await {
+            if let Err(error) = pull::pull(&base, &dir, &config, stop).await {
                 tracing::error!("{}: {error}", dir.display());
             }
         })))

@@ -1,10 +1,11 @@
 //! Download jobs: they run in the server itself and say what they do through `events.jsonl`, like a worker.
 
 use crate::{
-    hub::{Hub, HubSettings},
+    hub::{Hub, Progress, pull_dataset},
+    state::Base,
     time::now,
 };
-use api::{Event, Line, Outcome, Problem, RunConfig, Text};
+use api::{Event, Line, Outcome, Problem, RunConfig, Text, hub::PullDataset, question::Question};
 use std::{
     fs::{File, OpenOptions},
     io::{self, BufRead, BufReader, Write},
@@ -18,15 +19,15 @@ use tokio_util::sync::CancellationToken;
 const TELL: Duration = Duration::from_millis(300);
 
 /// Downloads what the configuration names; the last line in the run folder says how it ended.
-pub async fn pull(settings: HubSettings, dir: &Path, config: &RunConfig, cancel: CancellationToken) -> io::Result<()> {
+pub async fn pull(base: &Base, dir: &Path, config: &RunConfig, cancel: CancellationToken) -> io::Result<()> {
     let lock = File::create(dir.join("worker.lock"))?;
     lock.try_lock()?;
     let events = Events::open(dir)?;
     events.write(Event::Started { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").into() })?;
-    let result = download(settings, config, cancel.clone(), &events).await;
+    let result = download(base, config, cancel.clone(), &events).await;
     let (outcome, problem) = match result {
-        Ok(path) => {
-            events.write(Event::Artifact { path: path.to_string_lossy().into_owned(), bytes: folder_bytes(&path) })?;
+        Ok((path, bytes)) => {
+            events.write(Event::Artifact { path, bytes })?;
             (Outcome::Succeeded, None)
         }
         Err(_) if cancel.is_cancelled() => (Outcome::Stopped, None),
@@ -35,17 +36,15 @@ pub async fn pull(settings: HubSettings, dir: &Path, config: &RunConfig, cancel:
     events.write(Event::Finished { outcome, problem, summary: Default::default() })
 }
 
+/// The result and its bytes: the folder of a model, or the name of a dataset.
 async fn download(
-    settings: HubSettings,
+    base: &Base,
     config: &RunConfig,
     cancel: CancellationToken,
     events: &Events,
-) -> Result<std::path::PathBuf, Problem> {
-    let id = config.text("model_name_or_path").ok_or_else(nothing_named)?;
-    let revision = config.text("revision").unwrap_or_default();
-    let hub = Hub::from_settings(settings)?;
+) -> Result<(String, u64), Problem> {
     let told = Mutex::new(None::<Instant>);
-    let progress = |progress: crate::hub::Progress| {
+    let progress = |progress: Progress| {
         let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
         let is_last = progress.total > 0 && progress.done >= progress.total;
         if is_last || told.is_none_or(|at| at.elapsed() >= TELL) {
@@ -54,7 +53,36 @@ async fn download(
             let _ = events.write(Event::Status { text, done: progress.done, total: progress.total });
         }
     };
-    hub.pull(id, revision, progress, cancel).await
+    if let Some(wanted) = dataset(config) {
+        let ask = |question: Question| async move {
+            let failed = |failure: crate::error::Failure| failure.problems.into_iter().next().unwrap_or_default();
+            base.ask.ask(&question).await.map_err(failed)
+        };
+        let dir = base.home.datasets();
+        let dataset = pull_dataset(base.hub.clone(), &dir, wanted?, ask, progress, cancel).await?;
+        return Ok((dataset.name, dataset.bytes));
+    }
+    let id = config.text("model_name_or_path").ok_or_else(nothing_named)?;
+    let revision = config.text("revision").unwrap_or_default();
+    let path = Hub::from_settings(base.hub.clone())?.pull(id, revision, progress, cancel).await?;
+    let bytes = folder_bytes(&path);
+    Ok((path.to_string_lossy().into_owned(), bytes))
+}
+
+/// The dataset that is wanted, if it isn't a model.
+fn dataset(config: &RunConfig) -> Option<Result<PullDataset, Problem>> {
+    config.text("id")?;
+    let wanted = serde_json::from_value(serde_json::Value::Object(config.0.clone()));
+    Some(wanted.map_err(|e| {
+        let what = e.to_string();
+        Problem::new(
+            "bad_value",
+            format!("The download is not understood: {what}."),
+            format!("无法理解下载请求：{what}。"),
+        )
+        .hint("Give id, and perhaps hub, subset, split and name.", "请给出 id，可选 hub、subset、split、name。")
+        .field("id")
+    }))
 }
 
 /// Appends numbered lines to `events.jsonl`.

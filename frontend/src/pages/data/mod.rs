@@ -2,6 +2,7 @@
 //! dataset are two screens.
 
 mod detail;
+mod hub;
 mod upload;
 
 use crate::{
@@ -51,7 +52,7 @@ pub fn Data() -> impl IntoView {
             <div><h1>{w.data}</h1><p class="state">{lead}</p></div>
         </header>
         <div class="split lead">
-            <aside class="stack" class:wide-only=move || named.with(Option::is_some)><upload::Upload /><List chosen /></aside>
+            <aside class="stack" class:wide-only=move || named.with(Option::is_some)><upload::Upload /><hub::FromHub chosen /><List chosen /></aside>
             <div class="stack" class:wide-only=move || named.with(Option::is_none)>
                 <a class="phone-only s" href="/data">"‹ "{w.all_datasets}</a>
                 {detail}

@@ -183,6 +183,7 @@ fn Downloads() -> impl IntoView {
         let pulls = store.jobs_of(JobKind::Pull);
         let shown = pulls
             .into_iter()
+            .filter(|job| job.config.text("model_name_or_path").is_some())
             .enumerate()
             .filter(|(i, job)| job.state.is_active() || (*i == 0 && job.state == JobState::Failed));
         shown
