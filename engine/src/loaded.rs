@@ -41,6 +41,9 @@ impl Loaded {
         let (compute, _) = compute::pick_for(&device::name(params.device.as_deref())?, asked, "compute_type")?;
         let device = device::open(params.device.as_deref())?;
         let model = build(&opened.config, &source, attach, &mut Store::default(), &device, compute.dtype())?;
+        if let Some(tuning) = &tuning {
+            tuning.place(&model)?;
+        }
         let mut eos = opened.files.generation_eos();
         eos.extend(opened.tokenizer.eos.as_ref().map(|(_, id)| *id));
         eos.extend(end_of_turn(&encoder));

@@ -84,10 +84,13 @@ pub fn export(
     Ok(Outcome::Succeeded)
 }
 
-/// Merged weights of the linears that carry an adapter, by name.
+/// Merged weights of the linears that carry an adapter, and what was trained whole, by name.
 fn merged(loaded: &Loaded) -> Result<BTreeMap<String, Tensor>> {
     let patched = loaded.model.linears().filter(|(_, linear)| linear.branch.is_some());
-    patched.map(|(name, linear)| Ok((format!("{name}.weight"), linear.weight.stored(linear.merged()?)?))).collect()
+    let patched = patched.map(|(name, linear)| Ok((format!("{name}.weight"), linear.weight.stored(linear.merged()?)?)));
+    let whole = [&loaded.model.embedding, &loaded.model.head].into_iter().filter(|parameter| parameter.trainable);
+    let whole = whole.map(|parameter| Ok((parameter.name.clone(), parameter.get())));
+    patched.chain(whole).collect()
 }
 
 fn refuse_existing(dir: &Path) -> Result<()> {

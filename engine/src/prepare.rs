@@ -3,7 +3,7 @@
 
 use crate::{
     Error, Places, Result,
-    adapters::{Tuning, adapter},
+    adapters::{self, Tuning},
     catalog::catalog,
     compute,
     data::{
@@ -11,7 +11,7 @@ use crate::{
         SpecialTokens,
     },
     estimate,
-    files::{ModelFiles, ModelTokenizer, locate},
+    files::{ModelFiles, ModelTokenizer, adapter, grow::grown_note, locate},
     kernels::cpu::Compute,
     model::{DecoderConfig, families::family},
     stages::{Stage, stage},
@@ -56,6 +56,8 @@ pub struct Opened {
     pub template: ChatTemplate,
     /// `model` or the name of the template.
     pub template_name: String,
+    /// Rows of the vocabulary in the files and now, if tokens were added that need more.
+    pub grown: Option<[u64; 2]>,
 }
 
 /// Resolves a training run and encodes its datasets. `progress` hears rows encoded and rows in all, while that takes long; its
@@ -87,7 +89,7 @@ fn resolve(
     let output: OutputParams = read(config, &mut problems);
     let stage = keep(stage(&train.stage), &mut problems);
     let previous = model.adapter_name_or_path.as_deref().map(Path::new);
-    let tuning = keep(adapter(&train.finetuning_type), &mut problems)
+    let tuning = keep(adapters::adapter(&train.finetuning_type), &mut problems)
         .and_then(|a| keep(a.start(config, previous).map_err(Error::from), &mut problems));
     let opened = keep(open(&model, places), &mut problems);
     let registry = Registry::open(dataset_dir(&data, places)).map(|registry| registry.also_in(&places.datasets()));
@@ -202,7 +204,13 @@ fn resolve(
         device,
         seconds: Some(seconds),
         basis,
-        warnings: loaded.notes.into_iter().chain(note).chain(too_large.map(recomputing)).collect(),
+        warnings: loaded
+            .notes
+            .into_iter()
+            .chain(note)
+            .chain(too_large.map(recomputing))
+            .chain(opened.grown.map(grown_note))
+            .collect(),
         ignored,
     };
     let Opened { files, config, .. } = opened;
@@ -247,7 +255,14 @@ pub fn open(params: &ModelParams, places: &Places) -> Result<Opened> {
             .into());
     }
     let path = locate::locate(&params.model_name_or_path, places)?;
-    let files = if params.train_from_scratch { ModelFiles::open_untrained(&path)? } else { ModelFiles::open(&path)? };
+    let mut files =
+        if params.train_from_scratch { ModelFiles::open_untrained(&path)? } else { ModelFiles::open(&path)? };
+    if let Some(adapter) = params.adapter_name_or_path.as_deref().filter(|dir| !dir.is_empty()).map(Path::new)
+        && let Some(rows) = adapter::vocabulary(adapter)?
+    {
+        files.take_vocabulary(adapter, rows);
+    }
+    let grown = files.add_tokens(&params.add_tokens, &params.add_special_tokens, params.resize_vocab)?;
     let family = family(files.config())?;
     let mut raw = files.config().clone();
     stretch(&mut raw, params.rope_scaling);
@@ -263,7 +278,7 @@ pub fn open(params: &ModelParams, places: &Places) -> Result<Opened> {
     let word = |token: &Option<(String, u32)>| token.as_ref().map(|(word, _)| word.clone());
     let (bos, eos) = (word(&tokenizer.bos), word(&tokenizer.eos));
     let template = ChatTemplate::new(&source, bos.as_deref(), eos.as_deref())?;
-    Ok(Opened { files, config, family: family.card().name, tokenizer, template, template_name })
+    Ok(Opened { files, config, family: family.card().name, tokenizer, template, template_name, grown })
 }
 
 /// The encoder of an opened model.

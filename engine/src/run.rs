@@ -96,6 +96,7 @@ fn train(
     };
     let compute = prepared.compute.dtype();
     let mut model = build(&prepared.config, &source, tuning.as_ref(), &mut store, &device, compute)?;
+    tuning.place(&model)?;
     model.recompute = prepared.recompute;
     model.noise = train.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
 

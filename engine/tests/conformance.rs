@@ -5,6 +5,7 @@
 
 use api::{
     Event, JobKind, Outcome, RunConfig,
+    data::Message,
     job::Spec,
     params::{ComputeType, ModelParams},
 };
@@ -178,6 +179,60 @@ fn stopping_and_resuming_changes_no_bit() {
         assert_eq!(joined, whole.losses().into_iter().map(f64::to_bits).collect::<Vec<_>>(), "{what}");
         assert!(second.weights() == whole.weights(), "{what}: the weights differ");
     });
+}
+
+/// New tokens get rows and are trained; adapter, exported model and fully tuned model all know them.
+#[test]
+fn added_tokens_are_trained_and_travel_with_what_was_trained() {
+    let home = Home::new();
+    let base = home.path().join("runs/base");
+    let rows =
+        json!([{"instruction": "Which tool?", "output": "<tool>"}, {"instruction": "And then?", "output": "<end>"}]);
+    fs::write(home.path().join("datasets/numbers.json"), rows.to_string()).unwrap();
+    let of = |adapter: &str| {
+        let mut config = home.config("sft", adapter);
+        config["add_special_tokens"] = json!("<tool>, <end>");
+        config["neftune_noise_alpha"] = json!(1.0);
+        config["max_steps"] = json!(60);
+        home.run(adapter, config)
+    };
+    let load = |model: &Path, adapter: Option<&Path>| {
+        let params = ModelParams {
+            model_name_or_path: model.display().to_string(),
+            adapter_name_or_path: adapter.map(|a| a.display().to_string()),
+            ..ModelParams::default()
+        };
+        Loaded::open(&params, &home.places(), ComputeType::Fp32).unwrap()
+    };
+    let said = |loaded: &Loaded| {
+        let tool = loaded.encoder.tokenizer().token_to_id("<tool>").unwrap();
+        let prompt = loaded.encoder.prompt(&[Message::new("user", "Which tool?")], None).unwrap();
+        let logits = loaded.model.logits(&prompt, &[prompt.len()]).unwrap().get(prompt.len() - 1).unwrap();
+        assert_eq!(logits.argmax(0).unwrap().to_scalar::<u32>().unwrap(), tool);
+        assert_eq!(logits.dims(), [4160]);
+        logits
+    };
+    let lora = of("lora");
+    assert_eq!(lora.outcome, Outcome::Succeeded, "{:?}", lora.events.last());
+    let grown = lora.events.iter().any(|e| matches!(e, Event::Note { problem } if problem.code == "vocabulary_grows"));
+    let adapter: Value = serde_json::from_slice(&fs::read(lora.dir.join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!((grown, &adapter["modules_to_save"]), (true, &json!(["embed_tokens"])));
+    let with = said(&load(&base, Some(&lora.dir)));
+    let merged = home.path().join("exports/merged");
+    let config = json!({"model_name_or_path": base, "adapter_name_or_path": lora.dir, "export_dir": merged, "export_dtype": "float32"});
+    assert_eq!(home.job(JobKind::Export, "export", config, None).outcome, Outcome::Succeeded);
+    let again = said(&load(&merged, None));
+    let distance = (with - again).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+    assert!(distance < 1e-4, "merged is {distance} off");
+    let full = of("full");
+    assert_eq!(full.outcome, Outcome::Succeeded, "{:?}", full.events.last());
+    said(&load(&full.dir, None));
+    // Going on from the adapter begins with its rows.
+    let mut config = home.config("sft", "lora");
+    config["adapter_name_or_path"] = json!(lora.dir);
+    let further = home.run("further", config);
+    assert_eq!(further.outcome, Outcome::Succeeded, "{:?}", further.events.last());
+    assert!(further.losses()[0] < 0.3 * lora.losses()[0], "{:?}", further.losses());
 }
 
 #[test]

@@ -24,6 +24,16 @@ pub struct ModelParams {
     /// What computes: auto, cpu, cuda, or one GPU such as cuda:1. Empty: a GPU where there is one.
     #[schemars(extend("ui" = ui(["Device", "计算设备"], "用什么计算：auto、cpu、cuda，或某块显卡如 cuda:1。留空则有显卡时用显卡。", ["", ""])))]
     pub device: Option<String>,
+    /// Words that become one token each, for example names of a field. Embedding and head grow where they have no row left,
+    /// and are trained.
+    #[schemars(extend("ui" = ui(["New tokens", "新词元"], "各成为一个词元的词，例如专业名称。嵌入与输出层行数不足时会扩展，并参与训练。", ["Needs enough rows with these words", "需要足够多含有这些词的样本"])))]
+    pub add_tokens: Vec<String>,
+    /// The same, for marks that are never part of a word and that are left out where text is shown.
+    #[schemars(extend("ui" = ui(["New special tokens", "新特殊词元"], "同上，用于不属于任何词、显示文本时省略的标记。", ["For example <tool>", "例如 <tool>"])))]
+    pub add_special_tokens: Vec<String>,
+    /// Let embedding and head grow to what the tokenizer needs.
+    #[schemars(extend("ui" = ui(["Resize vocabulary", "扩展词表"], "让嵌入与输出层扩展到分词器所需的行数。", ["New tokens do it by themselves", "添加新词元时自动进行"])))]
+    pub resize_vocab: bool,
     /// Stretches the positions of the model to longer texts.
     #[schemars(extend("ui" = ui(["RoPE scaling", "RoPE 缩放"], "把位置编码拉长，以容纳更长的文本。", ["Only for texts longer than the model's context", "仅用于超出模型上下文的文本"])))]
     pub rope_scaling: RopeScaling,

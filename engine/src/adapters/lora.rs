@@ -4,9 +4,12 @@ use super::{Adapter, Base, Precision, Tuning, linears};
 use crate::{
     Error, Result,
     entry::Entry,
-    files::adapter::{AdapterConfig, Targets, read_adapter, write_adapter},
+    files::{
+        adapter::{AdapterConfig, Targets, read_adapter, write_adapter},
+        export,
+    },
     model::{
-        Attach, DecoderConfig, Model, Store,
+        Attach, DecoderConfig, Model, Parameter, Store,
         blocks::{Linear, LowRank},
     },
     random::{Random, name_key},
@@ -14,9 +17,9 @@ use crate::{
 use api::{
     Card, Problem, Problems, RunConfig, Text,
     catalog::ui,
-    params::{self, TrainParams},
+    params::{self, ModelParams, TrainParams},
 };
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
@@ -41,11 +44,21 @@ pub struct LoraParams {
     /// Scale by the square root of the rank instead of the rank.
     #[schemars(extend("ui" = ui(["rsLoRA", "rsLoRA"], "按秩的平方根缩放，而不是按秩。", ["Steadier at high ranks", "秩高时更稳"])))]
     pub use_rslora: bool,
+    /// Trained whole and saved beside the adapter: embed_tokens, lm_head. Empty: both where the vocabulary grows.
+    #[schemars(extend("ui" = ui(["Trained whole", "完整训练的模块"], "完整训练并随适配器保存的模块：embed_tokens、lm_head。留空：词表扩展时两者都训练。", ["For new tokens", "用于新增词元"])))]
+    pub additional_target: Vec<String>,
 }
 
 impl Default for LoraParams {
     fn default() -> Self {
-        Self { lora_rank: 8, lora_alpha: None, lora_dropout: 0.0, lora_target: "all".into(), use_rslora: false }
+        Self {
+            lora_rank: 8,
+            lora_alpha: None,
+            lora_dropout: 0.0,
+            lora_target: "all".into(),
+            use_rslora: false,
+            additional_target: Vec::new(),
+        }
     }
 }
 
@@ -65,11 +78,19 @@ impl Entry for Lora {
 
 impl Adapter for Lora {
     fn start(&self, config: &RunConfig, previous: Option<&Path>) -> Result<Box<dyn Tuning>, Problems> {
-        let lora: LoraParams = params::read(config)?;
+        let mut lora: LoraParams = params::read(config)?;
         let seed = params::read::<TrainParams>(config).map(|p| p.seed).unwrap_or(42);
+        let model = params::read::<ModelParams>(config).unwrap_or_default();
+        let grows = model.resize_vocab || !model.add_tokens.is_empty() || !model.add_special_tokens.is_empty();
+        if grows && lora.additional_target.is_empty() {
+            lora.additional_target = export::vocabulary_modules().map(str::to_owned).collect();
+        }
         let tuning = match previous {
             None => LoraTuning::new(&lora, seed),
-            Some(dir) => LoraTuning::read(dir).map(|t| LoraTuning { dropout: lora.lora_dropout, ..t }),
+            Some(dir) => LoraTuning::read(dir).map(|mut tuning| {
+                tuning.whole.extend(lora.additional_target);
+                LoraTuning { dropout: lora.lora_dropout, ..tuning }
+            }),
         };
         tuning.map(|t| Box::new(t) as _).map_err(|e| Problems(e.into_problems()))
     }
@@ -82,6 +103,9 @@ pub struct LoraTuning {
     pub dropout: f32,
     pub rslora: bool,
     target: Target,
+    /// Modules that are trained whole (PEFT's `modules_to_save`): of the vocabulary alone, by their names or the ends of
+    /// these.
+    whole: Vec<String>,
     seed: u64,
     /// Values to begin with, by parameter name; empty for a new adapter.
     values: BTreeMap<String, Tensor>,
@@ -104,6 +128,7 @@ impl LoraTuning {
             dropout: params.lora_dropout,
             rslora: params.use_rslora,
             target: Target::parse(&params.lora_target)?,
+            whole: whole(&params.additional_target)?,
             seed,
             values: BTreeMap::new(),
             origin: String::new(),
@@ -132,6 +157,7 @@ impl LoraTuning {
             dropout: 0.0,
             rslora: config.use_rslora,
             target: Target::Names(names),
+            whole: config.modules_to_save.unwrap_or_default(),
             seed: 0,
             values,
             origin: dir.display().to_string(),
@@ -153,10 +179,10 @@ impl LoraTuning {
                     &format!("{:?}", [shape.0, shape.1]),
                 ));
             }
-            return Ok(value.to_dtype(candle_core::DType::F32)?.to_device(device)?);
+            return Ok(value.to_dtype(DType::F32)?.to_device(device)?);
         }
         if name.ends_with("lora_B.weight") {
-            return Ok(Tensor::zeros(shape, candle_core::DType::F32, device)?);
+            return Ok(Tensor::zeros(shape, DType::F32, device)?);
         }
         let mut random = Random::new(self.seed, name_key(1, name));
         let bound = 1.0 / (shape.1 as f64).sqrt();
@@ -179,6 +205,11 @@ impl LoraTuning {
 }
 
 impl Attach for LoraTuning {
+    fn trains(&self, name: &str) -> bool {
+        let module = name.strip_suffix(".weight").unwrap_or(name);
+        export::is_vocabulary(name) && self.whole.iter().any(|whole| ends_with(module, whole))
+    }
+
     fn linear(&self, name: &str, linear: Linear, store: &mut Store) -> Result<Linear> {
         if !self.target.matches(name) {
             return Ok(linear);
@@ -219,16 +250,39 @@ impl Tuning for LoraTuning {
             .field("lora_target")
             .into());
         }
+        let vocabulary = (config.vocab_size * config.hidden_size) as u64;
+        let tensors = [Some(config.names.embedding), (!config.tie_embeddings).then_some(config.names.head)];
+        let whole = tensors.into_iter().flatten().filter(|name| self.trains(&format!("{name}.weight"))).count() as u64;
         let mut targets: Vec<String> =
             chosen.iter().filter_map(|(name, ..)| name.rsplit('.').next()).map(str::to_owned).collect();
         let mut seen = std::collections::BTreeSet::new();
         targets.retain(|t| seen.insert(t.clone()));
-        Ok((chosen.iter().map(|(_, inp, out)| (self.rank * (inp + out)) as u64).sum(), targets))
+        let adapters: u64 = chosen.iter().map(|(_, inp, out)| (self.rank * (inp + out)) as u64).sum();
+        Ok((adapters + whole * vocabulary, targets))
     }
 
-    /// A PEFT folder, in float32 always.
-    fn save(&self, dir: &Path, model: &Model, store: &Store, base: &Base, _: Precision) -> Result<()> {
+    fn place(&self, model: &Model) -> Result<()> {
+        for parameter in [&model.embedding, &model.head] {
+            let Some(value) = self.values.get(&parameter.name) else { continue };
+            let present = parameter.get();
+            if value.shape() != present.shape() {
+                let [found, wanted] = [value, &present].map(|tensor| format!("{:?}", tensor.dims()));
+                return Err(self.other_model(&parameter.name, &found, &wanted));
+            }
+            // In float32 even where the model's own is bf16: it was trained so.
+            parameter.set(value.to_dtype(DType::F32)?.to_device(present.device())?);
+        }
+        Ok(())
+    }
+
+    /// A PEFT folder: the adapter in float32 always, modules that were trained whole as the precision says.
+    fn save(&self, dir: &Path, model: &Model, store: &Store, base: &Base, precision: Precision) -> Result<()> {
         let (_, targets) = self.count(&model.config)?;
+        let whole = store.trainable().filter(|parameter| export::is_vocabulary(&parameter.name));
+        let modules: Vec<String> = whole
+            .filter_map(|parameter| parameter.name.trim_end_matches(".weight").rsplit('.').next())
+            .map(str::to_owned)
+            .collect();
         let config = AdapterConfig {
             base_model_name_or_path: Some(base.name.into()),
             r: self.rank,
@@ -236,10 +290,19 @@ impl Tuning for LoraTuning {
             lora_dropout: f64::from(self.dropout),
             use_rslora: self.rslora,
             target_modules: Some(self.target.peft(targets)),
+            modules_to_save: (!modules.is_empty()).then_some(modules),
             other: serde_json::Map::from_iter([("fan_in_fan_out".into(), model.config.transposed.into())]),
             ..AdapterConfig::default()
         };
-        let tensors = store.trainable().map(|p| (p.name.clone(), p.get())).collect();
+        let stored = match precision {
+            Precision::Exact => DType::F32,
+            Precision::Storage => export::storage_type(base.files),
+        };
+        let value = |p: &Parameter| match export::is_vocabulary(&p.name) {
+            true => Ok((p.name.clone(), p.get().to_dtype(stored)?)),
+            false => Ok((p.name.clone(), p.get())),
+        };
+        let tensors = store.trainable().map(|p| value(p)).collect::<Result<_>>()?;
         write_adapter(dir, &config, &tensors)
     }
 }
@@ -270,7 +333,7 @@ impl Target {
     fn matches(&self, name: &str) -> bool {
         match self {
             Self::All => true,
-            Self::Names(names) => names.iter().any(|n| name == n || name.ends_with(&format!(".{n}"))),
+            Self::Names(names) => names.iter().any(|n| ends_with(name, n)),
             Self::Pattern(pattern) => pattern.is_match(name),
         }
     }
@@ -285,18 +348,41 @@ impl Target {
     }
 }
 
+/// Whether a module's name is `end`, or ends in it.
+fn ends_with(name: &str, end: &str) -> bool {
+    name.strip_suffix(end).is_some_and(|start| start.is_empty() || start.ends_with('.'))
+}
+
+/// Modules that shall be trained whole, refused unless they are of the vocabulary.
+fn whole(names: &[String]) -> Result<Vec<String>> {
+    let known: Vec<&str> = export::vocabulary_modules().collect();
+    match names.iter().find(|name| !known.iter().any(|module| ends_with(name, module))) {
+        None => Ok(names.to_vec()),
+        Some(name) => Err(Problem::new(
+            "bad_additional_target",
+            format!("additional_target names {name:?}; only the embedding and the head can be trained whole."),
+            format!("additional_target 中有“{name}”；只有嵌入与输出层可以完整训练。"),
+        )
+        .hint("Name embed_tokens, lm_head or both.", "请填写 embed_tokens、lm_head 或两者。")
+        .field("additional_target")
+        .into()),
+    }
+}
+
 /// What of an adapter's settings goes beyond plain LoRA.
 fn not_plain(config: &AdapterConfig) -> Option<String> {
     if config.peft_type != "LORA" {
         return Some(format!("peft_type {}", config.peft_type));
     }
-    let unknown = config.unsupported();
+    let (unknown, whole) = (config.unsupported(), config.modules_to_save.clone().unwrap_or_default());
+    if self::whole(&whole).is_err() {
+        return Some(format!("modules_to_save {}", whole.join(", ")));
+    }
     [
         (config.use_dora, "use_dora"),
         (config.bias != "none", "bias"),
         (!config.rank_pattern.is_empty(), "rank_pattern"),
         (!config.alpha_pattern.is_empty(), "alpha_pattern"),
-        (config.modules_to_save.as_ref().is_some_and(|m| !m.is_empty()), "modules_to_save"),
     ]
     .into_iter()
     .find_map(|(set, name)| set.then(|| name.to_string()))

@@ -23,6 +23,12 @@ pub trait Tuning: Attach {
     /// Parameters that would be trained, and the linears that carry them, without building anything.
     fn count(&self, config: &DecoderConfig) -> Result<(u64, Vec<String>)>;
 
+    /// Puts parameters in place that are trained whole and begin with other values than the model's files have.
+    fn place(&self, model: &Model) -> Result<()> {
+        let _ = model;
+        Ok(())
+    }
+
     /// Writes what was trained, in the format that the field reads, into an existing folder.
     fn save(&self, dir: &Path, model: &Model, store: &Store, base: &Base, precision: Precision) -> Result<()>;
 }

@@ -2,6 +2,7 @@
 
 use super::{
     atomic::write_atomically,
+    export::is_vocabulary,
     folder,
     safetensors::{float_type, read_header},
     shard::{self, Planned},
@@ -145,6 +146,16 @@ pub fn read_adapter(dir: impl AsRef<Path>, device: &Device) -> Result<(AdapterCo
     Ok((config, tensors))
 }
 
+/// Rows of the embedding or the head that an adapter holds whole, if it does.
+pub fn vocabulary(dir: &Path) -> Result<Option<u64>> {
+    if read_config(dir)?.modules_to_save.is_none_or(|modules| modules.is_empty()) {
+        return Ok(None);
+    }
+    let entries = read_header(&Source::open(&dir.join(WEIGHTS))?)?;
+    let whole = entries.iter().find(|entry| is_vocabulary(&plain_name(&entry.name)));
+    Ok(whole.and_then(|entry| entry.shape.first()).map(|rows| *rows as u64))
+}
+
 /// Reads and checks `adapter_config.json` alone.
 pub fn read_config(dir: impl AsRef<Path>) -> Result<AdapterConfig> {
     let dir = dir.as_ref();
@@ -191,7 +202,8 @@ pub fn write_adapter(dir: impl AsRef<Path>, config: &AdapterConfig, tensors: &BT
 }
 
 fn plain_name(name: &str) -> String {
-    let name = name.strip_prefix(PREFIX).unwrap_or(name);
+    // Modules that are saved whole have no such part in newer files.
+    let name = name.strip_prefix(PREFIX).unwrap_or(name).replace(".modules_to_save.", ".");
     match name.strip_suffix(".default") {
         // DoRA's magnitude vector ends in the adapter's name.
         Some(name) => name.to_string(),

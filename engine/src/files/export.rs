@@ -32,6 +32,17 @@ pub(super) const EMBEDDINGS: [&str; 4] =
     ["model.embed_tokens.weight", "model.tok_embeddings.weight", "gpt_neox.embed_in.weight", "transformer.wte.weight"];
 const HEADS: [&str; 3] = ["lm_head.weight", "output.weight", "embed_out.weight"];
 
+/// Whether a weight has a row for each token.
+pub fn is_vocabulary(name: &str) -> bool {
+    EMBEDDINGS.contains(&name) || HEADS.contains(&name)
+}
+
+/// The last parts of the names of all such weights' modules, for example `embed_tokens`.
+pub fn vocabulary_modules() -> impl Iterator<Item = &'static str> {
+    let all = EMBEDDINGS.iter().chain(&HEADS);
+    all.filter_map(|name| name.trim_end_matches(".weight").rsplit('.').next())
+}
+
 /// A weight by its Hugging Face name, with its shape.
 pub type Weight = (String, Vec<usize>);
 
@@ -122,14 +133,14 @@ pub fn write_into(
 
 /// Writes the tokenizer's files into the existing folder `dir`: copies, or for GGUF made from its metadata.
 pub fn write_tokenizer(dir: impl AsRef<Path>, files: &ModelFiles) -> Result<()> {
-    let dir = dir.as_ref();
-    if files.format() == "gguf" {
+    let (dir, from) = (dir.as_ref(), files.tokenizer_folder());
+    if files.format() == "gguf" && from == files.path() {
         return write_made_tokenizer(dir, files);
     }
     for name in TOKENIZER_FILES {
-        copy_if_there(&files.path().join(name), &dir.join(name))?;
+        copy_if_there(&from.join(name), &dir.join(name))?;
     }
-    Ok(())
+    files.write_added_tokens(dir)
 }
 
 /// What goes into which file.
@@ -264,13 +275,13 @@ fn copy_if_there(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value).map_err(|error| Error::Internal(error.to_string()))?;
     text.push('\n');
     write_file(path, text.as_bytes())
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     atomic::write_atomically(path, bytes)
 }
 

@@ -1,7 +1,9 @@
 //! Opening a Hugging Face folder.
 
 use super::{
-    Encoding, ModelFiles, Stored, most_common,
+    Encoding, ModelFiles, Stored,
+    grow::Growth,
+    most_common,
     safetensors::read_header,
     source::Source,
     tokenizer::{read_json, wrong_file},
@@ -32,6 +34,7 @@ pub fn open_untrained(path: &Path) -> Result<ModelFiles> {
         tensors: BTreeMap::new(),
         dtype,
         gguf: None,
+        growth: Growth::default(),
     })
 }
 
@@ -89,7 +92,8 @@ pub fn open(path: &Path) -> Result<ModelFiles> {
         _ => tensors,
     };
     let dtype = most_common(&tensors);
-    Ok(ModelFiles { path: path.to_path_buf(), config, sources, tensors, dtype, gguf: None })
+    let growth = Growth::default();
+    Ok(ModelFiles { path: path.to_path_buf(), config, sources, tensors, dtype, gguf: None, growth })
 }
 
 /// The weights of GPT-2 and GPT-NeoX by today's names: their early files leave `transformer.` out, and hold masks and

@@ -8,6 +8,7 @@ mod folder;
 pub mod gguf;
 mod gguf_config;
 mod gguf_tokenizer;
+pub mod grow;
 pub mod locate;
 mod safetensors;
 mod shard;
@@ -44,6 +45,8 @@ pub struct ModelFiles {
     dtype: String,
     /// The header, if it is a GGUF file.
     gguf: Option<gguf::Header>,
+    /// What it has beyond its files.
+    growth: grow::Growth,
 }
 
 /// One tensor in a file.
@@ -102,7 +105,11 @@ impl ModelFiles {
     }
 
     pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        Ok(self.find(name)?.shape.clone())
+        let mut shape = self.find(name)?.shape.clone();
+        if let (Some(rows), Some(first)) = (self.grown_rows(name), shape.first_mut()) {
+            *first = rows;
+        }
+        Ok(shape)
     }
 
     /// Storage type of most weights: `bf16`, `f32`, `Q4_1` ….
@@ -146,15 +153,16 @@ impl ModelFiles {
             Some(heads) => unpermute(&tensor, name, heads)?,
             None => tensor,
         };
+        let tensor = match self.grown_rows(name) {
+            Some(rows) => grow::grown(&tensor, rows, name)?,
+            None => tensor,
+        };
         Ok(tensor.to_device(device)?)
     }
 
     /// The tokenizer, checked against the rows of the embedding.
     pub fn tokenizer(&self) -> Result<ModelTokenizer> {
-        let tokenizer = match &self.gguf {
-            Some(header) => gguf_tokenizer::open(&self.path, header)?,
-            None => ModelTokenizer::open(&self.path)?,
-        };
+        let tokenizer = self.grown_tokenizer()?;
         if let Some(rows) = self.embedding_rows() {
             tokenizer.check_rows(&self.path, rows)?;
         }
@@ -196,8 +204,8 @@ impl ModelFiles {
     }
 
     fn embedding_rows(&self) -> Option<u64> {
-        let embedding = export::EMBEDDINGS.iter().find_map(|name| self.tensors.get(*name));
-        let rows = embedding.and_then(|stored| stored.shape.first()).map(|rows| *rows as u64);
+        let embedding = export::EMBEDDINGS.iter().find(|name| self.contains(name));
+        let rows = embedding.and_then(|name| self.shape(name).ok()?.first().map(|rows| *rows as u64));
         rows.or_else(|| self.config["vocab_size"].as_u64())
     }
 
@@ -255,7 +263,8 @@ fn open_gguf(path: &Path) -> Result<ModelFiles> {
     let config = gguf_config::config(path, &header, rope_factors.as_deref())?;
     let dtype = most_common(&tensors);
     let path = path.to_path_buf();
-    Ok(ModelFiles { path, config, sources: vec![source], tensors, dtype, gguf: Some(header) })
+    let growth = grow::Growth::default();
+    Ok(ModelFiles { path, config, sources: vec![source], tensors, dtype, gguf: Some(header), growth })
 }
 
 /// Storage type with the most elements.

@@ -83,7 +83,10 @@ impl ModelTokenizer {
             format!("{shown} has the wrong tokenizer: its ids need {rows} rows, the embedding has {embedding}."),
             format!("{shown} 的分词器不匹配：词表需要 {rows} 行，而嵌入矩阵只有 {embedding} 行。"),
         )
-        .hint("Take the tokenizer files from the same place as the weights.", "请使用与权重同一来源的分词器文件。")
+        .hint(
+            "Take the tokenizer files from the same place as the weights, or train with resize_vocab.",
+            "请使用与权重同一来源的分词器文件，或在训练时开启 resize_vocab。",
+        )
         .into())
     }
 }
