@@ -127,7 +127,7 @@ fn resolve(
 
     let encoder = encoder(&opened, &data)?;
     let packing = data.packing.unwrap_or(stage.packs()) || data.neat_packing;
-    let blocks = packing && !data.neat_packing && stage.needs() == Needs::Text;
+    let blocks = joins_rows(stage, &data);
     let options = LoadOptions {
         needs: stage.needs(),
         cutoff_len: data.cutoff_len,
@@ -244,6 +244,11 @@ fn recomputing((needed, free): (u64, u64)) -> Problem {
         "耗时约增加三分之一。缩短样本、减小批大小，或设置 gradient_checkpointing: false 可避免。",
     )
     .field("gradient_checkpointing")
+}
+
+/// Whether a run joins texts to blocks, in which they see each other.
+pub fn joins_rows(stage: &dyn Stage, data: &DataParams) -> bool {
+    stage.needs() == Needs::Text && data.packing.unwrap_or(stage.packs()) && !data.neat_packing
 }
 
 /// Opens a model: its files, family, tokenizer and template.

@@ -89,7 +89,7 @@ pub fn register(dir: &Path, plan: PullPlan) -> Result<DatasetInfo> {
     let known =
         Registry::open(dir)?.entries().iter().any(|e| e.name == name && e.source == info::Source::Hub(source.clone()));
     if !known {
-        let recognised = files.first().and_then(|file| preview::recognise(file).ok()).unwrap_or_default();
+        let recognised = files.first().and_then(|file| preview::recognise(file, true).ok()).unwrap_or_default();
         let keys = serde_json::to_value(&source).map_err(|e| Error::Internal(e.to_string()))?;
         let mut entry: Map<String, Value> = keys.as_object().cloned().unwrap_or_default();
         entry.extend(recognised);

@@ -338,7 +338,8 @@ pub fn examples(
     Ok(())
 }
 
-fn encoded(example: &Example, needs: Needs, encoder: &Encoder) -> Result<Sequence> {
+/// The tokens of an example, whole.
+pub fn encoded(example: &Example, needs: Needs, encoder: &Encoder) -> Result<Sequence> {
     match needs {
         Needs::Instructions => encoder.conversation(example),
         Needs::Text => encoder.conversation_as_text(example),
