@@ -69,6 +69,9 @@ pub struct DataParams {
     /// Learn only the last answer of each conversation.
     #[schemars(extend("ui" = ui(["Last answer only", "仅最后回答"], "每段对话只学最后一个回答。", ["Usually off", "通常关闭"])))]
     pub mask_history: bool,
+    /// What the chat template hears as enable_thinking, for models that may think before they answer. Empty: the template decides.
+    #[schemars(extend("ui" = ui(["Thinking", "思考"], "传给对话模板的 enable_thinking，用于可先思考再回答的模型。留空则由模板决定。", ["Off: answers without thoughts, as the prompt then says", "关闭：提示中写明不思考，直接学习回答"])))]
+    pub enable_thinking: Option<bool>,
     /// Join short texts into rows of the cutoff length. Empty: on for plain text, off otherwise.
     #[schemars(extend("ui" = ui(["Packing", "打包"], "把短文本拼成截断长度的整行。留空：纯文本时开启，其他关闭。", ["On: faster on many short texts", "开启：短文本多时更快"])))]
     pub packing: Option<bool>,
@@ -85,6 +88,7 @@ impl Default for DataParams {
             val_size: 0.0,
             train_on_prompt: false,
             mask_history: false,
+            enable_thinking: None,
             packing: None,
         }
     }
@@ -278,6 +282,9 @@ pub struct GenerateParams {
     /// Start of the random numbers. Empty: another one each time.
     #[schemars(extend("ui" = ui(["Seed", "随机种子"], "随机数的起点。留空则每次不同。", ["", ""])))]
     pub seed: Option<u64>,
+    /// Think before answering, for models whose chat template knows enable_thinking. Empty: the template decides.
+    #[schemars(extend("ui" = ui(["Thinking", "思考"], "先思考再回答，适用于对话模板支持 enable_thinking 的模型。留空则由模板决定。", ["", ""])))]
+    pub enable_thinking: Option<bool>,
 }
 
 impl Default for GenerateParams {
@@ -290,6 +297,7 @@ impl Default for GenerateParams {
             top_k: 50,
             repetition_penalty: 1.0,
             seed: None,
+            enable_thinking: None,
         }
     }
 }
