@@ -2,6 +2,7 @@
 //! string methods, `loop` controls, `raise_exception`, `strftime_now` and transformers' own `tojson`.
 
 mod named;
+mod python;
 mod source;
 mod tojson;
 
@@ -11,8 +12,8 @@ pub use source::GENERATION;
 use super::example;
 use crate::Result;
 use api::{Problem, data::Message};
-use minijinja::value::{Kwargs, Serde, ValueKind, from_args};
-use minijinja::{Environment, Error, ErrorKind, State, Value, syntax::SyntaxConfig};
+use minijinja::value::{Kwargs, Serde};
+use minijinja::{Environment, Error, ErrorKind, Value, syntax::SyntaxConfig};
 use serde_json::Map;
 use std::io;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ impl ChatTemplate {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION);
-        environment.set_unknown_method_callback(method);
+        environment.set_unknown_method_callback(python::method);
         environment.add_filter("tojson", tojson_filter);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
@@ -238,42 +239,6 @@ fn raise_exception(message: String) -> std::result::Result<Value, Error> {
 fn strftime_now(format: &str) -> std::result::Result<String, Error> {
     jiff::fmt::strtime::format(format, &jiff::Zoned::now())
         .map_err(|e| Error::new(ErrorKind::InvalidOperation, e.to_string()))
-}
-
-/// Python's methods that minijinja's own set lacks; then that set.
-fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> std::result::Result<Value, Error> {
-    if let (ValueKind::String, Some(text)) = (value.kind(), value.as_str()) {
-        match name {
-            "rsplit" => {
-                let (separator, limit): (Option<&str>, Option<i64>) = from_args(args)?;
-                let limit = limit.filter(|n| *n >= 0).map_or(usize::MAX, |n| (n as usize).saturating_add(1));
-                let mut parts: Vec<&str> = match separator {
-                    Some("") => return Err(Error::new(ErrorKind::InvalidOperation, "empty separator")),
-                    Some(separator) => text.rsplitn(limit, separator).collect(),
-                    None if limit == usize::MAX => text.split_whitespace().rev().collect(),
-                    None => text.trim_end().rsplitn(limit, char::is_whitespace).collect(),
-                };
-                parts.reverse();
-                return Ok(Value::from_iter(parts));
-            }
-            "index" => {
-                let (part,): (&str,) = from_args(args)?;
-                let at =
-                    text.find(part).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "substring not found"))?;
-                return Ok(Value::from(text[..at].chars().count()));
-            }
-            "removeprefix" => {
-                let (prefix,): (&str,) = from_args(args)?;
-                return Ok(Value::from(text.strip_prefix(prefix).unwrap_or(text)));
-            }
-            "removesuffix" => {
-                let (suffix,): (&str,) = from_args(args)?;
-                return Ok(Value::from(text.strip_suffix(suffix).unwrap_or(text)));
-            }
-            _ => {}
-        }
-    }
-    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
 }
 
 fn template_problem(code: &str, en: String, zh: String) -> Problem {

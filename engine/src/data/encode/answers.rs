@@ -127,7 +127,7 @@ impl Conversation<'_> {
             Ok((plain, spans))
         };
         let (plain, spans) = spans_of(self.messages)?;
-        if plain != text {
+        if plain != text || spans.iter().all(Range::is_empty) {
             return Err(unmarked().into());
         }
         let end = self.messages.iter().rposition(is_answer).unwrap_or(0);
@@ -392,6 +392,15 @@ mod tests {
                       {% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}";
         let turns = [("system", "s"), ("user", "u"), ("assistant", "x"), ("user", "v"), ("assistant", "y")];
         assert_eq!(spans(moving, &turns).unwrap(), [" x</s>", " y</s>"]);
+    }
+
+    #[test]
+    fn templates_that_mark_their_answers_are_believed() {
+        let marked = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<end>\n\
+                      {% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}";
+        assert_eq!(spans(marked, TURNS).unwrap(), ["u<end>\n", " <think>t</think>\n\na <end>\n"]);
+        let never = "{% for m in messages %}{{ m.content }}{% if m.nobody %}{% generation %}x{% endgeneration %}{% endif %}{% endfor %}";
+        assert_eq!(spans(never, TURNS).unwrap_err().into_problem().code, "template_mask");
     }
 
     #[test]

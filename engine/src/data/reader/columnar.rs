@@ -34,9 +34,9 @@ pub fn read_parquet(path: &Path, give: &mut Give) -> Result<()> {
     batches(path, "Parquet", reader, give)
 }
 
-/// Rows of a Parquet file, as it says itself.
+/// Rows of a Parquet file, as its parts say.
 pub fn count_parquet(path: &Path) -> Result<u64> {
-    Ok(parquet(path)?.metadata().file_metadata().num_rows().max(0).unsigned_abs())
+    Ok(parquet(path)?.metadata().row_groups().iter().map(|group| group.num_rows().max(0).unsigned_abs()).sum())
 }
 
 /// Gives every row of an Arrow file or stream.
