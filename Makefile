@@ -2,7 +2,7 @@
 #
 #   make run ARGS="--port 8000 --home DIR"     flags of `lathe` are passed on
 #   make run CUDA=1                            with the worker for NVIDIA GPUs beside it
-#   make build | ui | cuda-worker | test | test-smollm2 | fmt | lint | starter | clean
+#   make build | ui | cuda-worker | test | test-smollm2 | fuzz | fmt | lint | starter | clean
 #
 # Cargo's own variables (CARGO_TARGET_DIR, CARGO_BUILD_JOBS) are honoured.
 
@@ -19,7 +19,7 @@ UI := static/dist/index.html
 # `make test` makes everything in cargo's dev profile, `make build` in release: neither compiles the bundler twice.
 BUNDLE := $(if $(filter test lint,$(MAKECMDGOALS)),,--release)
 
-.PHONY: run build ui cuda-worker test test-smollm2 browser-tools fmt lint starter clean
+.PHONY: run build ui cuda-worker test test-smollm2 fuzz browser-tools fmt lint starter clean
 
 run: build
 	$(LATHE) $(ARGS)
@@ -68,6 +68,21 @@ test-smollm2:
 	scripts/oracle-venv.sh $(ORACLES)
 	LATHE_ORACLES=$(ORACLES) $(CARGO) test --locked -p engine --test smollm2 -- --nocapture --test-threads 1
 	LATHE_ORACLES=$(ORACLES) $(CARGO) test --locked -p cli --test identity_smollm2 -- --ignored --nocapture
+
+# A minute of cargo-fuzz for each target (FUZZ_SECONDS), with nightly Rust; where that can't be had, of plain changes to the
+# committed corpus. What is found lies in fuzz/artifacts: mend it, and put the file into fuzz/corpus/TARGET as found-….
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS = $(notdir $(wildcard fuzz/corpus/*))
+
+fuzz:
+	@if cargo +nightly fuzz --version >/dev/null 2>&1 \
+	  || { rustup toolchain install nightly --profile minimal && $(CARGO) install --locked cargo-fuzz; }; then \
+	  cd fuzz; cargo +nightly fuzz build --fuzz-dir .; \
+	  for target in $(FUZZ_TARGETS); do mkdir -p found/$$target; \
+	    cargo +nightly fuzz run --fuzz-dir . $$target found/$$target corpus/$$target -- \
+	      -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1; done; \
+	else echo "cargo-fuzz can't be had: changing the corpus without it." >&2; \
+	  LATHE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked -p engine --test corpus -- --ignored --nocapture; fi
 
 lint:
 	$(CARGO) fmt --all --check

@@ -5,7 +5,7 @@ use crate::{
     adapters::Tuning,
     adapters::lora::LoraTuning,
     compute,
-    data::Encoder,
+    data::{Encoder, template::variables},
     device,
     files::ModelFiles,
     generate::Generation,
@@ -54,7 +54,7 @@ impl Loaded {
 
     /// Begins an answer to a conversation.
     pub fn answer(&self, messages: &[Message], params: GenerateParams) -> Result<Generation> {
-        let prompt = self.encoder.prompt(messages, None)?;
+        let prompt = self.encoder.prompt_with(messages, None, &variables(params.enable_thinking))?;
         Generation::new(&self.model, Arc::clone(self.encoder.tokenizer()), &self.eos, prompt, params)
     }
 }

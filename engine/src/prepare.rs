@@ -21,7 +21,7 @@ use api::{
     Plan, Problem, Problems, RunConfig,
     params::{self, ComputeType, DataParams, MixStrategy, ModelParams, OutputParams, RopeScaling, TrainParams},
 };
-use serde_json::{Map, json};
+use serde_json::json;
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
@@ -282,15 +282,21 @@ pub fn open(params: &ModelParams, places: &Places) -> Result<Opened> {
     };
     let word = |token: &Option<(String, u32)>| token.as_ref().map(|(word, _)| word.clone());
     let (bos, eos) = (word(&tokenizer.bos), word(&tokenizer.eos));
-    let template = ChatTemplate::new(&source, bos.as_deref(), eos.as_deref())?;
+    let mut template = ChatTemplate::new(&source, bos.as_deref(), eos.as_deref())?;
+    if let (Some(tool_use), "model") = (&tokenizer.tool_template, template_name.as_str()) {
+        template = template.with_tools(ChatTemplate::new(tool_use, bos.as_deref(), eos.as_deref())?);
+    }
     Ok(Opened { files, config, family: family.card().name, tokenizer, template, template_name, grown })
 }
 
 /// The encoder of an opened model.
-pub fn encoder(opened: &Opened, data: &DataParams) -> Result<Encoder> {
+pub fn encoder(opened: &Opened, params: &DataParams) -> Result<Encoder> {
     let special = SpecialTokens { bos: opened.tokenizer.bos.clone(), eos: opened.tokenizer.eos.clone() };
-    let options =
-        EncodeOptions { train_on_prompt: data.train_on_prompt, mask_history: data.mask_history, extra: Map::new() };
+    let options = EncodeOptions {
+        train_on_prompt: params.train_on_prompt,
+        mask_history: params.mask_history,
+        extra: data::template::variables(params.enable_thinking),
+    };
     Encoder::new(opened.tokenizer.tokenizer.clone(), opened.template.clone(), special, options)
 }
 

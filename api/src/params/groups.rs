@@ -79,6 +79,9 @@ pub struct DataParams {
     /// Learn only the last answer of each conversation.
     #[schemars(extend("ui" = ui(["Last answer only", "仅最后回答"], "每段对话只学最后一个回答。", ["Usually off", "通常关闭"])))]
     pub mask_history: bool,
+    /// What the chat template hears as enable_thinking, for models that may think before they answer. Empty: the template decides.
+    #[schemars(extend("ui" = ui(["Thinking", "思考"], "传给对话模板的 enable_thinking，用于可先思考再回答的模型。留空则由模板决定。", ["Off: answers without thoughts, as the prompt then says", "关闭：提示中写明不思考，直接学习回答"])))]
+    pub enable_thinking: Option<bool>,
     /// How several datasets become one: one after another (concat), in turns until the first is used up (interleave_under),
     /// or in turns until every one was used up, the shorter ones again and again (interleave_over).
     #[schemars(extend("ui" = ui(["Mixture", "混合方式"], "多个数据集如何合为一个：依次相接（concat）；轮流取，最先用完者用完即止（interleave_under）；轮流取，直到全部用完，较短者循环使用（interleave_over）。", ["Matters with several datasets", "仅在选择多个数据集时有意义"])))]
@@ -119,6 +122,7 @@ impl Default for DataParams {
             mask_history: false,
             mix_strategy: MixStrategy::Concat,
             interleave_probs: Vec::new(),
+            enable_thinking: None,
             packing: None,
             neat_packing: false,
         }
@@ -318,6 +322,9 @@ pub struct GenerateParams {
     /// Start of the random numbers. Empty: another one each time.
     #[schemars(extend("ui" = ui(["Seed", "随机种子"], "随机数的起点。留空则每次不同。", ["", ""])))]
     pub seed: Option<u64>,
+    /// Think before answering, for models whose chat template knows enable_thinking. Empty: the template decides.
+    #[schemars(extend("ui" = ui(["Thinking", "思考"], "先思考再回答，适用于对话模板支持 enable_thinking 的模型。留空则由模板决定。", ["", ""])))]
+    pub enable_thinking: Option<bool>,
 }
 
 impl Default for GenerateParams {
@@ -330,6 +337,7 @@ impl Default for GenerateParams {
             top_k: 50,
             repetition_penalty: 1.0,
             seed: None,
+            enable_thinking: None,
         }
     }
 }

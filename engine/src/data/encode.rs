@@ -3,13 +3,13 @@
 
 mod answers;
 
-use super::{ChatTemplate, Example, cache};
+use super::{ChatTemplate, Example, cache, example};
 use crate::{Error, Result};
 use answers::Answers;
 use api::{Problem, data::Message};
 use serde_json::{Map, Value};
 use std::sync::Arc;
-use tokenizers::Tokenizer;
+use tokenizers::{PostProcessorWrapper, Tokenizer};
 
 /// Tokens of one sample.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,7 +48,8 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Truncation and padding that the tokenizer's file may ask for are switched off.
+    /// Truncation and padding that the tokenizer's file may ask for are switched off, and places of tokens count the spaces
+    /// in them.
     pub fn new(
         tokenizer: Arc<Tokenizer>,
         template: ChatTemplate,
@@ -60,6 +61,9 @@ impl Encoder {
             let plain = Arc::make_mut(&mut tokenizer);
             plain.with_padding(None);
             plain.with_truncation(None).map_err(|e| Error::Internal(e.to_string()))?;
+        }
+        if let Some(processor) = tokenizer.get_post_processor().and_then(untrimmed) {
+            Arc::make_mut(&mut tokenizer).with_post_processor(Some(processor));
         }
         Ok(Self { tokenizer, template, special, options })
     }
@@ -95,16 +99,13 @@ impl Encoder {
         if let Some(text) = &example.text {
             return self.text(text);
         }
-        let tools = example.tools.as_ref();
         if self.options.train_on_prompt {
-            let text = self.template.render(&example.messages, tools, false, &self.options.extra)?;
-            return self.whole(&text);
+            return self.whole(&self.rendered(example)?);
         }
-        let answers = Answers::find(&self.template, &example.messages, tools, &self.options.extra)?;
-        let spans = match answers.spans.as_slice() {
-            [.., last] if self.options.mask_history => std::slice::from_ref(last),
-            all => all,
-        };
+        let template = self.template.of(example.tools.as_ref());
+        let values = example::values(example, template.takes_calls());
+        let answers = Answers::find(template, &values, example.tools.as_ref(), &self.options.extra)?;
+        let spans = if self.options.mask_history { answers.last() } else { &answers.spans };
         let encoding = self.encode(&answers.text, false)?;
         let trained = trained(encoding.get_offsets(), spans);
         Ok(Sequence { ids: encoding.get_ids().to_vec(), trained })
@@ -114,16 +115,25 @@ impl Encoder {
     pub fn conversation_as_text(&self, example: &Example) -> Result<Sequence> {
         match &example.text {
             Some(text) => self.text(text),
-            None => {
-                let tools = example.tools.as_ref();
-                self.whole(&self.template.render(&example.messages, tools, false, &self.options.extra)?)
-            }
+            None => self.whole(&self.rendered(example)?),
         }
     }
 
     /// The ids that a model answers to: the conversation so far and the beginning of an answer.
     pub fn prompt(&self, messages: &[Message], tools: Option<&Value>) -> Result<Vec<u32>> {
-        let text = self.template.render(messages, tools, true, &self.options.extra)?;
+        self.prompt_with(messages, tools, &Map::new())
+    }
+
+    /// As [`Encoder::prompt`], with more variables for the template.
+    pub fn prompt_with(
+        &self,
+        messages: &[Message],
+        tools: Option<&Value>,
+        variables: &Map<String, Value>,
+    ) -> Result<Vec<u32>> {
+        let mut extra = self.options.extra.clone();
+        extra.extend(variables.clone());
+        let text = self.template.of(tools).render(messages, tools, true, &extra)?;
         Ok(self.encode(&text, false)?.get_ids().to_vec())
     }
 
@@ -137,6 +147,13 @@ impl Encoder {
             ids.push(*eos);
         }
         Ok(Sequence::all(ids))
+    }
+
+    fn rendered(&self, example: &Example) -> Result<String> {
+        let template = self.template.of(example.tools.as_ref());
+        let values = example::values(example, template.takes_calls());
+        let rendered = template.render_fitting(&values, example.tools.as_ref(), false, &self.options.extra)?;
+        Ok(rendered.1)
     }
 
     fn whole(&self, text: &str) -> Result<Sequence> {
@@ -177,12 +194,17 @@ impl Sequence {
     }
 }
 
-/// A token is trained if it begins inside a span. (Offsets of byte-level tokens may leave out a space before a word; an
-/// empty range at a span's very beginning is such a space, and belongs to the header.)
+/// A token is trained if any of its characters belongs to an answer, as in transformers' `assistant_masks`.
 fn trained(offsets: &[(usize, usize)], spans: &[std::ops::Range<usize>]) -> Vec<bool> {
-    let inside =
-        |(start, end): (usize, usize)| spans.iter().any(|s| start >= s.start && start < s.end && end > s.start);
+    let inside = |(start, end): (usize, usize)| spans.iter().any(|s| start < s.end && end > s.start && end > start);
     offsets.iter().enumerate().map(|(i, offset)| i > 0 && inside(*offset)).collect()
+}
+
+/// The same post-processor with `trim_offsets` off, which it may have in any depth; `None` where it is off already. The ids
+/// are the same, but a token of spaces alone has no place where it is on.
+fn untrimmed(processor: &PostProcessorWrapper) -> Option<PostProcessorWrapper> {
+    let json = serde_json::to_string(processor).ok().filter(|json| json.contains("\"trim_offsets\":true"))?;
+    serde_json::from_str(&json.replace("\"trim_offsets\":true", "\"trim_offsets\":false")).ok()
 }
 
 #[cfg(test)]

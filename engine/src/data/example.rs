@@ -9,6 +9,9 @@ pub struct Example {
     /// `system` (at most one, first), then `user` or `tool` and `assistant` or `function` in turns. A `function` message is
     /// an answer that calls tools: its content is the JSON of one call (`name`, `arguments`) or a list of them.
     pub messages: Vec<Message>,
+    /// The same messages as transformers takes them, where the row says more of them than `messages` can: ids of calls, words
+    /// beside a call, thoughts in a field of their own.
+    pub given: Option<Vec<Value>>,
     /// Tools that the conversation may call, as transformers takes them: a list of `{"type": "function", "function": …}`.
     pub tools: Option<Value>,
     /// Plain text; such a row has no messages.
@@ -59,9 +62,9 @@ pub fn is_answer(message: &Message) -> bool {
     matches!(message.role.as_str(), "assistant" | "function")
 }
 
-/// Messages as transformers' templates take them. With `calls`, `function` messages become an assistant's `tool_calls`
-/// (`arguments` an object, or the JSON text if `arguments_as_text`); otherwise their JSON is the assistant's content.
-pub fn to_values(messages: &[Message], calls: bool, arguments_as_text: bool) -> Vec<Value> {
+/// Messages as transformers' templates take them. With `calls`, `function` messages become an assistant's `tool_calls`;
+/// otherwise their JSON is the assistant's content.
+pub fn to_values(messages: &[Message], calls: bool) -> Vec<Value> {
     // Mistral's templates want ids of nine letters or digits; a tool's answer carries that of its call, in order.
     let (mut made, mut answered) = (0u32, 0u32);
     let id = |counter: &mut u32| {
@@ -74,7 +77,6 @@ pub fn to_values(messages: &[Message], calls: bool, arguments_as_text: bool) -> 
             let calls: Vec<Value> = function_calls(&message.content)
                 .into_iter()
                 .map(|(name, arguments)| {
-                    let arguments = if arguments_as_text { Value::from(arguments.to_string()) } else { arguments };
                     let function = json!({ "name": name, "arguments": arguments });
                     json!({ "type": "function", "id": id(&mut made), "function": function })
                 })
@@ -91,6 +93,29 @@ pub fn to_values(messages: &[Message], calls: bool, arguments_as_text: bool) -> 
         role => json!({ "role": role, "content": message.content }),
     };
     messages.iter().map(convert).collect()
+}
+
+/// The messages of an example as transformers' templates take them: those of the row where it has them so. With `calls` the
+/// template writes calls itself; otherwise they stand in the content, behind the words beside them.
+pub fn values(example: &Example, calls: bool) -> Vec<Value> {
+    let Some(given) = &example.given else { return to_values(&example.messages, calls) };
+    let mut values = given.clone();
+    for (value, message) in values.iter_mut().zip(&example.messages).filter(|(_, m)| !calls && m.role == "function") {
+        let words = value["content"].as_str().filter(|words| !words.is_empty());
+        let content = words.map_or_else(|| message.content.clone(), |words| format!("{words}\n{}", message.content));
+        *value = json!({ "role": "assistant", "content": content });
+    }
+    values
+}
+
+/// `values` with `form` put in the place of the arguments of each call.
+pub fn with_arguments(values: &[Value], form: impl Fn(&Value) -> Value) -> Vec<Value> {
+    let mut values = values.to_vec();
+    let calls = values.iter_mut().filter_map(|value| value.get_mut("tool_calls")?.as_array_mut()).flatten();
+    for arguments in calls.filter_map(|call| call.get_mut("function")?.get_mut("arguments")) {
+        *arguments = form(arguments);
+    }
+    values
 }
 
 /// Name and arguments of each call in the content of a `function` message; empty if it isn't such JSON.
@@ -276,12 +301,13 @@ mod tests {
             Message::new("tool", "1"),
             Message::new("tool", "2"),
         ];
-        let values = to_values(&messages, true, false);
+        let values = to_values(&messages, true);
         assert_eq!(values[1]["tool_calls"][1]["function"], json!({"name": "b", "arguments": {"y": 2}}));
         assert_eq!(values[1]["tool_calls"][1]["id"], values[3]["tool_call_id"]);
         assert_eq!(values[1]["tool_calls"][0]["id"], values[2]["tool_call_id"]);
-        assert_eq!(to_values(&messages, true, true)[1]["tool_calls"][0]["function"]["arguments"], r#"{"x":1}"#);
-        assert_eq!(to_values(&messages, false, false)[1]["content"], messages[1].content);
+        let texts = with_arguments(&values, |arguments| arguments.to_string().into());
+        assert_eq!(texts[1]["tool_calls"][0]["function"]["arguments"], r#"{"x":1}"#);
+        assert_eq!(to_values(&messages, false)[1]["content"], messages[1].content);
         assert!(function_calls("sunny").is_empty());
     }
 }

@@ -146,10 +146,13 @@ impl Registry {
         if !path.is_dir() {
             return Ok(vec![path]);
         }
-        let mut files = Vec::new();
+        let (mut files, root) = (Vec::new(), self.dir.canonicalize().map_err(Error::io(&self.dir))?);
         for item in std::fs::read_dir(&path).map_err(Error::io(&path))? {
             let file = item.map_err(Error::io(&path))?.path();
             if file.is_file() && super::reader::kind(&file).is_some() {
+                if file.canonicalize().is_ok_and(|real| !real.starts_with(&root)) {
+                    return Err(outside(&file.display().to_string()).field("dataset").into());
+                }
                 files.push(file);
             }
         }
@@ -330,18 +333,10 @@ pub(super) fn read_raw(dir: &Path) -> Result<Map<String, Value>> {
 
 /// `file` in `dir`, if it exists and doesn't lead out of it, by `..` or by a link.
 pub(super) fn confined(dir: &Path, file: &str) -> Result<PathBuf, Problem> {
-    let outside = || {
-        Problem::new(
-            "dataset_outside",
-            format!("{file:?} leads out of the dataset folder."),
-            format!("{file:?} 指向数据集文件夹之外。"),
-        )
-        .hint("Put the file into the dataset folder and name it there.", "请把文件放进数据集文件夹，只写其中的名字。")
-    };
     let relative = Path::new(file);
     let plain = |c: std::path::Component| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir);
     if file.is_empty() || !relative.components().all(plain) {
-        return Err(outside());
+        return Err(outside(file));
     }
     let path = dir.join(relative);
     let missing = |path: &Path| {
@@ -353,7 +348,16 @@ pub(super) fn confined(dir: &Path, file: &str) -> Result<PathBuf, Problem> {
         .hint("Put it there, or upload it in the Data tab.", "请放回该文件，或在“数据”页上传。")
     };
     let (Ok(real), Ok(root)) = (path.canonicalize(), dir.canonicalize()) else { return Err(missing(&path)) };
-    if real.starts_with(&root) { Ok(path) } else { Err(outside()) }
+    if real.starts_with(&root) { Ok(path) } else { Err(outside(file)) }
+}
+
+fn outside(file: &str) -> Problem {
+    Problem::new(
+        "dataset_outside",
+        format!("{file:?} leads out of the dataset folder."),
+        format!("{file:?} 指向数据集文件夹之外。"),
+    )
+    .hint("Put the file into the dataset folder and name it there.", "请把文件放进数据集文件夹，只写其中的名字。")
 }
 
 #[cfg(test)]
@@ -417,6 +421,13 @@ mod tests {
         {
             std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link.txt")).unwrap();
             assert_eq!(confined(dir.path(), "link.txt").unwrap_err().code, "dataset_outside");
+            // Nor does a link in a folder of files.
+            std::fs::create_dir(dir.path().join("many")).unwrap();
+            std::os::unix::fs::symlink("/etc/passwd", dir.path().join("many/link.txt")).unwrap();
+            std::fs::write(dir.path().join(FILE), r#"{"a": {"file_name": "many"}}"#).unwrap();
+            let registry = Registry::open(dir.path()).unwrap();
+            let leads_out = registry.files(registry.entry("a").unwrap()).unwrap_err().into_problem();
+            assert_eq!(leads_out.code, "dataset_outside");
         }
     }
 }

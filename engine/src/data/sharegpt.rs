@@ -1,7 +1,7 @@
 //! ShareGPT rows: a list of messages with roles; and OpenAI's, which are the same with other words and `tool_calls`.
 
 use super::alpaca::{desirable, optional};
-use super::example::{self, Example, Kind, check_turns, fault, function_calls, needed, to_values};
+use super::example::{self, Example, Kind, check_turns, fault, function_calls, needed, to_values, with_arguments};
 use super::{Answer, Format, Row, info};
 use crate::entry::Entry;
 use api::{Card, Problem, Text, data::Message};
@@ -60,15 +60,18 @@ impl Format for ShareGpt {
             let message = message(value, &dataset.tags).map_err(|problem| at_message(*problem, i + 1))?;
             messages.push(message);
         }
+        let mut given = given(list, &messages, &dataset.tags);
         let system = optional(row, &columns.system)?;
         if let (Some(system), false) = (system, messages.first().is_some_and(|m| m.role == "system")) {
             messages.insert(0, Message::new("system", system));
+            given.iter_mut().for_each(|given| given.insert(0, json!({ "role": "system", "content": system })));
         }
-        if messages.first().is_some_and(|m| m.role == "system" && m.content.is_empty()) {
+        // In OpenAI's form an empty system message is one: templates leave out their own then.
+        if !is_openai(&dataset.tags) && messages.first().is_some_and(|m| m.role == "system" && m.content.is_empty()) {
             messages.remove(0);
         }
         check_turns(&messages, dataset.ranking)?;
-        let mut example = Example { messages, desirable: desirable(row, columns)?, ..Example::default() };
+        let mut example = Example { messages, given, desirable: desirable(row, columns)?, ..Example::default() };
         if let Some(column) = &columns.tools {
             example.tools = example::tools(row, column)?;
         }
@@ -180,7 +183,8 @@ fn written(
 
 impl Format for OpenAi {
     fn row(&self, example: &Example) -> Result<Row, Box<Problem>> {
-        written(example, "messages", &|messages| to_values(messages, true, true), Value::clone)
+        let as_text = |arguments: &Value| arguments.to_string().into();
+        written(example, "messages", &|messages| with_arguments(&to_values(messages, true), as_text), Value::clone)
     }
 
     fn with_answer(&self, row: &Row, dataset: &info::Entry, answer: Answer, text: &str) -> Option<Row> {
@@ -263,6 +267,36 @@ fn message(value: &Value, tags: &info::Tags) -> Result<Message, Box<Problem>> {
         Some(other) => return Err(example::wrong(content_tag, other, ["a text", "文本"])),
     };
     if role == "function" { function(content) } else { Ok(Message { role: role.into(), content }) }
+}
+
+/// Whether messages have the keys that transformers takes.
+fn is_openai(tags: &info::Tags) -> bool {
+    (tags.role.as_deref(), tags.content.as_deref()) == (Some("role"), Some("content"))
+}
+
+/// The messages in OpenAI's form, if they say more than role and content. A key that is null, as tables have it for what a
+/// message lacks, is left out.
+fn given(list: &[Value], messages: &[Message], tags: &info::Tags) -> Option<Vec<Value>> {
+    let plain = |key: &str, value: &Value| matches!(key, "role" | "content") || value.is_null();
+    let says_more = |value: &Value| value.as_object().is_some_and(|o| o.iter().any(|(key, value)| !plain(key, value)));
+    if !is_openai(tags) || !list.iter().any(says_more) {
+        return None;
+    }
+    let words = |(value, message): (&Value, &Message)| {
+        let called = message.role == "function";
+        let content = match &value["content"] {
+            Value::String(text) => text.as_str().into(),
+            Value::Array(parts) => joined(parts, "content").unwrap_or_default().into(),
+            _ if called => Value::Null,
+            _ => message.content.as_str().into(),
+        };
+        let role = if called { "assistant" } else { message.role.as_str() };
+        let rest = value.as_object().into_iter().flatten().filter(|(key, value)| !plain(key, value));
+        let rest = rest.map(|(key, value)| (key.clone(), value.clone()));
+        let both = [("role".to_string(), role.into()), ("content".to_string(), content)];
+        Value::Object(both.into_iter().chain(rest).collect())
+    };
+    Some(list.iter().zip(messages).map(words).collect())
 }
 
 /// An answer that calls tools; its content must be such JSON.
@@ -371,6 +405,29 @@ mod tests {
         assert_eq!(roles(&example), ["system", "user", "function", "tool", "tool", "assistant"]);
         let openai = read(json!({"formatting": "openai"}), value).unwrap();
         assert_eq!(openai.messages, example.messages);
+    }
+
+    #[test]
+    fn what_a_message_says_besides_its_text_is_kept() {
+        let value = json!({"messages": [
+            {"role": "system", "content": ""},
+            {"role": "user", "content": "hi", "name": null},
+            {"role": "assistant", "content": "Wait.", "tool_calls": [{"id": "x1", "function": {"name": "f", "arguments": "{}"}}]},
+            {"role": "tool", "content": "1", "tool_call_id": "x1", "name": "f"},
+            {"role": "assistant", "content": "done", "reasoning_content": "hm", "tool_calls": null}]});
+        let example = read(json!({"formatting": "openai"}), value.clone()).unwrap();
+        let mut wanted = value["messages"].clone();
+        wanted[1].as_object_mut().unwrap().remove("name");
+        wanted[4].as_object_mut().unwrap().remove("tool_calls");
+        assert_eq!(example.given, wanted.as_array().cloned());
+        // Templates that know no calls get them as text, behind the words beside them.
+        let values = example::values(&example, false);
+        assert_eq!(
+            values[2],
+            json!({"role": "assistant", "content": "Wait.\n[{\"name\":\"f\",\"arguments\":\"{}\"}]"})
+        );
+        let plain = json!({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]});
+        assert_eq!(read(json!({"formatting": "openai"}), plain).unwrap().given, None);
     }
 
     #[test]

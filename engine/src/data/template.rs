@@ -2,18 +2,21 @@
 //! string methods, `loop` controls, `raise_exception`, `strftime_now` and transformers' own `tojson`.
 
 mod named;
+mod python;
+mod source;
 mod tojson;
 
 pub use named::{NAMES, find, named};
+pub use source::GENERATION;
 
 use super::example;
 use crate::Result;
 use api::{Problem, data::Message};
-use minijinja::value::{Kwargs, Serde, ValueKind, from_args};
-use minijinja::{Environment, Error, ErrorKind, State, Value, syntax::SyntaxConfig};
+use minijinja::value::{Kwargs, Serde};
+use minijinja::{Environment, Error, ErrorKind, Value, syntax::SyntaxConfig};
 use serde_json::Map;
 use std::io;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 /// More text than this from one conversation is refused.
 pub const MAX_OUTPUT: usize = 8 << 20;
@@ -31,6 +34,9 @@ pub struct ChatTemplate {
     eos: Option<String>,
     takes_tools: bool,
     takes_calls: bool,
+    marks_answers: bool,
+    /// The template for conversations with tools, where the model has one of its own for them.
+    tool_use: Option<Arc<ChatTemplate>>,
 }
 
 impl ChatTemplate {
@@ -49,25 +55,37 @@ impl ChatTemplate {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION);
-        environment.set_unknown_method_callback(method);
+        environment.set_unknown_method_callback(python::method);
         environment.add_filter("tojson", tojson_filter);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
-        environment
-            .add_template_owned("chat", without_generation_tags(&joined_lines(source)))
-            .map_err(|e| syntax_problem(&e))?;
+        environment.add_filter(source::ITERABLE, iterable);
+        let (adapted, marks_answers) = source::adapted(source);
+        environment.add_template_owned("chat", adapted).map_err(|e| syntax_problem(&e))?;
         Ok(Self {
             environment: Arc::new(environment),
             bos: bos.map(String::from),
             eos: eos.map(String::from),
             takes_tools: source.contains("tools"),
             takes_calls: source.contains("tool_calls"),
+            marks_answers,
+            tool_use: None,
         })
+    }
+
+    /// The same, with another template for conversations with tools.
+    pub fn with_tools(self, tool_use: Self) -> Self {
+        Self { tool_use: Some(Arc::new(tool_use)), ..self }
+    }
+
+    /// The template for a conversation with these tools.
+    pub fn of(&self, tools: Option<&serde_json::Value>) -> &Self {
+        self.tool_use.as_deref().filter(|_| tools.is_some()).unwrap_or(self)
     }
 
     /// Whether the template says anything about tools that may be called.
     pub fn takes_tools(&self) -> bool {
-        self.takes_tools
+        self.takes_tools || self.tool_use.is_some()
     }
 
     /// Whether it writes calls of tools itself; otherwise a call stands in the text of the answer.
@@ -79,7 +97,13 @@ impl ChatTemplate {
     pub fn fingerprint(&self) -> String {
         let source = self.environment.get_template("chat").map_or_else(|_| String::new(), |chat| chat.source().into());
         let today = if source.contains("strftime_now") { jiff::Zoned::now().date().to_string() } else { String::new() };
-        format!("{:?}", (source, &self.bos, &self.eos, today))
+        let tool_use = self.tool_use.as_ref().map(|tool_use| tool_use.fingerprint());
+        format!("{:?}", (source, &self.bos, &self.eos, today, tool_use))
+    }
+
+    /// Whether it says itself what the answers are, with `{% generation %}`; see [`GENERATION`].
+    pub fn marks_answers(&self) -> bool {
+        self.marks_answers
     }
 
     /// The text that `eos_token` stands for.
@@ -95,14 +119,38 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         extra: &Map<String, serde_json::Value>,
     ) -> Result<String> {
-        let values = example::to_values(messages, self.takes_calls, false);
-        let first = self.render_values(&values, tools, add_generation_prompt, extra);
-        if first.is_err() && self.takes_calls && messages.iter().any(|m| m.role == "function") {
-            // Some templates join the arguments to other text and so want them as text.
-            let values = example::to_values(messages, true, true);
-            return self.render_values(&values, tools, add_generation_prompt, extra).or(first);
+        let values = example::to_values(messages, self.takes_calls);
+        self.render_fitting(&values, tools, add_generation_prompt, extra).map(|(_, text)| text)
+    }
+
+    /// As [`ChatTemplate::render_values`], with the messages as they were rendered: the arguments of calls are objects, as
+    /// transformers asks for, or JSON text for templates that join them to other text.
+    pub fn render_fitting(
+        &self,
+        messages: &[serde_json::Value],
+        tools: Option<&serde_json::Value>,
+        add_generation_prompt: bool,
+        extra: &Map<String, serde_json::Value>,
+    ) -> Result<(Vec<serde_json::Value>, String)> {
+        let with = |values: Vec<serde_json::Value>| {
+            let text = self.render_values(&values, tools, add_generation_prompt, extra)?;
+            Ok((values, text))
+        };
+        if !messages.iter().any(|message| message.get("tool_calls").is_some()) {
+            return with(messages.to_vec());
         }
-        first
+        let objects = |arguments: &serde_json::Value| {
+            let object = arguments.as_str().and_then(|text| serde_json::from_str(text).ok());
+            object.filter(serde_json::Value::is_object).unwrap_or_else(|| arguments.clone())
+        };
+        let texts = |arguments: &serde_json::Value| match arguments {
+            serde_json::Value::String(_) => arguments.clone(),
+            object => tojson::dumps(&Value::from(Serde(object)), &tojson::Style::default())
+                .map_or_else(|_| object.to_string(), |text| text)
+                .into(),
+        };
+        with(example::with_arguments(messages, objects))
+            .or_else(|error| with(example::with_arguments(messages, texts)).map_err(|_| error))
     }
 
     /// As [`ChatTemplate::render`], for messages as transformers takes them (`role`, `content`, `tool_calls` …).
@@ -131,6 +179,11 @@ impl ChatTemplate {
         template.render_captured_to(Value::from(context), &mut out).map_err(|e| render_problem(&e))?;
         String::from_utf8(out.0).map_err(|e| crate::Error::Internal(e.to_string()))
     }
+}
+
+/// The variables that a run or a question to the model sets.
+pub fn variables(enable_thinking: Option<bool>) -> Map<String, serde_json::Value> {
+    enable_thinking.into_iter().map(|on| ("enable_thinking".to_string(), on.into())).collect()
 }
 
 /// Bytes up to [`MAX_OUTPUT`].
@@ -162,53 +215,12 @@ impl std::fmt::Display for Raised {
 
 impl std::error::Error for Raised {}
 
-/// In Python's string literals a backslash at the end of a line joins it with the next; minijinja's know no such escape.
-/// Takes these two characters out of the literals inside `{{ }}` and `{% %}`.
-fn joined_lines(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let (mut inside, mut comment, mut quote) = (false, false, None);
-    let mut chars = source.chars().peekable();
-    while let Some(c) = chars.next() {
-        let next = chars.peek().copied();
-        match quote {
-            Some(_) if c == '\\' && next == Some('\n') => {
-                chars.next();
-                continue;
-            }
-            Some(_) if c == '\\' => {
-                out.push(c);
-                out.extend(chars.next());
-                continue;
-            }
-            Some(open) if c == open => quote = None,
-            Some(_) => {}
-            None if inside && (c == '\'' || c == '"') => quote = Some(c),
-            None if inside && matches!((c, next), ('%' | '}', Some('}'))) => inside = false,
-            None if comment && c == '#' && next == Some('}') => comment = false,
-            None if !inside && !comment && c == '{' => {
-                inside = matches!(next, Some('%' | '{'));
-                comment = next == Some('#');
-            }
-            None => {}
-        }
-        out.push(c);
-    }
-    out
-}
-
-/// transformers marks the answers with `{% generation %}`; for the text the tags mean nothing. A condition that always
-/// holds keeps their control of white space.
-fn without_generation_tags(source: &str) -> String {
-    static TAG: LazyLock<Option<regex::Regex>> =
-        LazyLock::new(|| regex::Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").ok());
-    match &*TAG {
-        Some(tag) if source.contains("generation") => tag
-            .replace_all(source, |c: &regex::Captures| {
-                let word = if c.get(2).is_some() { "endif" } else { "if true" };
-                format!("{{%{} {word} {}%}}", &c[1], &c[3])
-            })
-            .into_owned(),
-        _ => source.to_string(),
+/// In Python a loop over `None` is an error, where minijinja's has no turns: transformers refuses a conversation without
+/// tools for a template that goes through them.
+fn iterable(value: Value) -> std::result::Result<Value, Error> {
+    match value.is_none() {
+        true => Err(Error::new(ErrorKind::InvalidOperation, "none is not iterable")),
+        false => Ok(value),
     }
 }
 
@@ -235,42 +247,6 @@ fn raise_exception(message: String) -> std::result::Result<Value, Error> {
 fn strftime_now(format: &str) -> std::result::Result<String, Error> {
     jiff::fmt::strtime::format(format, &jiff::Zoned::now())
         .map_err(|e| Error::new(ErrorKind::InvalidOperation, e.to_string()))
-}
-
-/// Python's methods that minijinja's own set lacks; then that set.
-fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> std::result::Result<Value, Error> {
-    if let (ValueKind::String, Some(text)) = (value.kind(), value.as_str()) {
-        match name {
-            "rsplit" => {
-                let (separator, limit): (Option<&str>, Option<i64>) = from_args(args)?;
-                let limit = limit.filter(|n| *n >= 0).map_or(usize::MAX, |n| (n as usize).saturating_add(1));
-                let mut parts: Vec<&str> = match separator {
-                    Some("") => return Err(Error::new(ErrorKind::InvalidOperation, "empty separator")),
-                    Some(separator) => text.rsplitn(limit, separator).collect(),
-                    None if limit == usize::MAX => text.split_whitespace().rev().collect(),
-                    None => text.trim_end().rsplitn(limit, char::is_whitespace).collect(),
-                };
-                parts.reverse();
-                return Ok(Value::from_iter(parts));
-            }
-            "index" => {
-                let (part,): (&str,) = from_args(args)?;
-                let at =
-                    text.find(part).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "substring not found"))?;
-                return Ok(Value::from(text[..at].chars().count()));
-            }
-            "removeprefix" => {
-                let (prefix,): (&str,) = from_args(args)?;
-                return Ok(Value::from(text.strip_prefix(prefix).unwrap_or(text)));
-            }
-            "removesuffix" => {
-                let (suffix,): (&str,) = from_args(args)?;
-                return Ok(Value::from(text.strip_suffix(suffix).unwrap_or(text)));
-            }
-            _ => {}
-        }
-    }
-    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
 }
 
 fn template_problem(code: &str, en: String, zh: String) -> Problem {
@@ -362,10 +338,27 @@ mod tests {
             ("{{ none }} {{ true }} {{ 1.0 }} {{ [1, 'a'] }}", "None True 1.0 [1, 'a']"),
             ("{{ strftime_now('%Y') | length }}", "4"),
             ("{{ documents is none }}{{ missing is defined }}", "TrueFalse"),
+            (
+                "{% for k, v in {'if': [1]}.items() if k != 'in' %}{{ k }}{{ v }}{% endfor -%}\n{%for x in missing%}{%else%}none{%endfor%}",
+                "if[1]none",
+            ),
+            (
+                "{% for i in [[1, []]] recursive %}{{ i[0] }}{{ loop(i[1]) }}{% endfor %}{% for c in 'a%}' %}{{ c }}.{% endfor %}",
+                "1a.%.}.",
+            ),
         ];
         for (source, wanted) in cases {
             assert_eq!(render(source).unwrap(), wanted, "{source}");
         }
+    }
+
+    #[test]
+    fn conversations_with_tools_may_have_a_template_of_their_own() {
+        let template = ChatTemplate::new("plain", None, None).unwrap();
+        let template = template.with_tools(ChatTemplate::new("{{ tools | length }} tools", None, None).unwrap());
+        let render = |tools| template.of(tools).render(&[], tools, false, &Map::new()).unwrap();
+        assert_eq!((render(None), render(Some(&json!([1, 2])))), ("plain".into(), "2 tools".into()));
+        assert!(template.takes_tools());
     }
 
     #[test]
@@ -379,6 +372,16 @@ mod tests {
             "template_endless"
         );
         assert_eq!(code("{{ 'x' * 9000000 }}"), "template_output");
+        assert_eq!(code("{% for i in range(9000) %}{{ 'x' * 1000 }}{% endfor %}"), "template_output");
+        assert_eq!(
+            code(
+                "{% set ns = namespace(a=[]) %}{% for i in range(70) %}{% set ns.a = [ns.a] %}{% endfor %}{{ ns.a | tojson }}"
+            ),
+            "template_failed"
+        );
+        assert_eq!(code(&"x".repeat(MAX_SOURCE + 1)), "template_too_large");
+        assert_eq!(code("{% for d in documents -%}{% endfor %}"), "template_failed");
+        assert_eq!(code("{% for t in nothing.at.all %}{% endfor %}"), "template_failed");
         assert_eq!(code("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"), "template_failed");
         let refused = render("{{ raise_exception('Only user.') }}").unwrap_err().into_problem();
         assert_eq!(refused.message, "The chat template refuses this conversation: Only user.");

@@ -2,7 +2,7 @@
 
 use super::{
     gguf::Header,
-    tokenizer::{ModelTokenizer, SpecialToken},
+    tokenizer::{ModelTokenizer, SpecialToken, built},
 };
 use crate::Result;
 use api::Problem;
@@ -13,7 +13,6 @@ use std::{
     path::Path,
     sync::Arc,
 };
-use tokenizers::Tokenizer;
 
 pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
 
@@ -49,7 +48,7 @@ pub fn open(path: &Path, header: &Header) -> Result<ModelTokenizer> {
     json["version"] = json!("1.0");
     json["added_tokens"] = added_tokens(header, tokens);
     json["post_processor"] = post_processor(bos.as_ref().filter(|_| add_bos), eos.as_ref().filter(|_| add_eos));
-    let tokenizer: Tokenizer = serde_json::from_value(json).map_err(|error| {
+    let tokenizer = built(json.to_string().as_bytes()).map_err(|error| {
         let shown = path.display();
         Problem::new(
             "bad_tokenizer",
@@ -68,6 +67,7 @@ pub fn open(path: &Path, header: &Header) -> Result<ModelTokenizer> {
         bos,
         eos,
         chat_template: header.text("tokenizer.chat_template").map(str::to_string),
+        tool_template: header.text("tokenizer.chat_template.tool_use").map(str::to_string),
         add_bos,
     })
 }

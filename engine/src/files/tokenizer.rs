@@ -23,6 +23,8 @@ pub struct ModelTokenizer {
     pub unk: Option<SpecialToken>,
     /// Jinja source.
     pub chat_template: Option<String>,
+    /// The template named `tool_use`, which transformers takes for conversations with tools.
+    pub tool_template: Option<String>,
     /// Plain text (pre-training, no chat template) begins with `bos`.
     pub add_bos: bool,
 }
@@ -37,7 +39,7 @@ impl ModelTokenizer {
         let path = folder.join("tokenizer.json");
         check_exists(folder)?;
         let bytes = read_small(&path)?;
-        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| wrong_file(&path, &error.to_string()))?;
+        let mut tokenizer = built(&bytes).map_err(|error| wrong_file(&path, &error))?;
         let config = read_json_if_there(&folder.join("tokenizer_config.json"))?;
         let map = read_json_if_there(&folder.join("special_tokens_map.json"))?;
         add_missing_tokens(&mut tokenizer, &config["added_tokens_decoder"], &path)?;
@@ -57,12 +59,13 @@ impl ModelTokenizer {
             None => begins_with_bos(&tokenizer, bos.as_ref()),
         };
         let template_file = folder.join("chat_template.jinja");
-        let chat_template = if template_file.exists() {
-            Some(String::from_utf8_lossy(&read_small(&template_file)?).into_owned())
+        let (chat_template, tool_template) = if template_file.exists() {
+            let more = folder.join("additional_chat_templates/tool_use.jinja");
+            (Some(read_text(&template_file)?), more.exists().then(|| read_text(&more)).transpose()?)
         } else {
-            chat_template(&config["chat_template"])
+            (chat_template(&config["chat_template"]), named_template(&config["chat_template"], "tool_use"))
         };
-        Ok(Self { tokenizer: Arc::new(tokenizer), bos, eos, pad, unk, chat_template, add_bos })
+        Ok(Self { tokenizer: Arc::new(tokenizer), bos, eos, pad, unk, chat_template, tool_template, add_bos })
     }
 
     /// One more than the highest id: the rows that an embedding needs at least.
@@ -91,6 +94,14 @@ impl ModelTokenizer {
     }
 }
 
+/// The tokenizer that this JSON says, or why there is none: the library panics where merges don't fit the words.
+pub(super) fn built(json: &[u8]) -> Result<Tokenizer, String> {
+    match std::panic::catch_unwind(|| Tokenizer::from_bytes(json)) {
+        Ok(built) => built.map_err(|error| error.to_string()),
+        Err(_) => Err("its parts contradict each other".into()),
+    }
+}
+
 /// A problem if the folder has no `tokenizer.json`.
 pub(super) fn check_exists(folder: &Path) -> Result<()> {
     if folder.join("tokenizer.json").exists() { Ok(()) } else { Err(no_tokenizer(folder).into()) }
@@ -99,6 +110,10 @@ pub(super) fn check_exists(folder: &Path) -> Result<()> {
 /// A file's bytes, refused when it is absurdly large.
 pub(super) fn read_small(path: &Path) -> Result<Vec<u8>> {
     read_at_most(path, MAX_FILE)
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    Ok(String::from_utf8_lossy(&read_small(path)?).into_owned())
 }
 
 /// A file's bytes, refused when there are more than `most`.
@@ -150,14 +165,18 @@ fn token_text(value: &Value) -> Option<String> {
 
 /// A string, or a list of `{name, template}` from which `default` is taken.
 fn chat_template(value: &Value) -> Option<String> {
-    let text = match value {
+    match value {
         Value::Array(items) => {
-            let default = items.iter().find(|item| item["name"] == "default").or(items.first());
-            default.and_then(|item| item["template"].as_str())
+            named_template(value, "default").or_else(|| named_template(value, items.first()?["name"].as_str()?))
         }
-        other => other.as_str(),
-    };
-    text.map(str::to_string)
+        other => other.as_str().map(str::to_string),
+    }
+}
+
+/// The template of this name in a list of `{name, template}`.
+fn named_template(value: &Value, name: &str) -> Option<String> {
+    let named = value.as_array()?.iter().find(|item| item["name"] == name)?;
+    named["template"].as_str().map(str::to_string)
 }
 
 /// Tokens that only `tokenizer_config.json` knows, as transformers adds them.

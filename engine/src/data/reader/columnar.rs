@@ -13,6 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::{
     fs::File,
     io::{BufReader, Read, Seek},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
 
@@ -29,13 +30,13 @@ pub fn read_parquet(path: &Path, give: &mut Give) -> Result<()> {
         });
     // Fewer of large rows.
     let batch = (BATCH_BYTES / (bytes / rows.max(1)).max(1)).clamp(1, BATCH as i64) as usize;
-    let reader = builder.with_batch_size(batch).build().map_err(|e| broken(path, "Parquet", &e))?;
+    let reader = guarded(path, "Parquet", || builder.with_batch_size(batch).build())?;
     batches(path, "Parquet", reader, give)
 }
 
-/// Rows of a Parquet file, as it says itself.
+/// Rows of a Parquet file, as its parts say.
 pub fn count_parquet(path: &Path) -> Result<u64> {
-    Ok(parquet(path)?.metadata().file_metadata().num_rows().max(0).unsigned_abs())
+    Ok(parquet(path)?.metadata().row_groups().iter().map(|group| group.num_rows().max(0).unsigned_abs()).sum())
 }
 
 /// Gives every row of an Arrow file or stream.
@@ -45,7 +46,11 @@ pub fn read_arrow(path: &Path, give: &mut Give) -> Result<()> {
 
 /// Rows of an Arrow file or stream.
 pub fn count_arrow(path: &Path) -> Result<u64> {
-    arrow(path)?.map(|batch| Ok(batch.map_err(|e| broken(path, "Arrow", &e))?.num_rows() as u64)).sum()
+    let (mut batches, mut rows) = (arrow(path)?, 0);
+    while let Some(batch) = guarded(path, "Arrow", || batches.next().transpose())? {
+        rows += batch.num_rows() as u64;
+    }
+    Ok(rows)
 }
 
 type Batches = Box<dyn Iterator<Item = std::result::Result<RecordBatch, ArrowError>>>;
@@ -55,30 +60,30 @@ fn arrow(path: &Path) -> Result<Batches> {
     let mut magic = [0; 6];
     let is_file = file.read_exact(&mut magic).is_ok() && &magic == b"ARROW1";
     file.rewind().map_err(Error::io(path))?;
-    let broken = |e| broken(path, "Arrow", &e);
-    Ok(match is_file {
-        true => Box::new(FileReader::try_new_buffered(file, None).map_err(broken)?),
-        false => Box::new(StreamReader::try_new(BufReader::new(file), None).map_err(broken)?),
+    guarded(path, "Arrow", || -> std::result::Result<Batches, ArrowError> {
+        Ok(match is_file {
+            true => Box::new(FileReader::try_new_buffered(file, None)?),
+            false => Box::new(StreamReader::try_new(BufReader::new(file), None)?),
+        })
     })
 }
 
 fn parquet(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>> {
     let file = File::open(path).map_err(Error::io(path))?;
-    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| broken(path, "Parquet", &e))
+    guarded(path, "Parquet", || ParquetRecordBatchReaderBuilder::try_new(file))
 }
 
 fn batches(
     path: &Path,
     kind: &str,
-    read: impl Iterator<Item = std::result::Result<RecordBatch, ArrowError>>,
+    mut read: impl Iterator<Item = std::result::Result<RecordBatch, ArrowError>>,
     give: &mut Give,
 ) -> Result<()> {
-    for batch in read {
-        let batch = batch.map_err(|e| broken(path, kind, &e))?;
+    while let Some(batch) = guarded(path, kind, || read.next().transpose())? {
         for start in (0..batch.num_rows()).step_by(BATCH) {
             let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
             let part = batch.slice(start, BATCH.min(batch.num_rows() - start));
-            writer.write(&part).and_then(|()| writer.finish()).map_err(|e| broken(path, kind, &e))?;
+            guarded(path, kind, || writer.write(&part).and_then(|()| writer.finish()))?;
             for line in writer.into_inner().split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
                 let row = serde_json::from_slice(line).map_err(|e| broken(path, kind, &e))?;
                 if !give(Raw { text: None, value: Ok(row) })? {
@@ -88,6 +93,18 @@ fn batches(
         }
     }
     Ok(())
+}
+
+/// What a library makes of the file. It panics where the numbers in a file contradict each other.
+fn guarded<T, E: std::fmt::Display>(
+    path: &Path,
+    kind: &str,
+    work: impl FnOnce() -> std::result::Result<T, E>,
+) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|e| broken(path, kind, &e)),
+        Err(_) => Err(broken(path, kind, &"its numbers contradict each other")),
+    }
 }
 
 fn broken(path: &Path, kind: &str, error: &dyn std::fmt::Display) -> Error {

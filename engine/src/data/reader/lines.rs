@@ -1,6 +1,6 @@
 //! A row a line: JSON Lines and plain text.
 
-use super::{Give, Input, MAX_ROW, Raw, Row, json, row_not_json, row_too_long};
+use super::{Give, Input, MAX_ROW, Raw, Row, json, row_too_long, value};
 use crate::Result;
 use api::Problem;
 use serde_json::Value;
@@ -14,10 +14,7 @@ pub fn read_json(mut input: Input, give: &mut Give) -> Result<()> {
         give(match line {
             Line::Blank => return Ok(true),
             Line::Long => Raw { text: None, value: Err(row_too_long(number)) },
-            Line::Bytes(line) => {
-                let value = serde_json::from_slice(line);
-                Raw { text: Some(line), value: value.map_err(|e| row_not_json(number, e.column(), &e.to_string())) }
-            }
+            Line::Bytes(line) => Raw { text: Some(line), value: value::parse(line, |_, column| (number, column)) },
         })
     })
 }

@@ -8,6 +8,7 @@ mod csv;
 mod input;
 mod json;
 mod lines;
+mod value;
 
 use super::{Row, example::fault};
 use crate::{Error, Result};

@@ -10,15 +10,28 @@ use flate2::{Compression, write::GzEncoder};
 use parquet::arrow::ArrowWriter;
 use std::{fs::File, io::Write, sync::Arc};
 
-/// Every row of a file with these bytes, and the problem that ends it, if one does.
-fn read_all(name: &str, bytes: &[u8]) -> (Vec<Result<Value, String>>, Option<String>) {
+/// What a reading gives: every row, and the problem that ends it, if one does.
+type Reading = (Vec<Result<Value, String>>, Option<String>);
+
+/// Reads a file with these bytes.
+fn read_all(name: &str, bytes: &[u8]) -> Reading {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
     std::fs::write(&path, bytes).unwrap();
     read_path(&path)
 }
 
-fn read_path(path: &Path) -> (Vec<Result<Value, String>>, Option<String>) {
+/// Reads the file, and counts it alike.
+fn read_path(path: &Path) -> Reading {
+    let (found, problem) = read_once(path);
+    match &problem {
+        None => assert_eq!(count(path).unwrap(), found.len() as u64),
+        Some(problem) => assert_eq!(&count(path).unwrap_err().into_problem().message, problem),
+    }
+    (found, problem)
+}
+
+fn read_once(path: &Path) -> Reading {
     let mut found = Vec::new();
     let read = read(path, &mut |n, value| {
         assert_eq!(n as usize, found.len());
@@ -33,10 +46,6 @@ fn read_path(path: &Path) -> (Vec<Result<Value, String>>, Option<String>) {
         assert!(problem.zh.is_some() && !problem.hint.is_empty());
         problem.message
     });
-    match &problem {
-        None => assert_eq!(count(path).unwrap(), found.len() as u64),
-        Some(problem) => assert_eq!(&count(path).unwrap_err().into_problem().message, problem),
-    }
     (found, problem)
 }
 
@@ -210,4 +219,101 @@ fn columnar_files_give_rows() {
             assert_eq!((row["instruction"].as_str(), row["n"].as_u64()), (texts[i].as_deref(), Some(i as u64)));
         }
     }
+}
+
+#[test]
+fn nothing_is_lost_unseen() {
+    // Of a key that stands twice the first value would be gone.
+    let twice = row_fault("a.json", b"[{},\n {\"a\": 1, \"b\": {\"c\": 1,\n \"c\": 2}}]", 1);
+    assert!(twice.contains("key \"c\" stands in it twice: line 3, column"), "{twice}");
+    assert!(
+        row_fault("a.jsonl", b"{}\n{\"a\": 1, \"a\": 1}\n", 1).contains("\"a\" stands in it twice: line 2, column 12")
+    );
+    assert!(row_fault("a.jsonl", br#"{"a": "\udc00\ud800"}"#, 0).contains("line 1, column"));
+    assert_eq!(rows("a.jsonl", br#"{"a": "\ud83d\ude38"}"#)[0]["a"], "😸");
+    // A NUL is a character like others, but not inside JSON.
+    assert_eq!(rows("a.txt", b"one\0two\n")[0]["text"], "one\0two");
+    assert_eq!(rows("a.csv", b"a,b\n1\0,2\n")[0]["a"], "1\0");
+    assert_eq!(rows("a.jsonl", br#"{"a": "\u0000"}"#)[0]["a"], "\0");
+    let utf16: Vec<u8> = "{\"a\": 1}\n".encode_utf16().flat_map(u16::to_le_bytes).chain([0x20]).collect();
+    assert!(fault("a.jsonl", &utf16).contains("is not text in UTF-16LE"));
+}
+
+#[test]
+fn deep_nesting_is_a_fault_of_its_row() {
+    let deep = |n: usize| format!("[{}{}, 2]", "[".repeat(n), "]".repeat(n));
+    assert!(row_fault("a.json", deep(500_000).as_bytes(), 0).contains("of the file: recursion limit"));
+    assert!(
+        row_fault("a.json", format!("[{}1{}]", "{\"a\":".repeat(900), "}".repeat(900)).as_bytes(), 0)
+            .contains("recursion")
+    );
+    assert!(fault("a.json", "[".repeat(3_000_000).as_bytes()).contains("line 1"));
+}
+
+/// What a footer says of the rest of the file is not believed.
+#[test]
+fn lying_footers_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.parquet");
+    let column: ArrayRef = Arc::new(StringArray::from(vec!["some text"; 5000]));
+    let batch = RecordBatch::try_from_iter([("text", column)]).unwrap();
+    let mut writer = ArrowWriter::try_new(File::create(&path).unwrap(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let footer = whole.len() - 8;
+    for length in [0, 1, 7, footer as u32 - 1, footer as u32, u32::MAX / 2, u32::MAX] {
+        let mut lying = whole.clone();
+        lying[footer..footer + 4].copy_from_slice(&length.to_le_bytes());
+        assert!(fault("a.parquet", &lying).contains("can't be read as Parquet"), "{length}");
+    }
+    // The metadata stay, the data behind them are gone.
+    std::fs::write(&path, [&whole[..4], &whole[whole.len() / 2..]].concat()).unwrap();
+    let (rows, problem) = read_once(&path);
+    assert!(rows.len() < 5000 && problem.unwrap().contains("can't be read as Parquet"));
+    assert!(fault("a.parquet", &whole[..whole.len() - 1]).contains("can't be read as Parquet"));
+}
+
+#[test]
+fn ten_thousand_files_are_one_dataset() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("many")).unwrap();
+    for i in 0..10_000 {
+        std::fs::write(dir.path().join(format!("many/{i:05}.jsonl")), format!("{{\"text\": \"{i}\"}}\n")).unwrap();
+    }
+    std::fs::write(dir.path().join("many/04000.jsonl"), "{\"text\": oops}\n").unwrap();
+    let info = r#"{"a": {"file_name": "many", "columns": {"prompt": "text"}}}"#;
+    std::fs::write(dir.path().join("dataset_info.json"), info).unwrap();
+    let registry = crate::data::Registry::open(dir.path()).unwrap();
+    let mut seen = Vec::new();
+    crate::data::load::examples(&registry, registry.entry("a").unwrap(), u64::MAX, &mut |row, example| {
+        seen.push((row, example.map(|e| e.text.unwrap()).map_err(|p| p.message)));
+        Ok(ControlFlow::Continue(()))
+    })
+    .unwrap();
+    assert_eq!((seen.len(), &seen[9999]), (10_000, &(10_000, Ok("9999".to_string()))));
+    let faulty: Vec<_> = seen.iter().filter_map(|(_, row)| row.as_ref().err()).collect();
+    assert!(faulty.len() == 1 && faulty[0].starts_with("Row 4001 of dataset a"), "{faulty:?}");
+}
+
+/// `cargo test -p engine --lib two_gigabytes -- --ignored`
+#[test]
+#[ignore = "reads two sparse files of 2 GB"]
+fn a_line_of_two_gigabytes_is_never_held() {
+    let resident = || -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
+        peak.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let before = resident();
+    for (name, start) in [("a.jsonl", "{}\n{\"a\":\""), ("a.txt", "one\n")] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, start).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(2 << 30).unwrap();
+        let (rows, problem) = read_path(&path);
+        assert_eq!((rows.len(), problem), (2, None));
+        assert!(rows[1].as_ref().unwrap_err().contains("more than 64 MiB (from line 2"));
+    }
+    assert!(resident() - before < 300 << 10, "{} kB", resident() - before);
 }
