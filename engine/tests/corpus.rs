@@ -55,7 +55,7 @@ fn changed_bytes_for_long() {
 
 /// Runs the target on changed files of its corpus, as long as `go_on` says by their number and the time. A file that
 /// breaks it is kept in the folder for temporary files, and its name told. Gives the number of files.
-fn mutate(name: &str, target: fn(&[u8]), seed: u64, go_on: impl Fn(usize, Duration) -> bool) -> usize {
+fn mutate(name: &str, target: targets::Target, seed: u64, go_on: impl Fn(usize, Duration) -> bool) -> usize {
     let files: Vec<Vec<u8>> = corpus(name).iter().map(|file| fs::read(file).unwrap()).collect();
     let (mut random, mut tried, begun) = (Random(seed), 0, Instant::now());
     while go_on(tried, begun.elapsed()) {

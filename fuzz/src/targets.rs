@@ -19,8 +19,11 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+/// What a target does with its bytes.
+pub type Target = fn(&[u8]);
+
 /// Name and function of each target.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("json", json),
     ("jsonl", jsonl),
     ("csv", csv),

@@ -146,7 +146,7 @@ impl ChatTemplate {
         let texts = |arguments: &serde_json::Value| match arguments {
             serde_json::Value::String(_) => arguments.clone(),
             object => tojson::dumps(&Value::from(Serde(object)), &tojson::Style::default())
-                .map_or_else(|_| object.to_string(), |text| text)
+                .unwrap_or_else(|_| object.to_string())
                 .into(),
         };
         with(example::with_arguments(messages, objects))

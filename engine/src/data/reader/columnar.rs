@@ -31,7 +31,16 @@ pub fn read_parquet(path: &Path, give: &mut Give) -> Result<()> {
     // Fewer of large rows.
     let batch = (BATCH_BYTES / (bytes / rows.max(1)).max(1)).clamp(1, BATCH as i64) as usize;
     let reader = guarded(path, "Parquet", || builder.with_batch_size(batch).build())?;
-    batches(path, "Parquet", reader, give)
+    let (mut found, mut stopped) = (0, false);
+    batches(path, "Parquet", reader, &mut |row| {
+        found += 1;
+        stopped = !give(row)?;
+        Ok(!stopped)
+    })?;
+    if !stopped && found != rows {
+        return Err(broken(path, "Parquet", &format!("it has {found} rows and says {rows}")));
+    }
+    Ok(())
 }
 
 /// Rows of a Parquet file, as its parts say.
