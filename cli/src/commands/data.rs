@@ -2,13 +2,16 @@
 
 use crate::{
     args::{Data, DataPull, DataRender},
+    config,
     environment::Environment,
-    home,
+    gpu, home,
     outcome::{Failure, Outcome, WRONG},
     pulls,
+    runs::RunFolder,
     say::Say,
 };
 use api::{
+    JobKind,
     data::{DatasetInfo, PreviewRow},
     hub::PullDataset,
     question::{Answer, Question},
@@ -18,6 +21,7 @@ use engine::data::{self, render::Rendering};
 pub fn run(command: Data, environment: &Environment, say: &Say) -> Outcome {
     let question = match command {
         Data::Render(wanted) => return render(wanted, say),
+        Data::Make { words, resume } => return make(&words, resume, environment, say),
         Data::Pull(wanted) => return pull(wanted, environment, say),
         Data::List => Question::Datasets,
         Data::Show { name, offset, rows } => Question::Rows { dataset: name, offset, limit: rows },
@@ -56,6 +60,21 @@ fn pull(wanted: DataPull, environment: &Environment, say: &Say) -> Outcome {
     let dataset: DatasetInfo = pulled.map_err(pulls::failure)?;
     say.result(&dataset, || line(&dataset, say));
     Ok(())
+}
+
+fn make(words: &[String], resume: Option<String>, environment: &Environment, say: &Say) -> Outcome {
+    let places = environment.places();
+    home::set_up(&environment.home)?;
+    let folder = match resume {
+        Some(id) => RunFolder::open(&places.runs().join(id))?,
+        None => {
+            let config = config::read(words)?;
+            gpu::hand_over(&config)?;
+            engine::make::arguments(&config, &places).map_err(Failure::refused)?;
+            RunFolder::make(JobKind::Make, config, &places)?
+        }
+    };
+    super::train::work(folder, None, environment, say)
 }
 
 fn render(wanted: DataRender, say: &Say) -> Outcome {

@@ -88,7 +88,7 @@ pub(super) fn one(dir: &Path, name: &str) -> Result<DatasetInfo> {
 }
 
 /// Puts an entry into `dataset_info.json` under a name that is free.
-pub(super) fn add(dir: &Path, name: &str, entry: Row) -> Result<()> {
+pub(crate) fn add(dir: &Path, name: &str, entry: Row) -> Result<()> {
     change(dir, |entries| {
         if entries.contains_key(name) {
             return Err(taken(name));
@@ -98,7 +98,7 @@ pub(super) fn add(dir: &Path, name: &str, entry: Row) -> Result<()> {
     })
 }
 
-pub(super) fn taken(name: &str) -> Error {
+pub(crate) fn taken(name: &str) -> Error {
     Problem::new(
         "dataset_taken",
         format!("There already is a dataset {name:?}."),
@@ -250,7 +250,7 @@ fn change(dir: &Path, edit: impl FnOnce(&mut Map<String, Value>) -> Result<()>) 
 }
 
 /// Names are one to 64 letters, digits, `_`, `-` and `.`, and don't begin with a point: they are words in YAML and in URLs.
-pub(super) fn check_name(name: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str) -> Result<()> {
     let known = |c: char| c.is_alphanumeric() || "_-.".contains(c);
     let len = name.chars().count();
     if (1..=64).contains(&len) && !name.starts_with('.') && name.chars().all(known) {
