@@ -76,6 +76,9 @@ pub struct Catalog {
     pub generation: Option<Group>,
     /// Parameters of an export job.
     pub export: Option<Group>,
+    /// Parameters of a job that makes data, besides those of the model and of generation.
+    #[serde(default)]
+    pub make: Option<Group>,
     pub ignored: Vec<Ignored>,
 }
 

@@ -25,6 +25,8 @@ pub enum JobKind {
     /// The server downloads a model, whose hub id is `config.model_name_or_path`, or a dataset: then `config` is a
     /// [`PullDataset`](crate::hub::PullDataset).
     Pull,
+    /// A worker makes rows; `config` as `lathe data make` takes it.
+    Make,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -148,11 +150,14 @@ pub enum Feed {
 /// fit for a folder's name: `^[A-Za-z0-9][A-Za-z0-9._-]*$`.
 pub fn wished_id(kind: JobKind, name: &str, config: &RunConfig) -> String {
     let model = config.text("model_name_or_path").or(config.text("id")).unwrap_or("model");
-    let model = Path::new(model).file_stem().map_or_else(|| model.into(), |stem| stem.to_string_lossy());
+    let last =
+        |name: &str| Path::new(name).file_stem().map_or_else(|| name.into(), |s| s.to_string_lossy().into_owned());
+    let model = last(model);
     let made = match kind {
         JobKind::Train => format!("{model}-{}", config.text("stage").unwrap_or("sft")),
         JobKind::Export => format!("export-{model}"),
         JobKind::Pull => format!("pull-{model}"),
+        JobKind::Make => format!("made-{}", last(config.text("dataset").unwrap_or("data"))),
     };
     [name, &made].into_iter().map(slug).find(|id| !id.is_empty()).unwrap_or_else(|| "run".into())
 }

@@ -122,6 +122,15 @@ pub enum Data {
     Export(DataExport),
     /// Download a dataset of a hub and register it, going on where an earlier download stopped
     Pull(DataPull),
+    /// Make rows: new tasks after seeds, or answers to rows without one
+    Make {
+        /// A YAML file and key=value words: task, dataset, model_name_or_path, or base_url and teacher, num_rows …
+        #[arg(value_name = "MAKE.yaml | key=value")]
+        words: Vec<String>,
+        /// Go on with a job that was stopped or killed
+        #[arg(long, value_name = "JOB", conflicts_with = "words")]
+        resume: Option<String>,
+    },
     /// What a chat template makes of a conversation: its text, and nothing after it
     Render(DataRender),
 }

@@ -1,7 +1,7 @@
 //! Everything that the environment says, read once and only here.
 
 use engine::Places;
-use server::hub::HubSettings;
+use server::{hub::HubSettings, teacher::TeacherSettings};
 use std::env;
 use std::path::PathBuf;
 
@@ -10,6 +10,7 @@ pub struct Environment {
     /// The data folder: `--home`, `$LATHE_HOME` or `~/.lathe`.
     pub home: PathBuf,
     pub hub: HubSettings,
+    pub teacher: TeacherSettings,
     /// `LATHE_TOKEN`, for the studio.
     pub token: Option<String>,
     /// `LATHE_CPU`: compute with no better instructions than these, for comparisons.
@@ -33,6 +34,7 @@ impl Environment {
                 modelscope_token: text("MODELSCOPE_API_TOKEN"),
                 prefers_modelscope: is_true("USE_MODELSCOPE_HUB"),
             },
+            teacher: TeacherSettings { key: text("LATHE_TEACHER_API_KEY"), url: text("LATHE_TEACHER_URL") },
             token: text("LATHE_TOKEN"),
             cpu: text("LATHE_CPU"),
             language: ["LC_ALL", "LC_MESSAGES", "LANG"].into_iter().find_map(text).unwrap_or_default(),

@@ -1,12 +1,14 @@
 //! The work of one run folder, in this process: the engine does it, its events go to the file.
 
 use crate::{
+    environment::Environment,
     events::EventLog,
     outcome::{self, Failure, Outcome},
     runs::RunFolder,
+    teacher,
 };
 use api::{Event, Line, Problem};
-use engine::{Places, prepare::Prepared};
+use engine::{make::Endpoint, prepare::Prepared};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +19,7 @@ use std::sync::atomic::AtomicBool;
 pub fn run(
     folder: &RunFolder,
     prepared: Option<Prepared>,
-    places: &Places,
+    environment: &Environment,
     stop: &AtomicBool,
     on_line: &mut dyn FnMut(&Line),
 ) -> Outcome {
@@ -32,7 +34,10 @@ pub fn run(
         on_line(&line);
         Ok(())
     };
-    let work = AssertUnwindSafe(|| engine::run::run_prepared(&folder.spec, prepared, dir, places, &mut sink, stop));
+    let places = environment.places();
+    let connect = |endpoint: &Endpoint| teacher::connect(endpoint, &environment.teacher);
+    let work =
+        AssertUnwindSafe(|| engine::run::run_prepared(&folder.spec, prepared, dir, &places, &connect, &mut sink, stop));
     let result = catch_unwind(work).unwrap_or_else(|panic| {
         let event = Event::Finished {
             outcome: api::Outcome::Failed,

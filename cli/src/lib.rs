@@ -16,6 +16,7 @@ mod pulls;
 mod runs;
 mod say;
 mod signals;
+mod teacher;
 
 use args::{Args, Command};
 use clap::Parser;

@@ -1,7 +1,7 @@
 //! What a person sees of work that takes time, on stderr: a bar in a terminal, now and then a line elsewhere.
 
 use crate::say::Say;
-use api::{Event, Line, Outcome, Plan};
+use api::{Event, JobKind, Line, Outcome, Plan, job::Spec};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,13 +17,22 @@ pub fn bytes() -> ProgressBar {
 /// Follows the events of a run.
 pub struct Watch<'a> {
     say: &'a Say,
+    /// The job that is followed, and what it does.
+    job: String,
+    kind: JobKind,
     bar: ProgressBar,
     told: Option<Instant>,
 }
 
 impl<'a> Watch<'a> {
-    pub fn new(say: &'a Say) -> Self {
-        Self { say, bar: bar("[{bar:30}] {pos}/{len} {msg} ETA {eta}"), told: None }
+    pub fn new(say: &'a Say, spec: &Spec) -> Self {
+        Self {
+            say,
+            job: spec.id.clone(),
+            kind: spec.kind,
+            bar: bar("[{bar:30}] {pos}/{len} {msg} ETA {eta}"),
+            told: None,
+        }
     }
 
     pub fn line(&mut self, line: &Line) {
@@ -62,9 +71,18 @@ impl<'a> Watch<'a> {
                     }
                 });
             }
-            Event::Finished { outcome, .. } => {
+            Event::Finished { outcome, summary, .. } => {
                 self.bar.finish_and_clear();
-                if *outcome == Outcome::Stopped {
+                if self.kind == JobKind::Make {
+                    self.say.note(&listed(summary));
+                    if *outcome == Outcome::Stopped {
+                        let job = &self.job;
+                        self.say.note(&match self.say.is_chinese() {
+                            true => format!("已停止，已生成的数据会保留。用 lathe data make --resume {job} 继续。"),
+                            false => format!("Stopped; the rows are kept. Go on with lathe data make --resume {job}."),
+                        });
+                    }
+                } else if *outcome == Outcome::Stopped {
                     self.say.note(match self.say.is_chinese() {
                         true => "已停止并保存。用 resume_from_checkpoint=true 和同一 output_dir 继续。",
                         false => "Stopped and saved. Go on with resume_from_checkpoint=true and the same output_dir.",
@@ -90,6 +108,7 @@ impl<'a> Watch<'a> {
             part("tokens_per_s", &|v| format!("{v:.0} tokens/s")),
         ];
         let text = parts.into_iter().flatten().collect::<Vec<_>>().join("  ");
+        let text = if self.kind == JobKind::Make { listed(values) } else { text };
         self.bar.set_position(step);
         if self.bar.is_hidden() && !self.say.json && self.told.is_none_or(|told| told.elapsed() >= PACE) {
             self.told = Some(Instant::now());
@@ -103,6 +122,12 @@ impl<'a> Watch<'a> {
     fn above(&self, text: &str) {
         self.bar.suspend(|| self.say.note(text));
     }
+}
+
+/// `rows 3  dropped_similar 1`.
+fn listed(values: &BTreeMap<String, f64>) -> String {
+    let shown = values.iter().map(|(name, value)| format!("{name} {}", (value * 100.0).round() / 100.0));
+    shown.collect::<Vec<_>>().join("  ")
 }
 
 fn planned(plan: &Plan, chinese: bool) -> String {

@@ -6,7 +6,7 @@ use crate::{
 use api::{
     Card, Catalog, Text,
     catalog::{Group, Preset},
-    params::{self, DataParams, ExportParams, GenerateParams, ModelParams, OutputParams, TrainParams},
+    params::{self, DataParams, ExportParams, GenerateParams, MakeParams, ModelParams, OutputParams, TrainParams},
 };
 use serde_json::{Map, Value, json};
 
@@ -38,6 +38,7 @@ pub fn catalog() -> Catalog {
         presets: presets(),
         generation: Some(group("generation", "Generation", "生成", params::schema::<GenerateParams>())),
         export: Some(group("export", "Export", "导出", params::schema::<ExportParams>())),
+        make: Some(group("make", "Making data", "生成数据", params::schema::<MakeParams>())),
         ignored: params::ignored(),
     }
 }

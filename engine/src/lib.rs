@@ -16,6 +16,7 @@ pub mod files;
 pub mod generate;
 pub mod kernels;
 pub mod loaded;
+pub mod make;
 mod memory;
 pub mod merge;
 pub mod model;

@@ -4,6 +4,7 @@ use crate::{
     Error, Places, Result,
     adapters::{Base, Precision},
     files::export,
+    make::{self, Connect},
     merge,
     model::{Source, Store, build},
     prepare::{Prepared, prepare, sampler},
@@ -25,15 +26,16 @@ pub type Sink<'a> = &'a mut dyn FnMut(Event) -> Result<()>;
 
 /// Does the job and says everything through `sink`, the last word included. `stop` asks it to save and end.
 pub fn run(spec: &Spec, dir: &Path, places: &Places, sink: Sink, stop: &AtomicBool) -> Result<Outcome> {
-    run_prepared(spec, None, dir, places, sink, stop)
+    run_prepared(spec, None, dir, places, &make::no_endpoints, sink, stop)
 }
 
-/// As [`run`], for a training that was prepared before.
+/// As [`run`], for a training that was prepared before, and with a way to teachers elsewhere.
 pub fn run_prepared(
     spec: &Spec,
     prepared: Option<Prepared>,
     dir: &Path,
     places: &Places,
+    connect: Connect,
     sink: Sink,
     stop: &AtomicBool,
 ) -> Result<Outcome> {
@@ -41,6 +43,7 @@ pub fn run_prepared(
     let done = match spec.kind {
         JobKind::Train => train(&spec.config, prepared, dir, places, sink, stop),
         JobKind::Export => merge::export(&spec.config, &spec.id, places, sink, stop).map(|o| (o, BTreeMap::new())),
+        JobKind::Make => make::make(&spec.config, &spec.id, places, connect, sink, stop),
         JobKind::Pull => Err(Error::Internal("a pull is the server's job".into())),
     };
     let (outcome, problem, summary) = match done {

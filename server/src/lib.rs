@@ -15,6 +15,7 @@ mod security;
 mod state;
 mod store;
 mod supervisor;
+pub mod teacher;
 mod time;
 mod ui;
 mod worker;

@@ -45,13 +45,15 @@ impl Program {
         self.cuda.as_ref().map_or(0, |cuda| cuda.gpus)
     }
 
-    /// Starts the job of a run folder. It outlives the server and belongs to no terminal.
-    pub fn start_job(&self, dir: &Path, slot: Slot) -> io::Result<Child> {
+    /// Starts the job of a run folder. It outlives the server and belongs to no terminal. `secrets`: variables that it
+    /// gets beside those that every worker may see.
+    pub fn start_job(&self, dir: &Path, slot: Slot, secrets: &[&str]) -> io::Result<Child> {
         let log = OpenOptions::new().create(true).append(true).open(dir.join("worker.log"))?;
         let mut command = match (slot, &self.cuda) {
             (Slot::Gpu(n), Some(cuda)) => self.command(&cuda.path, Some(n)),
             _ => self.command(&self.path, None),
         };
+        command.envs(self.env.iter().filter(|(name, _)| secrets.iter().any(|secret| name == secret)).cloned());
         command.arg(dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         spawn(command)
     }
@@ -173,7 +175,16 @@ mod tests {
 
     #[test]
     fn secrets_stay_out_of_the_environment() {
-        let all = ["PATH", "HF_HOME", "HF_TOKEN", "LATHE_HOME", "LATHE_TOKEN", "AWS_SECRET_ACCESS_KEY", "LD_PRELOAD"];
+        let all = [
+            "PATH",
+            "HF_HOME",
+            "HF_TOKEN",
+            "LATHE_TEACHER_API_KEY",
+            "LATHE_HOME",
+            "LATHE_TOKEN",
+            "AWS_SECRET_ACCESS_KEY",
+            "LD_PRELOAD",
+        ];
         let all = all.map(|name| (OsString::from(name), OsString::from("x")));
         let kept: Vec<_> = allowed_environment(all).map(|(name, _)| name.into_string().unwrap()).collect();
         assert_eq!(kept, ["PATH", "HF_HOME", "LATHE_HOME"]);

@@ -4,10 +4,12 @@
 mod compute;
 mod groups;
 mod ignored;
+mod make;
 
 pub use compute::{COMPUTE_SWITCHES, ComputeType};
 pub use groups::*;
 pub use ignored::ignored;
+pub use make::*;
 
 use crate::{Problem, Problems, RunConfig};
 use schemars::JsonSchema;
@@ -265,6 +267,7 @@ mod tests {
             schema::<OutputParams>(),
             schema::<GenerateParams>(),
             schema::<ExportParams>(),
+            schema::<MakeParams>(),
         ] {
             for (key, property) in schema["properties"].as_object().unwrap() {
                 for path in ["/ui/label/en", "/ui/label/zh", "/ui/help_zh", "/description"] {

@@ -4,13 +4,14 @@ use crate::{
     args::{Data, DataExport, DataPull, DataRender, DataRun, DataShow},
     config,
     environment::Environment,
-    home,
+    gpu, home,
     outcome::{Failure, Outcome, WRONG},
     pulls,
+    runs::RunFolder,
     say::Say,
 };
 use api::{
-    RunConfig,
+    JobKind, RunConfig,
     data::{DatasetInfo, Finding, Flaw, PreviewRow, RowsWanted, Statistics, TokenPreview},
     hub::PullDataset,
     params::{self, DataParams},
@@ -36,6 +37,7 @@ pub fn run(command: Data, environment: &Environment, say: &Say) -> Outcome {
         Data::Check(of) => check(&of, &places, say),
         Data::Export(wanted) => export(&wanted, &places),
         Data::Pull(wanted) => pull(wanted, environment, say),
+        Data::Make { words, resume } => make(&words, resume, environment, say),
         Data::Render(_) => Ok(()),
     }
 }
@@ -124,6 +126,20 @@ fn read(of: &DataRun, places: &Places) -> Outcome<(RunConfig, PathBuf)> {
     let data: DataParams = params::read(&config)?;
     let dir = prepare::dataset_dir(&data, places);
     Ok((config, dir))
+}
+
+fn make(words: &[String], resume: Option<String>, environment: &Environment, say: &Say) -> Outcome {
+    let places = environment.places();
+    let folder = match resume {
+        Some(id) => RunFolder::open(&places.runs().join(id))?,
+        None => {
+            let config = config::read(words)?;
+            gpu::hand_over(&config)?;
+            engine::make::arguments(&config, &places).map_err(Failure::refused)?;
+            RunFolder::make(JobKind::Make, config, &places)?
+        }
+    };
+    super::train::work(folder, None, environment, say)
 }
 
 fn render(wanted: DataRender, say: &Say) -> Outcome {

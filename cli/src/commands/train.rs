@@ -27,8 +27,8 @@ pub fn run(words: &[String], environment: &Environment, say: &Say) -> Outcome {
 pub fn work(folder: RunFolder, prepared: Option<Prepared>, environment: &Environment, say: &Say) -> Outcome {
     log::to_run(&folder.dir);
     let stop = signals::stop_flag();
-    let mut watch = Watch::new(say);
-    let result = job::run(&folder, prepared, &environment.places(), &stop, &mut |line| {
+    let mut watch = Watch::new(say, &folder.spec);
+    let result = job::run(&folder, prepared, environment, &stop, &mut |line| {
         if say.json {
             say.json(line);
         }

@@ -35,7 +35,7 @@ pub fn run(args: Worker, environment: &Environment) -> Outcome {
         return served.map_err(|e| Failure { is_told: true, ..Failure::failed(e.into_problem()) });
     }
     let folder = RunFolder::open(&args.task.run.unwrap_or_default())?;
-    job::run(&folder, None, &places, &signals::stop_flag(), &mut |_| {})
+    job::run(&folder, None, environment, &signals::stop_flag(), &mut |_| {})
 }
 
 fn parse<T: DeserializeOwned>(text: &str) -> Outcome<T> {

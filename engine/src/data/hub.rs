@@ -24,7 +24,7 @@ const MOST_FILES: usize = 200_000;
 /// Folders within folders.
 const DEEPEST: usize = 16;
 /// The largest README that is read.
-pub const LARGEST_README: usize = 4 << 20;
+const LARGEST_README: u64 = 4 << 20;
 
 /// The folder of a repository below `dir/.hub`.
 pub fn folder(dir: &Path, hub: HubName, repo: &str) -> PathBuf {
@@ -35,8 +35,7 @@ pub fn folder(dir: &Path, hub: HubName, repo: &str) -> PathBuf {
 pub fn local(dirs: &[PathBuf], source: &HubSource) -> Option<Vec<PathBuf>> {
     let places = dirs.iter().flat_map(|dir| HubName::ALL.map(|hub| (dir, hub)));
     places.filter_map(|(dir, hub)| snapshot(dir, hub, source.on(hub)?)).find_map(|snapshot| {
-        let readme = fs::read_to_string(snapshot.join("README.md")).unwrap_or_default();
-        let chosen = choose(source, &names(&snapshot), &readme).ok()?;
+        let chosen = choose(source, &names(&snapshot), &readme(&snapshot)).ok()?;
         Some(chosen.into_iter().map(|name| snapshot.join(name)).collect())
     })
 }
@@ -135,6 +134,13 @@ fn snapshot(dir: &Path, hub: HubName, repo: &str) -> Option<PathBuf> {
     let commit = fs::read_to_string(folder.join("refs").join(hub.revision())).ok()?;
     let commit = Some(commit.trim()).filter(|c| !c.is_empty() && c.bytes().all(|b| b.is_ascii_hexdigit()))?;
     Some(folder.join("snapshots").join(commit)).filter(|path| path.is_dir())
+}
+
+/// The text of a snapshot's README; nothing for one that is too large or not there.
+fn readme(snapshot: &Path) -> String {
+    let path = snapshot.join("README.md");
+    let is_small = fs::metadata(&path).is_ok_and(|meta| meta.len() < LARGEST_README);
+    if is_small { fs::read_to_string(&path).unwrap_or_default() } else { String::new() }
 }
 
 /// Files of a folder, with their paths below it.

@@ -32,6 +32,9 @@ pub struct Generation {
     /// Where the text that was last decoded begins, and up to where it was handed out.
     window: (usize, usize),
     pub finished: Option<FinishReason>,
+    /// Sum of the log probabilities of the tokens and their number, the one that ended the answer included; kept only
+    /// if asked for.
+    certainty: Option<(f64, usize)>,
 }
 
 impl Generation {
@@ -66,6 +69,7 @@ impl Generation {
             ids: Vec::new(),
             window: (0, 0),
             finished: None,
+            certainty: None,
             params,
         })
     }
@@ -76,8 +80,14 @@ impl Generation {
             return Ok(String::new());
         }
         let mut logits = model.step(&self.pending, &mut self.cache)?;
+        // What the model itself says, before a penalty changes it.
+        let said = self.certainty.map(|_| logits.clone());
         let seen = self.prompt.iter().chain(&self.ids).copied();
         let next = choose(&mut logits, &self.params, seen, &mut self.random);
+        if let (Some((sum, count)), Some(logits)) = (&mut self.certainty, said) {
+            *sum += log_probability(&logits, next);
+            *count += 1;
+        }
         if self.eos.contains(&next) {
             self.finished = Some(FinishReason::Stop);
             return self.rest();
@@ -89,6 +99,16 @@ impl Generation {
             return self.rest();
         }
         self.text()
+    }
+
+    /// From the first token on, keeps what [`confidence`](Self::confidence) needs.
+    pub fn keep_confidence(&mut self) {
+        self.certainty = Some((0.0, 0));
+    }
+
+    /// exp of the mean log probability that the model gave the tokens of the answer and its end, 0 to 1.
+    pub fn confidence(&self) -> Option<f64> {
+        self.certainty.filter(|(_, count)| *count > 0).map(|(sum, count)| (sum / count as f64).exp())
     }
 
     pub fn prompt_tokens(&self) -> usize {
@@ -131,7 +151,28 @@ impl Generation {
     }
 }
 
+/// ln softmax(logits) at `token`.
+fn log_probability(logits: &[f32], token: u32) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|l| f64::from(l - max).exp()).sum();
+    let own = logits.get(token as usize).map_or(f64::NEG_INFINITY, |l| f64::from(l - max));
+    own - sum.ln()
+}
+
 fn clock() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |d| d.as_nanos() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_probabilities_are_those_of_softmax() {
+        let logits = [0.5f32.ln() + 7.0, 0.3f32.ln() + 7.0, 0.2f32.ln() + 7.0];
+        for (token, share) in [0.5, 0.3, 0.2f64].into_iter().enumerate() {
+            assert!((log_probability(&logits, token as u32).exp() - share).abs() < 1e-6);
+        }
+    }
 }

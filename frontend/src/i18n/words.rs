@@ -338,4 +338,18 @@ words! {
     hub_id: "Dataset", "数据集";
     hub_subset: "Subset", "子集";
     hub_split: "Split", "划分";
+
+    // Making data
+    make_data: "Make data", "生成数据";
+    make_task: "What to make", "生成方式";
+    make_instruct: "New tasks after seeds, with answers", "仿照种子任务生成新任务和回答";
+    make_label: "Answers to rows without one", "为没有回答的数据补上回答";
+    make_from: "From", "来源";
+    make_question: "Question about each row", "对每行的提问";
+    make_rows: "Rows", "行数";
+    make_server: "Server of the teacher, or empty", "教师模型地址（可留空）";
+    make_teacher: "Teacher", "教师模型";
+    make_help: "The teacher is a model of this computer, or one of an OpenAI-compatible server. Each row keeps where it comes from.", "教师模型可以是本机模型，也可以是 OpenAI 兼容服务上的模型。每行都会记录来源。";
+    make_start: "Make rows", "开始生成";
+    make_dropped: "{n} dropped", "丢弃 {n} 条";
 }

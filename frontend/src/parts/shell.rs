@@ -87,6 +87,7 @@ pub fn job_href(job: &Job) -> String {
         JobKind::Export => "/export".into(),
         JobKind::Pull if job.config.text("id").is_some() => "/data".into(),
         JobKind::Pull => "/".into(),
+        JobKind::Make => "/data".into(),
     }
 }
 

@@ -76,7 +76,9 @@ impl Hub {
         for file in &files {
             self.download(&client, &folder, file, &|_| {}).await?;
             let path = folder.blob(&file.etag);
-            text = std::fs::read_to_string(&path).unwrap_or_default();
+            if super::length(&path).is_some_and(|bytes| bytes < LARGEST_README) {
+                text = std::fs::read_to_string(&path).unwrap_or_default();
+            }
         }
         let names = listing.siblings.iter().map(|s| s.name.clone()).collect();
         let chosen = choose(names, text).await?;

@@ -9,7 +9,7 @@ mod dataset;
 mod listing;
 mod modelscope;
 mod problems;
-mod request;
+pub(crate) mod request;
 
 pub use dataset::pull_dataset;
 

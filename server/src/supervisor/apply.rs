@@ -63,8 +63,11 @@ pub fn apply(record: &mut Record, pace: &mut Pace, line: Line, dir: &Path) -> Ef
         Event::Status { text, done, total } => {
             // The bar of a training run shows steps only.
             if job.kind != JobKind::Train {
+                // A sign of life without progress says nothing about the pace.
+                if done != job.progress.done || total != job.progress.total {
+                    job.progress.seconds_left = pace.add(line.time, done, total.saturating_sub(done));
+                }
                 (job.progress.done, job.progress.total) = (done, total);
-                job.progress.seconds_left = pace.add(line.time, done, total.saturating_sub(done));
             }
             job.progress.status = Some(text);
             Effect::Progress

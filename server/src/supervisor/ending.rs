@@ -98,6 +98,9 @@ fn next(kind: JobKind, last: Option<&Checkpoint>) -> (String, String) {
         (JobKind::Pull, _) => {
             ("Start it again: it goes on where it stopped.".into(), "请重新开始：会从中断处继续下载。".into())
         }
+        (JobKind::Make, _) => {
+            ("Resume it: the rows made so far are kept.".into(), "可继续：已生成的数据会保留。".into())
+        }
         (JobKind::Export, _) => ("Start it again.".into(), "请重新开始。".into()),
     }
 }

@@ -126,6 +126,8 @@ impl Follower {
 /// A run that ended well left something to load.
 async fn tell_ended(change: &mut Change, job: &Job) -> Result<(), sqlx::Error> {
     match (job.kind, job.state) {
+        // Also one that was stopped has made rows.
+        (JobKind::Make, _) => change.tell(&Feed::Changed { what: "datasets".into() }).await,
         (JobKind::Pull, JobState::Succeeded) if job.config.text("id").is_some() => {
             change.tell(&Feed::Changed { what: "datasets".into() }).await
         }

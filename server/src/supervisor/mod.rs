@@ -1,5 +1,5 @@
-//! The queue and the workers. One training or export at a time on each device, in the order asked; downloads run
-//! beside them.
+//! The queue and the workers. One training, export or making of data at a time on each device, in the order asked;
+//! what waits for other computers runs beside them: downloads, and teachers behind servers.
 
 mod adopt;
 mod apply;
@@ -17,6 +17,7 @@ use crate::{
     home::replace_file,
     state::Base,
     store::{Record, Worker},
+    teacher,
     time::now,
 };
 use api::{
@@ -34,8 +35,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use watch::{Life, watch};
 
-/// Downloads at once.
-const PULLS: usize = 2;
+/// Jobs at once that need no device of this computer.
+const BESIDE: usize = 2;
 /// Jobs that may wait.
 const LONGEST_QUEUE: usize = 256;
 /// The run folder is looked through this often for runs started elsewhere.
@@ -54,7 +55,7 @@ pub struct Supervisor {
 }
 
 struct Active {
-    /// None for a download.
+    /// None where none is needed.
     slot: Option<Slot>,
     stop: CancellationToken,
 }
@@ -256,8 +257,9 @@ impl Supervisor {
     fn launch(&self, record: &Record, slot: Option<Slot>, stop: &CancellationToken) -> io::Result<Life> {
         self.write_spec(record)?;
         let dir = self.dir(&record.job.id)?;
-        if let Some(slot) = slot {
-            return Ok(Life::Child(self.base.program.start_job(&dir, slot)?));
+        if record.job.kind != JobKind::Pull {
+            let secrets: &[&str] = if record.job.kind == JobKind::Make { &teacher::VARIABLES } else { &[] };
+            return Ok(Life::Child(self.base.program.start_job(&dir, slot.unwrap_or(Slot::Cpu), secrets)?));
         }
         let (base, config, stop) = (self.base.clone(), record.job.config.clone(), stop.clone());
         Ok(Life::Inside(tokio::spawn(async move {
@@ -288,16 +290,17 @@ impl Supervisor {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The slot that a job could begin in now, `Some(None)` for a download that needs none; `None`: it has to wait.
+    /// The slot that a job could begin in now, `Some(None)` for one that needs none; `None`: it has to wait.
     #[allow(clippy::option_option)]
     fn room(&self, job: &Job) -> Option<Option<Slot>> {
         let active = self.active();
-        if job.kind == JobKind::Pull {
-            let pulls = active.values().filter(|a| a.slot.is_none()).count();
-            return (pulls < PULLS).then_some(None);
+        let fitting = slot::fitting(job.kind, &job.config, self.base.program.gpus());
+        if fitting.is_empty() {
+            let beside = active.values().filter(|a| a.slot.is_none()).count();
+            return (beside < BESIDE).then_some(None);
         }
         let is_free = |slot: &Slot| active.values().all(|a| a.slot != Some(*slot));
-        slot::fitting(job.kind, &job.config, self.base.program.gpus()).into_iter().find(is_free).map(Some)
+        fitting.into_iter().find(is_free).map(Some)
     }
 
     /// The slot that a job runs in which this server didn't start.

@@ -8,13 +8,14 @@ pub enum Slot {
     Gpu(usize),
 }
 
-/// The slots that fit a job, the best first; none for a download, which needs none. `gpus`: how many there are.
+/// The slots that fit a job, the best first; none for a download or a teacher elsewhere, which need none. `gpus`: how many there are.
 pub fn fitting(kind: JobKind, config: &RunConfig, gpus: usize) -> Vec<Slot> {
     let all = || (0..gpus).map(Slot::Gpu).collect();
     match (kind, DeviceChoice::read(config.text("device")).unwrap_or_default()) {
         (JobKind::Pull, _) => Vec::new(),
-        (JobKind::Train, DeviceChoice::Cuda(Some(n))) if n < gpus => vec![Slot::Gpu(n)],
-        (JobKind::Train, DeviceChoice::Auto | DeviceChoice::Cuda(None)) if gpus > 0 => all(),
+        (JobKind::Make, _) if config.text("base_url").is_some() => Vec::new(),
+        (JobKind::Train | JobKind::Make, DeviceChoice::Cuda(Some(n))) if n < gpus => vec![Slot::Gpu(n)],
+        (JobKind::Train | JobKind::Make, DeviceChoice::Auto | DeviceChoice::Cuda(None)) if gpus > 0 => all(),
         // An export is no work for a GPU. A device that isn't there is refused by the worker, with a reason.
         _ => vec![Slot::Cpu],
     }
@@ -47,6 +48,10 @@ mod tests {
         }
         assert_eq!(fitting(JobKind::Train, &RunConfig::default(), 2), both);
         assert_eq!(fitting(JobKind::Export, &RunConfig::default(), 2), cpu);
+        assert_eq!(fitting(JobKind::Make, &RunConfig::default(), 2), both);
+        let mut elsewhere = RunConfig::default();
+        elsewhere.set("base_url", "http://localhost/v1");
+        assert_eq!(fitting(JobKind::Make, &elsewhere, 2), []);
         assert_eq!(fit("cpu", 2), cpu);
         assert_eq!(fit("cuda:1", 2), [Slot::Gpu(1)]);
         assert_eq!(fit("cuda:2", 2), cpu);

@@ -4,10 +4,11 @@ mod mapping;
 mod register;
 
 pub use mapping::columns;
+pub(crate) use register::{add, check_name, taken};
 pub use register::{forget, one_file, register};
 pub(super) use {
     mapping::put as put_mapping,
-    register::{add, change, check_name, recognise, taken},
+    register::{change, recognise},
 };
 
 use super::example::at_row;

@@ -3,6 +3,7 @@
 
 mod detail;
 mod hub;
+mod make;
 mod upload;
 
 use crate::{
@@ -52,7 +53,7 @@ pub fn Data() -> impl IntoView {
             <div><h1>{w.data}</h1><p class="state">{lead}</p></div>
         </header>
         <div class="split lead">
-            <aside class="stack" class:wide-only=move || named.with(Option::is_some)><upload::Upload /><hub::FromHub chosen /><List chosen /></aside>
+            <aside class="stack" class:wide-only=move || named.with(Option::is_some)><upload::Upload /><hub::FromHub chosen /><make::MakeData chosen /><List chosen /></aside>
             <div class="stack" class:wide-only=move || named.with(Option::is_none)>
                 <a class="phone-only s" href="/data">"‹ "{w.all_datasets}</a>
                 {detail}

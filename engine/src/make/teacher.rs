@@ -1,0 +1,103 @@
+//! Who answers: the model of this computer, or whatever the caller connects. The engine itself reaches no network.
+
+use super::Arguments;
+use crate::{Error, Places, Result, loaded::Loaded};
+use api::{
+    Problem,
+    chat::FinishReason,
+    data::Message,
+    params::{ComputeType, GenerateParams},
+};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How an answer is made.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// With a seed, so that a run can be repeated as far as the teacher allows.
+    pub generate: GenerateParams,
+    /// Whether [`Said::confidence`] is wanted.
+    pub surely: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Said {
+    pub text: String,
+    /// exp of the mean log probability of the answer's tokens, 0 to 1; None where the teacher doesn't tell.
+    pub confidence: Option<f64>,
+    /// Whether the answer came to its end, rather than to `max_new_tokens`.
+    pub whole: bool,
+}
+
+pub trait Teacher {
+    /// For provenance.
+    fn name(&self) -> String;
+
+    /// Answers a conversation. It returns soon once `stop` is true; what it gives then doesn't count.
+    fn answer(&mut self, messages: &[Message], options: &Options, stop: &AtomicBool) -> Result<Said>;
+}
+
+/// An OpenAI-compatible server and the name of a model there. Keys are the connector's affair.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    pub base_url: String,
+    pub model: String,
+}
+
+/// Makes a teacher of an endpoint.
+pub type Connect<'a> = &'a dyn Fn(&Endpoint) -> Result<Box<dyn Teacher>>;
+
+/// For callers that have no network.
+pub fn no_endpoints(_: &Endpoint) -> Result<Box<dyn Teacher>> {
+    Err(Error::Internal("nothing connects to endpoints here".into()))
+}
+
+pub(super) fn open(arguments: &Arguments, places: &Places, connect: Connect) -> Result<Box<dyn Teacher>> {
+    let Arguments { make, model, .. } = arguments;
+    let given = |text: &Option<String>| text.as_deref().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
+    if let Some(base_url) = given(&make.base_url) {
+        return connect(&Endpoint { base_url, model: given(&make.teacher).unwrap_or_default() });
+    }
+    let loaded = Loaded::open(model, places, ComputeType::Auto)?;
+    let adapter = model.adapter_name_or_path.as_deref().filter(|a| !a.is_empty());
+    let name = adapter.map_or(model.model_name_or_path.clone(), |a| format!("{} + {a}", model.model_name_or_path));
+    Ok(Box::new(Local { name, loaded }))
+}
+
+/// A model with its weights in memory.
+struct Local {
+    name: String,
+    loaded: Loaded,
+}
+
+impl Teacher for Local {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn answer(&mut self, messages: &[Message], options: &Options, stop: &AtomicBool) -> Result<Said> {
+        let mut generation = self.loaded.answer(messages, options.generate.clone())?;
+        if options.surely {
+            generation.keep_confidence();
+        }
+        while generation.finished.is_none() && !stop.load(Ordering::Relaxed) {
+            generation.advance(&self.loaded.model)?;
+        }
+        let text = generation.answer()?;
+        let whole = generation.finished == Some(FinishReason::Stop);
+        Ok(Said { text, confidence: generation.confidence(), whole })
+    }
+}
+
+/// What to do about a teacher that doesn't say how sure it is.
+pub(super) fn unsure(teacher: &str) -> Problem {
+    Problem::new(
+        "no_confidence",
+        format!("{teacher} doesn't tell the probabilities of its tokens, so one answer has no confidence."),
+        format!("{teacher} 不提供词元概率，单次回答没有置信度。"),
+    )
+    .hint(
+        "Set samples to 3 or more: then the share of answers that agree counts.",
+        "请将 samples 设为 3 或更多，以一致回答的比例作为置信度。",
+    )
+    .field("samples")
+}

@@ -1,0 +1,234 @@
+use super::*;
+use crate::data::preview;
+use serde_json::{Value, json};
+use std::{cell::RefCell, fs, path::Path, rc::Rc};
+
+/// Says what its script has next; `None` asks the job to stop.
+struct Scripted {
+    script: Rc<RefCell<Vec<Option<Said>>>>,
+    asked: Rc<RefCell<Vec<String>>>,
+}
+
+impl Teacher for Scripted {
+    fn name(&self) -> String {
+        "scripted".into()
+    }
+
+    fn answer(&mut self, messages: &[Message], _: &Options, stop: &AtomicBool) -> Result<Said> {
+        self.asked.borrow_mut().push(messages[0].content.clone());
+        let mut script = self.script.borrow_mut();
+        let next = if script.is_empty() { said("the same old thing") } else { script.remove(0) };
+        Ok(next.unwrap_or_else(|| {
+            stop.store(true, Ordering::Relaxed);
+            Said { text: "too late".into(), confidence: None, whole: true }
+        }))
+    }
+}
+
+fn said(text: &str) -> Option<Said> {
+    Some(Said { text: text.into(), confidence: None, whole: true })
+}
+
+fn surely(text: &str, confidence: f64) -> Option<Said> {
+    Some(Said { text: text.into(), confidence: Some(confidence), whole: true })
+}
+
+struct Home(tempfile::TempDir);
+
+struct Ended {
+    result: Result<(Outcome, BTreeMap<String, f64>)>,
+    asked: Vec<String>,
+    events: Vec<Event>,
+}
+
+impl Home {
+    fn new(info: Value, files: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("datasets")).unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join("datasets").join(name), text).unwrap();
+        }
+        fs::write(dir.path().join("datasets/dataset_info.json"), info.to_string()).unwrap();
+        Self(dir)
+    }
+
+    fn places(&self) -> Places {
+        Places { home: self.0.path().into(), hub_cache: self.0.path().join("hub") }
+    }
+
+    fn make(&self, id: &str, config: Value, script: Vec<Option<Said>>) -> Ended {
+        let asked = Rc::default();
+        let script = Rc::new(RefCell::new(script));
+        let connect = |endpoint: &Endpoint| -> Result<Box<dyn Teacher>> {
+            assert_eq!(endpoint.model, "m");
+            Ok(Box::new(Scripted { script: Rc::clone(&script), asked: Rc::clone(&asked) }))
+        };
+        let mut events = Vec::new();
+        let mut sink = |event: Event| {
+            events.push(event);
+            Ok(())
+        };
+        let mut config: RunConfig = serde_json::from_value(config).unwrap();
+        config.set("base_url", "http://localhost/v1");
+        config.set("teacher", "m");
+        let stop = AtomicBool::new(false);
+        let result = make(&config, id, &self.places(), &connect, &mut sink, &stop);
+        let asked = asked.take();
+        Ended { result, asked, events }
+    }
+
+    fn rows(&self, name: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.0.path().join("datasets").join(name)).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn datasets(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+fn seeds() -> Home {
+    let rows = "{\"instruction\": \"Write a poem about the sea\"}\n{\"instruction\": \"Sort these numbers upwards\"}\n";
+    Home::new(json!({ "seeds": { "file_name": "seeds.jsonl" } }), &[("seeds.jsonl", rows)])
+}
+
+#[test]
+fn new_tasks_are_answered_filtered_and_say_where_they_come_from() {
+    let home = seeds();
+    let script = vec![
+        said("Task 3: Name three birds of Europe\nand more"),
+        said("Robin, wren, kite."),
+        said("Write a poem about the sea."),          // a duplicate of a seed
+        said("Write a poem about the deep blue sea"), // too similar
+        said("Draw a map of Spain"),                  // no text
+        said("Go"),                                   // too short
+        said("  \n"),                                 // nothing
+        said("Explain why bread rises in the oven"),
+        said(" "), // no answer
+        said("Explain how a lock of a canal works"),
+        Some(Said { text: "It has two".into(), confidence: None, whole: false }),
+        said("9. \"Translate good morning into French\""),
+        said("Bonjour."),
+    ];
+    let ended = home.make("job", json!({ "dataset": "seeds", "num_rows": 2, "output_dataset": "new" }), script);
+    let (outcome, summary) = ended.result.unwrap();
+    assert_eq!(outcome, Outcome::Succeeded);
+    let count = |name: &str| summary.get(name).copied().unwrap_or_default();
+    let dropped =
+        ["duplicate", "similar", "word", "length", "empty", "cut"].map(|why| count(&format!("dropped_{why}")));
+    assert_eq!((count("rows"), dropped), (2.0, [1.0, 1.0, 1.0, 1.0, 2.0, 1.0]));
+    let rows = home.rows("new.jsonl");
+    assert_eq!(rows[0]["instruction"], "Name three birds of Europe");
+    assert_eq!(
+        (&rows[1]["instruction"], &rows[1]["output"]),
+        (&json!("Translate good morning into French"), &json!("Bonjour."))
+    );
+    let from = &rows[0]["provenance"];
+    assert_eq!(
+        (&from["source"], &from["teacher"], &from["job"]),
+        (&json!("self_instruct"), &json!("scripted"), &json!("job"))
+    );
+    assert_eq!(from["seed_rows"].as_array().map(Vec::len), Some(2));
+    assert!(ended.asked[0].contains("Write a poem about the sea") && ended.asked[1] == "Name three birds of Europe");
+    // It is a dataset that can be trained on.
+    let info = preview::list(&home.places().datasets()).unwrap().into_iter().find(|d| d.name == "new").unwrap();
+    assert_eq!((info.rows, info.problem), (2, None));
+    assert!(matches!(ended.events.last(), Some(Event::Artifact { path, .. }) if path.ends_with("new.jsonl")));
+}
+
+#[test]
+fn a_stopped_or_killed_job_goes_on_behind_its_rows() {
+    let home = seeds();
+    let config = json!({ "dataset": "seeds", "num_rows": 2 });
+    let ended = home.make("job", config.clone(), vec![said("Name three birds of Europe"), said("Robin"), None]);
+    assert_eq!(ended.result.unwrap().0, Outcome::Stopped);
+    assert_eq!(home.rows("job.jsonl").len(), 1);
+    // Killed in the middle of a line.
+    let path = home.datasets().join("datasets/job.jsonl");
+    let mut text = fs::read_to_string(&path).unwrap();
+    text.push_str("{\"instruction\": \"hal");
+    fs::write(&path, text).unwrap();
+    let script = vec![said("Name three birds of Europe"), said("Sing a song of the railway"), said("Tschu")];
+    let (outcome, summary) = home.make("job", config.clone(), script).result.unwrap();
+    assert_eq!((outcome, summary["dropped_duplicate"], home.rows("job.jsonl").len()), (Outcome::Succeeded, 1.0, 2));
+    // Rows of others are never touched.
+    let mut taken = config;
+    taken["output_dataset"] = "job".into();
+    let problem = home.make("other", taken, Vec::new()).result.unwrap_err().into_problem();
+    assert_eq!((problem.code.as_str(), problem.field.as_deref()), ("dataset_taken", Some("output_dataset")));
+}
+
+#[test]
+fn a_teacher_that_repeats_itself_ends_the_job_with_a_sentence() {
+    let home = seeds();
+    let ended =
+        home.make("job", json!({ "dataset": "seeds" }), vec![said("Name three birds of Europe"), said("Robin")]);
+    let problem = ended.result.unwrap_err().into_problem();
+    assert!(problem.code == "nothing_new" && problem.message.contains("2 rows"), "{problem}");
+    assert_eq!(home.rows("job.jsonl").len(), 2, "'the same old thing' was new once");
+    assert!(preview::list(&home.places().datasets()).unwrap().iter().any(|d| d.name == "job"));
+}
+
+#[test]
+fn sure_answers_become_rows_and_the_others_are_kept_apart() {
+    let home = Home::new(json!({}), &[("texts.txt", "good film\nbad film\n\nodd film\n")]);
+    let file = home.datasets().join("datasets/texts.txt").display().to_string();
+    let config =
+        json!({ "task": "pseudo_label", "dataset": file, "output_dataset": "mood", "question": "Mood of: {text}?" });
+    let script = vec![surely("good", 0.95), None];
+    let ended = home.make("job", config.clone(), script);
+    assert_eq!(ended.result.unwrap().0, Outcome::Stopped);
+    let ended = home.make("job", config.clone(), vec![surely("bad", 0.9), surely("?", 0.3)]);
+    let (outcome, summary) = ended.result.unwrap();
+    assert_eq!((outcome, summary["rows"], summary["unsure"]), (Outcome::Succeeded, 2.0, 1.0));
+    assert_eq!(ended.asked, ["Mood of: bad film?", "Mood of: odd film?"], "the first row isn't asked again");
+    let rows = home.rows("mood.jsonl");
+    assert_eq!((&rows[0]["output"], &rows[0]["provenance"]["confidence"]), (&json!("good"), &json!(0.95)));
+    assert_eq!(home.rows("mood_unsure.jsonl")[0]["instruction"], "Mood of: odd film?");
+
+    let mut several = config.clone();
+    (several["samples"], several["output_dataset"]) = (3.into(), "agreed".into());
+    let script = ["yes", "Yes.", "no", "a", "b", "c", "x", "x", "x"].map(said).to_vec();
+    several["confidence"] = 0.6.into();
+    let (_, summary) = home.make("job2", several, script).result.unwrap();
+    assert_eq!((summary["rows"], summary["unsure"]), (2.0, 1.0));
+
+    let mut other = config;
+    other["output_dataset"] = "third".into();
+    let problem = home.make("job3", other, vec![said("no number")]).result.unwrap_err().into_problem();
+    assert_eq!((problem.code.as_str(), problem.field.as_deref()), ("no_confidence", Some("samples")));
+}
+
+#[test]
+fn what_is_missing_is_said_at_once() {
+    let home = seeds();
+    let config = |value: Value| serde_json::from_value::<RunConfig>(value).unwrap();
+    let fields = |value: Value| {
+        let problems = arguments(&config(value), &home.places()).unwrap_err().into_problems();
+        problems.into_iter().filter_map(|p| p.field).collect::<Vec<_>>()
+    };
+    assert_eq!(fields(json!({ "dataset": "sed" })), ["model_name_or_path", "dataset"]);
+    assert_eq!(fields(json!({ "dataset": "seeds", "base_url": "http://x" })), ["teacher"]);
+    assert_eq!(
+        fields(json!({ "dataset": "seeds", "model_name_or_path": "x", "min_words": 9, "max_words": 3 })),
+        ["min_words"]
+    );
+    assert_eq!(fields(json!({ "dataset": "seeds", "model_name_or_path": "x", "smaples": 3 })), ["smaples"]);
+}
+
+/// The model of this computer, with probabilities of its own.
+#[test]
+fn a_local_model_tells_how_sure_it_is() {
+    let starter = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/starter");
+    let rows =
+        "{\"instruction\": \"Hello\", \"output\": \"\"}\n{\"instruction\": \"Who are you?\", \"output\": \"\"}\n";
+    let home = Home::new(json!({ "q": { "file_name": "q.jsonl" } }), &[("q.jsonl", rows)]);
+    let config = json!({ "task": "pseudo_label", "dataset": "q", "model_name_or_path": starter, "max_new_tokens": 12,
+        "do_sample": false, "confidence": 0.0 });
+    let config: RunConfig = serde_json::from_value(config).unwrap();
+    let stop = AtomicBool::new(false);
+    make(&config, "job", &home.places(), &no_endpoints, &mut |_| Ok(()), &stop).unwrap();
+    let rows = home.rows("job.jsonl");
+    let confidence: Vec<f64> = rows.iter().filter_map(|row| row["provenance"]["confidence"].as_f64()).collect();
+    assert!(!confidence.is_empty() && confidence.iter().all(|c| (0.01..=1.0).contains(c)), "{rows:?}");
+}
