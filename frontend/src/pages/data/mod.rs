@@ -1,7 +1,19 @@
-//! Data: the datasets at the side, upload, and the rows of one as the trainer reads them. On a phone the list and the
-//! dataset are two screens.
+//! Data: the datasets at the side, upload, and one dataset with its rows, tokens, statistics and columns. On a phone the
+//! list and the dataset are two screens.
 
+mod create;
 mod detail;
+mod download;
+mod edit;
+mod grid;
+mod histogram;
+mod mapping;
+mod opened;
+mod row;
+mod rows;
+mod statistics;
+mod tokens;
+mod tus;
 mod upload;
 
 use crate::{
@@ -9,12 +21,18 @@ use crate::{
     format,
     i18n::{Words, fill},
     parts::{Empty, icon, note::wait},
-    store::store,
-    ui,
+    store::{Store, store},
+    ui::{self, Ui},
 };
 use api::{data::DatasetInfo, routes};
 use leptos::prelude::*;
 use leptos_router::hooks::use_params_map;
+
+/// What outlives a look at another page: files on their way, and rows that are being written.
+pub fn provide(store: Store, ui: Ui) {
+    upload::Uploads::provide(store, ui);
+    create::Draft::provide();
+}
 
 #[component]
 pub fn Data() -> impl IntoView {
@@ -36,12 +54,15 @@ pub fn Data() -> impl IntoView {
             _ => w.data_lead_none.to_owned(),
         })
     };
+    let writing = RwSignal::new(false);
     let detail = move || {
         match chosen.get() {
         Some(name) => view! { <detail::Detail name /> }.into_any(),
         None if store.datasets.with(Option::is_none) => view! { <section class="card">{wait(6)}</section> }.into_any(),
         None => view! {
-            <section class="card"><Empty symbol="data" title=w.no_datasets_title.into() text=w.no_datasets_help.into() /></section>
+            <section class="card"><Empty symbol="data" title=w.no_datasets_title.into() text=w.no_datasets_help.into()>
+                <button type="button" class="btn" on:click=move |_| writing.set(true)>{icon("pen", 18)}{w.write_rows}</button>
+            </Empty></section>
         }
         .into_any(),
     }
@@ -49,14 +70,22 @@ pub fn Data() -> impl IntoView {
     view! {
         <header class="head" class:wide-only=move || named.with(Option::is_some)>
             <div><h1>{w.data}</h1><p class="state">{lead}</p></div>
+            <div class="acts">
+                <button type="button" class="btn" data-testid="create-open" on:click=move |_| writing.set(true)>{icon("pen", 18)}{w.write_rows}</button>
+            </div>
         </header>
         <div class="split lead">
-            <aside class="stack" class:wide-only=move || named.with(Option::is_some)><upload::Upload /><List chosen /></aside>
+            <aside class="stack">
+                <div class:wide-only=move || named.with(Option::is_some)><upload::Drop /></div>
+                <upload::Sending />
+                <div class:wide-only=move || named.with(Option::is_some)><List chosen /></div>
+            </aside>
             <div class="stack" class:wide-only=move || named.with(Option::is_none)>
                 <a class="phone-only s" href="/data">"‹ "{w.all_datasets}</a>
                 {detail}
             </div>
         </div>
+        <create::Create open=writing />
     }
 }
 

@@ -1,140 +1,354 @@
-//! Uploading a file: dropped or chosen, with its progress, and what is wrong with it if something is.
+//! Uploading files: dropped anywhere on the page or chosen, one after the other, each with its progress. A lost connection
+//! is waited for, and a file that is dropped again after a reload goes on where it was.
 
+use super::tus::{Fault, Line, Sent};
 use crate::{
     client, format,
-    i18n::fill,
-    parts::{ProblemNote, icon, job::Bar},
-    store::store,
-    ui,
+    i18n::{Words, fill},
+    parts::{
+        ProblemNote, icon,
+        job::{Bar, now},
+    },
+    store::Store,
+    ui::{self, Ui},
 };
 use api::{Problem, data::DatasetInfo, routes};
-use leptos::{html, prelude::*};
+use gloo_timers::future::TimeoutFuture;
+use leptos::{ev, html, prelude::*, task::spawn_local};
 use leptos_router::hooks::use_navigate;
-use wasm_bindgen::{JsCast, prelude::Closure};
-use web_sys::{FormData, ProgressEvent, XmlHttpRequest};
+use std::collections::VecDeque;
+use web_sys::{File, FileList};
 
+/// Longest wait between two tries, in milliseconds.
+const LONGEST_WAIT: u32 = 5_000;
+/// An upload that vanishes at the server so often is given up.
+const RESTARTS: u32 = 3;
+
+/// One file in the list.
 #[derive(Clone, Debug, PartialEq)]
-struct Sending {
+struct Item {
+    id: u64,
+    /// The dataset that it becomes.
     name: String,
     done: u64,
     total: u64,
+    /// Time, in seconds, and bytes at which this page began to send.
+    since: (f64, u64),
+    state: State,
 }
 
-#[component]
-pub fn Upload() -> impl IntoView {
-    let w = ui::words();
-    let store = store();
-    let over = RwSignal::new(false);
-    let sending = RwSignal::new(None::<Sending>);
-    let problems = RwSignal::new(Vec::<Problem>::new());
-    let input = NodeRef::<html::Input>::new();
-    let navigate = use_navigate();
-    let done = Callback::new(move |result: client::Result<DatasetInfo>| {
-        sending.set(None);
-        match result {
-            Ok(info) => {
-                store.say(fill(w.uploaded, &[("name", &info.name), ("rows", &format::count(info.rows))]));
-                let href = routes::fill("/data/{name}", &info.name);
-                store.datasets.update(|all| {
-                    let all = all.get_or_insert_default();
-                    all.retain(|d| d.name != info.name);
-                    all.push(info);
-                    all.sort_by(|a, b| a.name.cmp(&b.name));
-                });
-                navigate(&href, Default::default());
-            }
-            Err(found) => problems.set(found),
-        }
-    });
-    let send = move |files: Option<web_sys::FileList>| {
-        let Some(file) = files.and_then(|files| files.get(0)) else { return };
-        if sending.get_untracked().is_some() {
-            return;
-        }
-        problems.set(Vec::new());
-        let taken =
-            store.datasets.with_untracked(|all| all.iter().flatten().map(|d| d.name.clone()).collect::<Vec<_>>());
+#[derive(Clone, Debug, PartialEq)]
+enum State {
+    Waiting,
+    Sending,
+    /// The connection is lost; it is tried again.
+    Lost,
+    Refused(Vec<Problem>),
+}
+
+/// Lives as long as the page: files go on being sent while one looks at another tab.
+#[derive(Clone, Copy)]
+pub struct Uploads {
+    items: RwSignal<Vec<Item>>,
+    /// Files that wait, with the numbers of their items.
+    files: StoredValue<VecDeque<(u64, File)>, LocalStorage>,
+    line: StoredValue<Line, LocalStorage>,
+    running: StoredValue<bool>,
+    next: StoredValue<u64>,
+    /// The last dataset that arrived.
+    arrived: RwSignal<Option<String>>,
+    store: Store,
+    ui: Ui,
+}
+
+impl Uploads {
+    pub fn provide(store: Store, ui: Ui) {
+        provide_context(Self {
+            items: RwSignal::default(),
+            files: StoredValue::new_local(VecDeque::new()),
+            line: StoredValue::new_local(Line::default()),
+            running: StoredValue::new(false),
+            next: StoredValue::new(0),
+            arrived: RwSignal::new(None),
+            store,
+            ui,
+        });
+    }
+
+    /// Puts a file at the end of the list; the dataset is called as its name says.
+    pub fn add(self, file: File) {
+        let id = self.next.get_value();
+        self.next.set_value(id + 1);
+        let mut taken: Vec<String> =
+            self.store.datasets.with_untracked(|all| all.iter().flatten().map(|d| d.name.clone()).collect());
+        self.items.with_untracked(|all| taken.extend(all.iter().map(|item| item.name.clone())));
         let name = free_name(&file.name(), &taken);
-        sending.set(Some(Sending { name: name.clone(), done: 0, total: file.size() as u64 }));
-        if post(&name, &file, sending, done).is_none() {
-            done.run(Err(vec![client::no_answer()]));
+        let total = file.size() as u64;
+        self.items.update(|all| {
+            all.push(Item { id, name, done: 0, total, since: (0.0, 0), state: State::Waiting });
+        });
+        self.files.update_value(|files| files.push_back((id, file)));
+        if !self.running.get_value() {
+            self.running.set_value(true);
+            spawn_local(async move {
+                while let Some((id, file)) = self.files.try_update_value(VecDeque::pop_front).flatten() {
+                    self.carry(id, &file).await;
+                }
+                self.running.set_value(false);
+            });
         }
-    };
-    let dropped = move |e: leptos::ev::DragEvent| {
-        e.prevent_default();
-        over.set(false);
-        send(e.data_transfer().and_then(|data| data.files()));
-    };
-    let progress = move || {
-        sending.get().map(|s| {
-            let sent = s.total > 0 && s.done >= s.total;
-            let text = if sent { w.upload_checking } else { w.uploading };
-            let amount = fill(w.of_bytes, &[("done", &format::bytes(s.done)), ("total", &format::bytes(s.total))]);
-            let share = s.done as f64 / s.total.max(1) as f64;
-            view! {
-                <section class="card" data-testid="upload-progress">
-                    <Bar share=Signal::stored(Some(share)) label=w.upload>
-                        <span><b>{fill(text, &[("name", &s.name)])}</b></span><span class="push">{amount}</span>
-                    </Bar>
-                </section>
+    }
+
+    fn add_all(self, files: Option<FileList>) {
+        let Some(files) = files else { return };
+        (0..files.length()).filter_map(|i| files.get(i)).for_each(|file| self.add(file));
+    }
+
+    /// Takes an item from the list; if it is being sent, that ends.
+    fn drop_item(self, id: u64) {
+        let sending = self.item(id).is_some_and(|item| matches!(item.state, State::Sending | State::Lost));
+        self.items.update(|all| all.retain(|item| item.id != id));
+        if sending {
+            self.line.with_value(Line::cut);
+        }
+    }
+
+    fn item(self, id: u64) -> Option<Item> {
+        self.items.with_untracked(|all| all.iter().find(|item| item.id == id).cloned())
+    }
+
+    fn change(self, id: u64, change: impl FnOnce(&mut Item)) {
+        self.items.update(|all| {
+            if let Some(item) = all.iter_mut().find(|item| item.id == id) {
+                change(item);
             }
-        })
-    };
-    view! {
-        <label class="drop" class:over=over
-            on:dragover=move |e| { e.prevent_default(); over.set(true); } on:dragleave=move |_| over.set(false) on:drop=dropped>
-            {icon("file", 26)}<b>{w.drop_here}</b><span>{w.drop_kinds}</span>
-            <input class="vh" type="file" data-testid="upload-input" node_ref=input
-                accept=".json,.jsonl,.ndjson,.txt,.csv,.tsv,.gz,.parquet,.arrow,.feather"
-                on:change=move |_| if let Some(input) = input.get_untracked() { send(input.files()); input.set_value(""); } />
-        </label>
-        {progress}
-        {move || problems.get().into_iter().map(|problem| view! { <div data-testid="upload-problem"><ProblemNote problem /></div> }).collect_view()}
+        });
+    }
+
+    /// Brings one file over, however often the connection is lost.
+    async fn carry(self, id: u64, file: &File) {
+        let Some(item) = self.item(id) else { return };
+        let key = format!("upload.{}:{}:{}", file.name(), file.size(), file.last_modified());
+        let mut place = Place { url: ui::remembered(&key), offset: None };
+        let (mut tries, mut restarts) = (0, 0);
+        self.change(id, |item| (item.state, item.since) = (State::Sending, (now(), 0)));
+        let result = loop {
+            if self.item(id).is_none() {
+                ui::remember(&key, None);
+                if let Some(url) = place.url {
+                    Line::give_up(&url).await;
+                }
+                return;
+            }
+            match self.step(id, file, &item.name, &mut place).await {
+                Ok(None) => {
+                    tries = 0;
+                    ui::remember(&key, place.url.as_deref());
+                }
+                Ok(Some(info)) => break Ok(info),
+                Err(Fault::Refused(problems)) => break Err(problems),
+                Err(Fault::Gone) if restarts < RESTARTS => {
+                    // What the last answer would have said, had it arrived.
+                    if let Some(info) = self.known(&item.name).await {
+                        break Ok(info);
+                    }
+                    restarts += 1;
+                    place = Place::default();
+                }
+                Err(Fault::Gone) => break Err(vec![client::no_answer()]),
+                Err(Fault::Lost) => {
+                    place.offset = None;
+                    self.change(id, |item| item.state = State::Lost);
+                    TimeoutFuture::new((500 << tries).min(LONGEST_WAIT)).await;
+                    tries = (tries + 1).min(8);
+                }
+            }
+        };
+        ui::remember(&key, None);
+        match result {
+            Ok(info) => self.arrive(id, info),
+            Err(problems) => self.change(id, |item| item.state = State::Refused(problems)),
+        }
+    }
+
+    /// The next request of an upload. Answers the dataset if that was the last one.
+    async fn step(self, id: u64, file: &File, name: &str, place: &mut Place) -> Result<Option<DatasetInfo>, Fault> {
+        let line = self.line.get_value();
+        let Some(url) = place.url.clone() else {
+            *place = Place { url: Some(line.create(file, name).await?), offset: Some(0) };
+            return Ok(None);
+        };
+        let offset = match place.offset {
+            Some(offset) => offset,
+            None => {
+                let offset = line.offset(&url).await?;
+                self.change(id, |item| (item.state, item.done, item.since) = (State::Sending, offset, (now(), offset)));
+                offset
+            }
+        };
+        place.offset = Some(offset);
+        match line.send(&url, file, offset, move |done| self.change(id, |item| item.done = done)).await? {
+            Sent::Part(offset) => place.offset = Some(offset),
+            Sent::Whole(info) => return Ok(Some(*info)),
+        }
+        Ok(None)
+    }
+
+    async fn known(self, name: &str) -> Option<DatasetInfo> {
+        let all = client::get::<Vec<DatasetInfo>>(routes::DATASETS).await.ok()?;
+        all.into_iter().find(|info| info.name == name)
+    }
+
+    fn arrive(self, id: u64, info: DatasetInfo) {
+        let words = self.ui.language.get_untracked().words();
+        self.items.update(|all| all.retain(|item| item.id != id));
+        self.store.say(fill(words.uploaded, &[("name", &info.name), ("rows", &format::count(info.rows))]));
+        self.arrived.set(Some(info.name.clone()));
+        self.store.put_dataset(info);
     }
 }
 
-/// Posts the file; `fetch` can't tell how far an upload is.
-fn post(
-    name: &str,
-    file: &web_sys::File,
-    sending: RwSignal<Option<Sending>>,
-    done: Callback<client::Result<DatasetInfo>>,
-) -> Option<()> {
-    let form = FormData::new().ok()?;
-    form.append_with_str("name", name).ok()?;
-    form.append_with_blob_and_filename("file", file, &file.name()).ok()?;
-    let request = XmlHttpRequest::new().ok()?;
-    request.open("POST", routes::DATASETS).ok()?;
-    let progress = Closure::<dyn Fn(ProgressEvent)>::new(move |e: ProgressEvent| {
-        sending.try_update(|s| {
-            if let Some(s) = s {
-                (s.done, s.total) = (e.loaded() as u64, e.total() as u64);
-            }
-        });
-    });
-    request.upload().ok()?.set_onprogress(Some(progress.as_ref().unchecked_ref()));
-    progress.forget();
-    let answer = request.clone();
-    let ended = Closure::once_into_js(move || {
-        let status = answer.status().unwrap_or(0);
-        let body = answer.response_text().ok().flatten().unwrap_or_default();
-        done.try_run(match status {
-            0 => Err(vec![client::no_answer()]),
-            200..300 => serde_json::from_str(&body).map_err(|_| vec![client::bad_answer(&status.to_string())]),
-            _ => Err(client::problems(status, &body)),
-        });
-    });
-    request.set_onloadend(Some(ended.unchecked_ref()));
-    request.send_with_opt_form_data(Some(&form)).ok()
+/// Where an upload is: its address, and how many bytes the server has, as far as this page knows.
+#[derive(Default)]
+struct Place {
+    url: Option<String>,
+    offset: Option<u64>,
 }
 
-/// A dataset name out of a file name: letters, digits, `_` and `-`, and a number if it is taken.
+pub fn uploads() -> Uploads {
+    expect_context()
+}
+
+/// Where files are dropped or chosen. A file may be let go anywhere on the page.
+#[component]
+pub fn Drop() -> impl IntoView {
+    let w = ui::words();
+    let uploads = uploads();
+    let over = RwSignal::new(false);
+    let input = NodeRef::<html::Input>::new();
+    let moved = window_event_listener(ev::dragover, move |e| {
+        e.prevent_default();
+        over.set(true);
+    });
+    let left = window_event_listener(ev::dragleave, move |_| over.set(false));
+    let dropped = window_event_listener(ev::drop, move |e| {
+        e.prevent_default();
+        over.set(false);
+        uploads.add_all(e.data_transfer().and_then(|data| data.files()));
+    });
+    on_cleanup(move || {
+        moved.remove();
+        left.remove();
+        dropped.remove();
+    });
+    let chosen = move |_| {
+        if let Some(input) = input.get_untracked() {
+            uploads.add_all(input.files());
+            input.set_value("");
+        }
+    };
+    view! {
+        <label class="drop" class:over=over>
+            {icon("file", 26)}<b>{w.drop_here}</b><span>{w.drop_kinds}</span>
+            <input class="vh" type="file" multiple data-testid="upload-input" node_ref=input on:change=chosen
+                accept=".json,.jsonl,.ndjson,.txt,.csv,.tsv,.gz,.parquet,.arrow,.feather" />
+        </label>
+    }
+}
+
+/// The files on their way, and those that were refused. Leads to a dataset once the last one has arrived.
+#[component]
+pub fn Sending() -> impl IntoView {
+    let uploads = uploads();
+    let navigate = use_navigate();
+    uploads.arrived.set(None);
+    Effect::new(move || {
+        let Some(name) = uploads.arrived.get() else { return };
+        uploads.arrived.set(None);
+        if uploads.items.with_untracked(|all| all.iter().all(|item| matches!(item.state, State::Refused(_)))) {
+            navigate(&routes::fill("/data/{name}", &name), Default::default());
+        }
+    });
+    let ids = move || uploads.items.with(|all| all.iter().map(|item| item.id).collect::<Vec<_>>());
+    view! { <For each=ids key=|id| *id let:id><ItemCard id /></For> }
+}
+
+#[component]
+fn ItemCard(id: u64) -> impl IntoView {
+    let w = ui::words();
+    let uploads = uploads();
+    let item = Memo::new(move |_| uploads.items.with(|all| all.iter().find(|item| item.id == id).cloned()));
+    let state = Memo::new(move |_| item.get().map(|item| item.state));
+    let refused = move || match state.get()? {
+        State::Refused(problems) => Some(problems),
+        _ => None,
+    };
+    let share =
+        Signal::derive(move || item.with(|item| item.as_ref().map(|item| item.done as f64 / item.total.max(1) as f64)));
+    let title = move || item.get().map(|item| fill(title_of(&item, w), &[("name", &item.name)]));
+    let amount = move || {
+        let item = item.get()?;
+        let of = fill(w.of_bytes, &[("done", &format::bytes(item.done)), ("total", &format::bytes(item.total))]);
+        Some(match seconds_left(&item, now()) {
+            Some(seconds) => {
+                let left = fill(w.left, &[("time", &format::time_left(seconds, ui::language()))]);
+                format!("{of} · {left}")
+            }
+            None => of,
+        })
+    };
+    let lost = move || (state.get() == Some(State::Lost)).then_some(w.upload_lost_hint);
+    let cancel = move || {
+        view! {
+            <button type="button" class="btn s quiet" data-testid="upload-cancel" on:click=move |_| uploads.drop_item(id)>
+                {icon("x", 14)}{if refused().is_some() { w.dismiss } else { w.cancel }}
+            </button>
+        }
+    };
+    move || match refused() {
+        Some(problems) => {
+            let notes = problems.into_iter().map(|problem| view! { <ProblemNote problem /> }).collect_view();
+            view! {
+                <section class="card" data-testid="upload-problem">
+                    <div class="stack tight"><b>{title}</b>{notes}<div class="row end">{cancel}</div></div>
+                </section>
+            }
+            .into_any()
+        }
+        None => view! {
+            <section class="card" data-testid="upload-progress" class:lost=move || lost().is_some()>
+                <Bar share label=w.upload><b>{title}</b><span>{amount}</span></Bar>
+                <div class="row mt"><span class="s warnc grow" role="status">{lost}</span>{cancel}</div>
+            </section>
+        }
+        .into_any(),
+    }
+}
+
+fn title_of(item: &Item, w: &'static Words) -> &'static str {
+    match item.state {
+        State::Waiting => w.upload_waiting,
+        State::Lost => w.upload_lost,
+        State::Refused(_) => w.upload_refused,
+        State::Sending if item.done >= item.total => w.upload_checking,
+        State::Sending => w.uploading,
+    }
+}
+
+/// Seconds until the file is over, by the speed so far; nothing in the first second.
+fn seconds_left(item: &Item, now: f64) -> Option<f64> {
+    let (since, from) = item.since;
+    let (gone, sent) = (now - since, item.done.saturating_sub(from));
+    let known = item.state == State::Sending && gone > 1.0 && sent > 0 && item.done < item.total;
+    known.then(|| (item.total - item.done) as f64 * gone / sent as f64)
+}
+
+/// A dataset name out of a file name: letters and digits of any script, `_` and `-`, and a number if it is taken.
 fn free_name(file: &str, taken: &[String]) -> String {
-    let file = crate::format::last_part(file);
+    let file = format::last_part(file);
     let stem = file.strip_suffix(".gz").unwrap_or(file);
     let stem = stem.rsplit_once('.').map_or(stem, |(stem, _)| stem);
-    let word: String =
-        stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).take(60).collect();
+    let word: String = stem.chars().map(|c| if c.is_alphanumeric() || c == '-' { c } else { '_' }).take(60).collect();
     let word = word.trim_matches(['_', '-']).to_owned();
     let word = if word.is_empty() { "dataset".to_owned() } else { word };
     let numbered = (2..).map(|n| format!("{word}_{n}"));
@@ -149,8 +363,18 @@ mod tests {
     fn names_are_plain_and_free() {
         assert_eq!(free_name("my rows (1).jsonl", &[]), "my_rows__1");
         assert_eq!(free_name("identity.json", &["identity".into(), "identity_2".into()]), "identity_3");
-        assert_eq!(free_name("数据.csv", &[]), "dataset");
+        assert_eq!(free_name("数据.csv", &[]), "数据");
+        assert_eq!(free_name("().csv", &[]), "dataset");
         assert_eq!(free_name("../../etc/passwd", &[]), "passwd");
         assert_eq!(free_name("rows.json.gz", &[]), "rows");
+    }
+
+    #[test]
+    fn time_left_is_told_by_the_speed_of_this_page() {
+        let item = Item { id: 0, name: "rows".into(), done: 60, total: 100, since: (10.0, 40), state: State::Sending };
+        assert_eq!(seconds_left(&item, 14.0), Some(8.0));
+        assert_eq!(seconds_left(&item, 10.5), None);
+        assert_eq!(seconds_left(&Item { state: State::Lost, ..item.clone() }, 14.0), None);
+        assert_eq!(seconds_left(&Item { done: 100, ..item }, 14.0), None);
     }
 }
