@@ -403,7 +403,7 @@ words! {
     fix_keep_one: "Keep one of each", "每种只留一行";
     fix_truncate: "Shorten the last answer", "缩短最后的回答";
     fix_split: "Split between turns", "按轮次拆分";
-    fix_reaches_all: "Reaches all rows, also those not counted yet.", "作用于所有行，包括尚未统计的。";
+    fix_reaches_all: "What mends them reaches all rows.", "修正会作用于所有行。";
 
     // Data: columns
     choose_columns: "Choose the columns", "选择列";

@@ -19,16 +19,18 @@ pub fn Editor(row: PreviewRow, close: Callback<()>) -> impl IntoView {
     let w = ui::words();
     let opened = opened();
     let index = row.index;
-    let text = RwSignal::new(raw_text(&row.raw));
+    let text = RwSignal::new(String::new());
     let simple = row.raw.is_object();
+    // Nothing until the row has come; without columns the fields are those that the row has.
     let (columns, as_json) = (RwSignal::new(None::<Columns>), RwSignal::new(!simple));
     let problems = RwSignal::new(Vec::<Problem>::new());
-    if simple {
-        spawn_local(async move {
-            // Without them the fields are those that the row has.
-            columns.try_set(Some(opened.columns().await.unwrap_or_default()));
-        });
-    }
+    spawn_local(async move {
+        // Alone, since long texts are cut where many rows are shown.
+        let raw = opened.row_alone(index).await.map_or(row.raw, |row| row.raw);
+        let found = if simple { opened.columns().await.unwrap_or_default() } else { Columns::default() };
+        text.try_set(raw_text(&raw));
+        columns.try_set(Some(found));
+    });
     let fault = Memo::new(move |_| text.with(|text| parse(text, w).err()));
     let save = move || {
         let Ok(raw) = text.with_untracked(|text| parse(text, w)) else { return };
@@ -44,8 +46,8 @@ pub fn Editor(row: PreviewRow, close: Callback<()>) -> impl IntoView {
         });
     };
     let body = move || match (as_json.get(), columns.get()) {
+        (_, None) => wait(3).into_any(),
         (true, _) => json_field(text, fault, w).into_any(),
-        (false, None) => wait(3).into_any(),
         (false, Some(columns)) => {
             let names = text.with_untracked(|text| parse(text, w)).map(|row| field_names(&row, &columns));
             names.unwrap_or_default().into_iter().map(|name| text_field(name, text, w)).collect_view().into_any()

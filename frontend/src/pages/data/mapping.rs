@@ -130,7 +130,7 @@ fn Form(columns: Columns) -> impl IntoView {
             }
         });
     };
-    let end = match opened.is_editable() {
+    let end = move || match opened.is_editable() {
         true => view! {
             <button type="button" class="btn primary" data-testid="mapping-save"
                 disabled=move || opened.busy.get() || unchanged() on:click=save>{w.save_columns}</button>

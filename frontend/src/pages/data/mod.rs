@@ -54,7 +54,7 @@ pub fn Data() -> impl IntoView {
             _ => w.data_lead_none.to_owned(),
         })
     };
-    let writing = RwSignal::new(false);
+    let (writing, uploads) = (RwSignal::new(false), upload::uploads());
     let detail = move || {
         match chosen.get() {
         Some(name) => view! { <detail::Detail name /> }.into_any(),
@@ -75,7 +75,8 @@ pub fn Data() -> impl IntoView {
             </div>
         </header>
         <div class="split lead">
-            <aside class="stack">
+            // On a phone a dataset stands alone, but for files on their way.
+            <aside class="stack" class:wide-only=move || named.with(Option::is_some) && uploads.is_idle()>
                 <div class:wide-only=move || named.with(Option::is_some)><upload::Drop /></div>
                 <upload::Sending />
                 <div class:wide-only=move || named.with(Option::is_some)><List chosen /></div>

@@ -10,7 +10,7 @@ use crate::{
 };
 use api::{
     Problem, RunConfig,
-    data::{Columns, DatasetInfo, Edit, EditDataset, Edited},
+    data::{Columns, DatasetInfo, Edit, EditDataset, Edited, Preview, PreviewRow},
     routes,
 };
 use leptos::{prelude::*, task::spawn_local};
@@ -168,6 +168,13 @@ impl Opened {
                 self.problems.try_set(problems);
             }
         });
+    }
+
+    /// One row with its texts whole.
+    pub async fn row_alone(self, row: u64) -> client::Result<PreviewRow> {
+        let path = format!("{}?offset={row}&limit=1", self.path(routes::DATASET_ROWS));
+        let found = client::get::<Preview>(&path).await?;
+        found.rows.into_iter().next().ok_or_else(|| vec![client::no_answer()])
     }
 
     /// The columns, as they are read and as they are in the file.

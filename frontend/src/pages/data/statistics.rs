@@ -54,12 +54,11 @@ pub fn StatisticsPart() -> impl IntoView {
         }
         match found.get() {
             Some(statistics) => results(statistics, opened, w).into_any(),
-            None if problems.with(Vec::is_empty) => view! {
-                <Bar share=Signal::stored(None) label=w.counting>
-                    <b>{w.counting}</b><span>{fill(w.as_model_reads, &[("model", &opened.model())])}</span>
-                </Bar>
+            None if problems.with(Vec::is_empty) => {
+                let by = fill(w.as_model_reads, &[("model", &opened.model())]);
+                let text = view! { <b>{w.counting}</b><span>{by}</span> };
+                view! { <Bar share=Signal::stored(None) label=w.counting>{text}</Bar> }.into_any()
             }
-            .into_any(),
             None => {
                 let notes = problems.get().into_iter().map(|problem| view! { <ProblemNote problem /> });
                 notes.collect_view().into_any()
@@ -81,12 +80,13 @@ pub fn no_model(w: &'static Words) -> impl IntoView {
 fn results(found: Statistics, opened: Opened, w: &'static Words) -> impl IntoView {
     let findings = match found.findings.is_empty() {
         true => view! { <p class="note good" data-testid="no-findings">{icon("check", 18)}<b>{w.nothing_stands_out}</b></p> }.into_any(),
-        false => found.findings.iter().map(|f| finding(f, found.complete, opened, w)).collect_view().into_any(),
+        false => found.findings.iter().map(|f| finding(f, opened, w)).collect_view().into_any(),
     };
     let by = fill(w.as_model_reads, &[("model", &opened.model())]);
-    let partly = (!found.complete).then(
-        || view! { <span class="badge warn">{fill(w.first_rows_only, &[("n", &format::count(found.rows))])}</span> },
-    );
+    let partly = (!found.complete).then(|| {
+        let badge = fill(w.first_rows_only, &[("n", &format::count(found.rows))]);
+        view! { <span class="badge warn">{badge}</span> <span class="s muted">{w.fix_reaches_all}</span> }
+    });
     view! {
         <div class="row"><span class="s muted">{by}</span>{partly}</div>
         <section class="stack tight"><h3>{w.findings}</h3>{findings}</section>
@@ -124,7 +124,7 @@ fn Lengths(found: Statistics) -> impl IntoView {
     }
 }
 
-fn glance(found: &Statistics, w: &'static Words) -> impl IntoView {
+fn glance(found: &Statistics, w: &'static Words) -> impl IntoView + use<> {
     let share = found.trained as f64 / found.tokens.max(1) as f64;
     let trained = fill(w.share_trained, &[("share", &format::percent(share))]);
     let languages: Vec<_> = found
@@ -162,7 +162,7 @@ fn language_word<'a>(tag: &'a str, w: &'static Words) -> &'a str {
 }
 
 /// What stands out, with its rows and what mends it.
-fn finding(finding: &Finding, complete: bool, opened: Opened, w: &'static Words) -> impl IntoView + use<> {
+fn finding(finding: &Finding, opened: Opened, w: &'static Words) -> impl IntoView + use<> {
     let (flaw, rows) = (finding.flaw, finding.rows);
     let title = fill(flaw_words(flaw, w), &[("n", &format::count(rows))]);
     let said = finding.problem.as_ref().map(|problem| problem.message_in(ui::language().tag()).to_owned());
@@ -178,14 +178,13 @@ fn finding(finding: &Finding, complete: bool, opened: Opened, w: &'static Words)
         true => fixes.collect_view().into_any(),
         false => view! { <span class="s muted">{w.not_editable}</span> }.into_any(),
     };
-    let all = (!complete).then_some(w.fix_reaches_all);
     view! {
         <div class=if flaw == Flaw::Faulty { "note bad" } else { "note warn" } data-testid=format!("finding-{}", flaw_name(flaw))>
             {icon(if flaw == Flaw::Faulty { "bad" } else { "warn" }, 18)}
             <b>{title}</b>
             <span>{said}</span>
             <span class="rowlinks num">{w.row} " " {links} {rest}</span>
-            <span class="acts">{fixes} <span class="s muted">{all}</span></span>
+            <span class="acts">{fixes}</span>
         </div>
     }
 }

@@ -89,7 +89,7 @@ fn RowChoice(row: Memo<u64>) -> impl IntoView {
                 prop:value=move || (row.get() + 1).to_string() on:change=typed /></div>
             <span class="s muted num">{total}</span>
             <button type="button" class="btn icon s" aria-label=w.row_after data-testid="token-row-next"
-                disabled=move || row.get() + 1 >= opened.rows() on:click=move |_| go(row.get_untracked() + 1)>"›"</button>
+                disabled=move || { row.get() + 1 >= opened.rows() } on:click=move |_| go(row.get_untracked() + 1)>"›"</button>
         </div>
     }
 }
@@ -201,18 +201,23 @@ fn token_view(index: usize, token: &Token, kept: u64, cutoff: &str) -> impl Into
     };
     let border = (index as u64 == kept).then(|| view! { <span class="cutline">{cutoff.to_owned()}</span> });
     let (text, index, id) = (visible(&token.text), index.to_string(), token.id.to_string());
+    // The break of a line end stands behind the token, so that its id stays beside it.
+    let ends = token.text.len() - token.text.trim_end_matches('\n').len();
+    let breaks = (ends > 0).then(|| "\n".repeat(ends));
     // Elements that say so to a screen reader too.
     let token = match class {
         "tok cut" => view! { <s class=class data-i=index data-id=id>{text}</s> }.into_any(),
         "tok on" | "tok sp on" => view! { <mark class=class data-i=index data-id=id>{text}</mark> }.into_any(),
         _ => view! { <span class=class data-i=index data-id=id>{text}</span> }.into_any(),
     };
-    (border, token)
+    (border, token, breaks)
 }
 
-/// Line ends and tabs as signs, a line end with its break behind it.
+/// Line ends and tabs as signs. A line end within the text has its break behind it.
 fn visible(text: &str) -> String {
-    text.replace('\n', "↵\n").replace('\t', "⇥\t").replace('\r', "␍")
+    let within = text.trim_end_matches('\n');
+    let end = "↵".repeat(text.len() - within.len());
+    within.replace('\n', "↵\n").replace('\t', "⇥\t").replace('\r', "␍") + &end
 }
 
 fn about(index: usize, token: &Token, preview: &TokenPreview, w: &'static Words) -> String {
@@ -255,6 +260,6 @@ mod tests {
 
     #[test]
     fn line_ends_are_seen() {
-        assert_eq!(visible("a\n\tb"), "a↵\n⇥\tb");
+        assert_eq!(visible("a\n\tb\n\n"), "a↵\n⇥\tb↵↵");
     }
 }

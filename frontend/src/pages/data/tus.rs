@@ -153,7 +153,11 @@ impl Answer {
             // 409: the server has another number of bytes than this page thought; 423: another request writes still.
             0 | 408 | 409 | 423 | 429 | 502..=504 => Fault::Lost,
             404 | 410 => Fault::Gone,
-            status => Fault::Refused(client::problems(status, &self.body)),
+            status => match client::problems(status, &self.body) {
+                // The rest of a piece didn't come in time.
+                problems if problems.iter().any(|p| p.code == "cut_off") => Fault::Lost,
+                problems => Fault::Refused(problems),
+            },
         }
     }
 }
@@ -184,6 +188,7 @@ mod tests {
             Fault::Refused(problems) => assert_eq!(problems[0].message, "m"),
             other => panic!("{other:?}"),
         }
+        assert_eq!(fault(400, &body.replace("\"x\"", "\"cut_off\"")), Fault::Lost);
         assert!(matches!(fault(500, "<html>"), Fault::Refused(_)));
     }
 }

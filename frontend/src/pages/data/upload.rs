@@ -99,6 +99,11 @@ impl Uploads {
         }
     }
 
+    /// Nothing is on its way or was refused.
+    pub fn is_idle(self) -> bool {
+        self.items.with(Vec::is_empty)
+    }
+
     fn add_all(self, files: Option<FileList>) {
         let Some(files) = files else { return };
         (0..files.length()).filter_map(|i| files.get(i)).for_each(|file| self.add(file));
