@@ -3,7 +3,7 @@
 
 use crate::{
     config::RunConfig,
-    data::{DatasetInfo, Preview},
+    data::{Columns, DatasetInfo, Edit, Edited, FileType, Preview, RowsWanted, Statistics, TokenPreview},
     model::ModelInfo,
     plan::Plan,
     problem::Problem,
@@ -23,8 +23,36 @@ pub enum Question {
     /// Some rows of a dataset.
     Rows {
         dataset: String,
-        offset: u64,
-        limit: u64,
+        wanted: RowsWanted,
+    },
+    /// How a dataset's columns are read, and what they are.
+    Columns {
+        dataset: String,
+    },
+    /// A row as the tokens of a run.
+    Tokens {
+        dataset: String,
+        /// From 0.
+        row: u64,
+        config: RunConfig,
+    },
+    /// What a dataset holds, counted with a run's model and settings.
+    Statistics {
+        dataset: String,
+        config: RunConfig,
+    },
+    /// Changes a dataset's rows or how they are read.
+    Edit {
+        dataset: String,
+        edit: Edit,
+        config: RunConfig,
+    },
+    /// The dataset as a file. Behind the line of its answer, [`Answer::Exporting`], stdout carries that file.
+    Export {
+        dataset: String,
+        file_type: FileType,
+        /// `alpaca`, `sharegpt`, `openai`; its rows as they stand if none.
+        formatting: Option<String>,
     },
     /// Registers an uploaded file (already in the dataset folder, by its name there) under a dataset name:
     /// recognises its format, writes `dataset_info.json`.
@@ -45,6 +73,11 @@ pub enum Answer {
     Checked { reply: CheckReply },
     Datasets { datasets: Vec<DatasetInfo> },
     Rows { preview: Preview },
+    Columns { columns: Columns },
+    Tokens { preview: TokenPreview },
+    Statistics { statistics: Statistics },
+    Edited { edited: Edited },
+    Exporting,
     Registered { dataset: DatasetInfo },
     Forgotten,
     Models { models: Vec<ModelInfo> },

@@ -1,5 +1,6 @@
 //! The command line.
 
+use api::data::FileType;
 use clap::{Parser, Subcommand};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -113,19 +114,72 @@ pub enum Models {
 pub enum Data {
     /// The datasets of the data folder, with what is wrong with them
     List,
-    /// Some rows of a dataset, as they stand in the file and as they are trained on
-    Show {
-        /// Name in dataset_info.json
-        name: String,
-        /// Rows to pass over
-        #[arg(long, default_value_t = 0)]
-        offset: u64,
-        /// Rows to show
-        #[arg(long, default_value_t = 3)]
-        rows: u64,
-    },
+    /// Some rows of a dataset as they are read; with --row one of them, and the tokens that a run makes of it
+    Show(DataShow),
+    /// What a dataset holds and what is wrong with it, row by row, counted with a run's model and settings
+    Check(DataRun),
+    /// Write a dataset as another kind of file
+    Export(DataExport),
     /// What a chat template makes of a conversation: its text, and nothing after it
     Render(DataRender),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DataShow {
+    #[command(flatten)]
+    pub of: DataRun,
+    /// Show this row, from 1, with its ids and loss mask as the trainer makes them
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["offset", "rows"])]
+    pub row: Option<u64>,
+    /// Rows to pass over
+    #[arg(long, default_value_t = 0)]
+    pub offset: u64,
+    /// Rows to show
+    #[arg(long, default_value_t = 3)]
+    pub rows: u64,
+}
+
+/// A dataset as a run reads it.
+#[derive(Debug, clap::Args)]
+pub struct DataRun {
+    /// Name in dataset_info.json
+    #[arg(value_name = "DATASET")]
+    pub name: String,
+    /// Arguments of the run: model_name_or_path=starter, template=…, cutoff_len=…
+    #[arg(value_name = "key=value")]
+    pub words: Vec<String>,
+    /// A YAML file with the run's arguments
+    #[arg(long, value_name = "RUN.yaml")]
+    pub config: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DataExport {
+    /// Name in dataset_info.json
+    #[arg(value_name = "DATASET")]
+    pub name: String,
+    /// json, jsonl, csv, parquet, arrow [default: by the ending of --output, or json]
+    #[arg(long = "type", value_name = "TYPE", value_parser = file_type)]
+    pub file_type: Option<FileType>,
+    /// Rows in the columns of this format: alpaca, sharegpt, openai [default: as they stand]
+    #[arg(long, value_name = "FORMAT")]
+    pub formatting: Option<String>,
+    /// File to write; without it, stdout
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// A type by its name in the API.
+fn file_type(name: &str) -> Result<FileType, String> {
+    serde_json::from_value(name.into()).map_err(|_| "known are json, jsonl, csv, parquet and arrow".into())
+}
+
+impl DataExport {
+    /// The type asked for, or that of the output's ending.
+    pub fn file_type(&self) -> FileType {
+        let ending = self.output.as_ref().and_then(|path| path.extension()).and_then(|ending| ending.to_str());
+        self.file_type.or_else(|| file_type(ending?).ok()).unwrap_or_default()
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -69,7 +69,7 @@ fn run(args: Args, environment: &Environment, say: &Say, begun: Instant) -> Outc
         Command::Train { words } => commands::train::run(&words, environment, say),
         Command::Chat { words, prompt, system } => commands::chat::run(&words, prompt, system, environment, say),
         Command::Export { words } => commands::export::run(&words, environment, say),
-        Command::Worker(worker) => commands::worker::run(worker, environment, say),
+        Command::Worker(worker) => commands::worker::run(worker, environment),
         Command::Data { command } => commands::data::run(command, environment, say),
         Command::Catalog => commands::about::catalog(say),
         Command::Models { command } => commands::models::run(command, environment, say),

@@ -1,7 +1,30 @@
 //! Answers to the server's questions between runs.
 
-use crate::{Places, Result, data::preview, files::locate, prepare::plan};
+use crate::{
+    Error, Places, Result,
+    data::{edit, export::Export, inspect, preview},
+    files::locate,
+    prepare::plan,
+};
 use api::question::{Answer, CheckReply, Question};
+use std::io::Write;
+
+/// Answers one question on `out`: a line of JSON, and behind that of an export the file.
+pub fn serve(question: Question, places: &Places, mut out: impl Write + Send) -> Result<()> {
+    let mut say = |answer: &Answer| {
+        let mut line = serde_json::to_vec(answer).map_err(|e| Error::Internal(e.to_string()))?;
+        line.push(b'\n');
+        out.write_all(&line).and_then(|()| out.flush()).map_err(Error::io("stdout"))
+    };
+    let Question::Export { dataset, file_type, formatting } = question else { return say(&answer(question, places)) };
+    match Export::begin(&places.datasets(), &dataset, file_type, formatting.as_deref()) {
+        Ok(export) => {
+            say(&Answer::Exporting)?;
+            export.write(out)
+        }
+        Err(error) => say(&Answer::Failed { problems: error.into_problems() }),
+    }
+}
 
 /// Answers one question; problems are an answer too.
 pub fn answer(question: Question, places: &Places) -> Answer {
@@ -18,13 +41,27 @@ fn try_answer(question: Question, places: &Places) -> Result<Answer> {
             },
         },
         Question::Datasets => Answer::Datasets { datasets: preview::list(&dir)? },
-        Question::Rows { dataset, offset, limit } => {
-            Answer::Rows { preview: preview::rows(&dir, &dataset, offset, limit)? }
+        Question::Rows { dataset, wanted } => Answer::Rows { preview: preview::rows(&dir, &dataset, &wanted)? },
+        Question::Columns { dataset } => Answer::Columns { columns: preview::columns(&dir, &dataset)? },
+        Question::Tokens { dataset, row, config } => {
+            Answer::Tokens { preview: inspect::tokens(&dir, &dataset, row, &config, places)? }
+        }
+        Question::Statistics { dataset, config } => {
+            let limit = Some(inspect::LIMIT);
+            Answer::Statistics { statistics: inspect::statistics(&dir, &dataset, &config, places, limit)? }
+        }
+        Question::Edit { dataset, edit, config } => {
+            Answer::Edited { edited: edit::edit(&dir, &dataset, &edit, &config, places)? }
         }
         Question::Register { name, file } => Answer::Registered { dataset: preview::register(&dir, &name, &file)? },
         Question::Forget { dataset } => {
             preview::forget(&dir, &dataset)?;
             Answer::Forgotten
+        }
+        // Only looks whether it can be written.
+        Question::Export { dataset, file_type, formatting } => {
+            Export::begin(&dir, &dataset, file_type, formatting.as_deref())?;
+            Answer::Exporting
         }
         Question::Models => Answer::Models { models: locate::list(places) },
     })

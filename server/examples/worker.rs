@@ -8,7 +8,7 @@
 use api::{
     Event, Line, Outcome, Plan, Problem, RunConfig,
     chat::{Command, FinishReason, LoadChat, Reply, Usage},
-    data::{DatasetInfo, Preview, PreviewRow},
+    data::{Columns, DatasetInfo, Edit, Edited, Preview, PreviewRow, Statistics, TokenPreview},
     job::Spec,
     model::ModelInfo,
     question::{Answer, CheckReply, Question},
@@ -147,9 +147,27 @@ fn ask() -> Result {
             let names = fs::read_dir(datasets)?.flatten().filter_map(|e| e.file_name().into_string().ok());
             Answer::Datasets { datasets: names.map(|name| info(&name)).collect() }
         }
-        Question::Rows { dataset, offset, limit } => {
-            let rows = (offset..offset + limit).map(|index| PreviewRow { index, ..Default::default() }).collect();
-            Answer::Rows { preview: Preview { dataset: info(&dataset), offset, rows } }
+        Question::Rows { dataset, wanted } => {
+            let offset = wanted.offset;
+            let raw = serde_json::to_value(&wanted)?;
+            let rows = offset..offset + wanted.limit;
+            let rows = rows.map(|index| PreviewRow { index, raw: raw.clone(), ..Default::default() }).collect();
+            Answer::Rows { preview: Preview { dataset: info(&dataset), offset, rows, more: true } }
+        }
+        Question::Columns { .. } => Answer::Columns { columns: Columns::default() },
+        Question::Tokens { row, .. } => Answer::Tokens { preview: TokenPreview { row, ..Default::default() } },
+        Question::Statistics { .. } => Answer::Statistics { statistics: Statistics::default() },
+        Question::Edit { dataset, edit: Edit::Delete { rows }, .. } => {
+            Answer::Edited { edited: Edited { dataset: info(&dataset), rows: rows.len() as u64 } }
+        }
+        Question::Edit { dataset, .. } => Answer::Edited { edited: Edited { dataset: info(&dataset), rows: 0 } },
+        Question::Export { dataset, .. } if dataset == "missing" => Answer::Failed {
+            problems: vec![Problem::new("unknown_dataset", "There is no such dataset.", "没有该数据集。")],
+        },
+        // Ends on the way, if `dataset` says so.
+        Question::Export { dataset, .. } => {
+            println!("{}\nthe file", serde_json::to_string(&Answer::Exporting)?);
+            std::process::exit(i32::from(dataset == "dying"));
         }
         Question::Register { name, file } => {
             let text = fs::read(datasets.join(&file))?;

@@ -6,6 +6,7 @@ use std::{
     io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 #[derive(Clone, Debug)]
@@ -85,8 +86,17 @@ impl Home {
     /// Removes what an earlier server left half done.
     pub fn tidy(&self) {
         for entry in fs::read_dir(self.uploads()).into_iter().flatten().flatten() {
-            if entry.path().extension().is_some_and(|e| e == "part") {
-                let _ = fs::remove_file(entry.path());
+            let path = entry.path();
+            let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+            let is_over = match ending {
+                "part" => true,
+                // Unless it was written to in the last day, and with what was told of it.
+                "upload" => !is_recent(&path) || !path.with_extension("json").exists(),
+                "json" => !is_recent(&path.with_extension("upload")),
+                _ => false,
+            };
+            if is_over {
+                let _ = fs::remove_file(path);
             }
         }
         for entry in fs::read_dir(self.runs()).into_iter().flatten().flatten() {
@@ -123,6 +133,14 @@ impl HomeLock {
         self.0.rewind()?;
         writeln!(self.0, "{what}")
     }
+}
+
+/// Whether a file was written to within a day: so long an upload that was cut off can go on.
+fn is_recent(path: &Path) -> bool {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let written = fs::metadata(path).and_then(|meta| meta.modified());
+    // A time to come is one of another clock.
+    written.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < DAY) || time > SystemTime::now())
 }
 
 const TRASH: &str = ".trash-";

@@ -119,6 +119,7 @@ pub async fn serve(options: Options, on_ready: impl FnOnce(SocketAddr)) -> Resul
         catalog: serde_json::to_vec(&options.catalog).unwrap_or_default().into(),
         version: if version.is_empty() { env!("CARGO_PKG_VERSION").into() } else { version },
         upload_limit: options.upload_limit,
+        uploads: Default::default(),
     });
     let mut tasks = JoinSet::new();
     tasks.spawn_blocking(move || home.tidy());

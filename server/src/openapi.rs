@@ -45,12 +45,13 @@ fn operation(route: &Route, problem: &Value, generator: &mut SchemaGenerator) ->
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
         .collect();
-    parameters.extend(
-        route
-            .queries
-            .iter()
-            .map(|(name, what)| json!({ "name": name, "in": "query", "description": what, "schema": { "type": "integer", "minimum": 0 } })),
-    );
+    parameters.extend(route.queries.iter().map(|query| {
+        let mut schema = json!({ "type": query.kind });
+        if query.kind == "integer" {
+            schema["minimum"] = 0.into();
+        }
+        json!({ "name": query.name, "in": "query", "description": query.what, "schema": schema })
+    }));
     let mut reply = json!({ "description": route.status.canonical_reason().unwrap_or("Done") });
     if let Some(content_type) = &route.reply {
         reply["content"] = content(content_type, generator);

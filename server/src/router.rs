@@ -13,18 +13,36 @@ use axum::{
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use std::{any::Any, borrow::Cow, collections::BTreeMap, time::Duration};
-use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    compression::{
+        CompressionLayer, Predicate,
+        predicate::{DefaultPredicate, NotForContentType},
+    },
+};
+
+/// The media type of what is downloaded: never shown in the page, whatever it is.
+pub const FILE: &str = "application/octet-stream";
 
 /// One operation: where, what it takes, what it gives, and who does it.
 pub struct Route {
     pub method: Method,
     pub path: &'static str,
     pub summary: &'static str,
-    pub queries: Vec<(&'static str, &'static str)>,
+    pub queries: Vec<Query>,
     pub body: Option<Content>,
     pub status: StatusCode,
     pub reply: Option<Content>,
+    /// Whether its answer has to begin in time.
+    hurried: bool,
     pub handler: MethodRouter<State>,
+}
+
+/// A parameter behind the `?`: its name, its JSON type, and what it says.
+pub struct Query {
+    pub name: &'static str,
+    pub kind: &'static str,
+    pub what: &'static str,
 }
 
 /// A media type and the schema of what it carries.
@@ -47,11 +65,23 @@ impl Route {
     /// An operation that answers 200 with nothing described yet.
     pub fn new(method: Method, path: &'static str, summary: &'static str, handler: MethodRouter<State>) -> Self {
         let (queries, status) = (Vec::new(), StatusCode::OK);
-        Self { method, path, summary, queries, body: None, status, reply: None, handler }
+        Self { method, path, summary, queries, body: None, status, reply: None, hurried: true, handler }
     }
 
-    pub fn query(mut self, name: &'static str, what: &'static str) -> Self {
-        self.queries.push((name, what));
+    /// A number from 0 on behind the `?`.
+    pub fn query(self, name: &'static str, what: &'static str) -> Self {
+        self.query_of(name, "integer", what)
+    }
+
+    /// A parameter of another JSON type.
+    pub fn query_of(mut self, name: &'static str, kind: &'static str, what: &'static str) -> Self {
+        self.queries.push(Query { name, kind, what });
+        self
+    }
+
+    /// May take as long as it needs to begin its answer.
+    pub fn unhurried(mut self) -> Self {
+        self.hurried = false;
         self
     }
 
@@ -62,6 +92,12 @@ impl Route {
 
     pub fn gives(mut self, status: StatusCode, reply: Content) -> Self {
         (self.status, self.reply) = (status, Some(reply));
+        self
+    }
+
+    /// Answers 201 with the place of what it made.
+    pub fn creates(mut self) -> Self {
+        self.status = StatusCode::CREATED;
         self
     }
 
@@ -77,7 +113,8 @@ pub fn router(state: State) -> Router {
     let mut paths: BTreeMap<&'static str, MethodRouter<State>> = BTreeMap::new();
     for route in routes::all() {
         let before = paths.remove(route.path).unwrap_or_default();
-        paths.insert(route.path, before.merge(route.handler));
+        let handler = if route.hurried { route.handler.route_layer(from_fn(in_time)) } else { route.handler };
+        paths.insert(route.path, before.merge(handler));
     }
     let mut router = Router::new();
     for (path, methods) in paths {
@@ -87,9 +124,9 @@ pub fn router(state: State) -> Router {
         .route(api::routes::OPENAPI, axum::routing::get(move || openapi::answer(openapi.clone())))
         .fallback(unknown)
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn(in_time))
         .layer(from_fn(problems_only))
-        .layer(CompressionLayer::new())
+        // Files that are downloaded leave as fast as the disk gives them.
+        .layer(CompressionLayer::new().compress_when(DefaultPredicate::new().and(NotForContentType::const_new(FILE))))
         .with_state(state)
 }
 
@@ -104,13 +141,9 @@ async fn unknown(request: Request) -> Response {
     }
 }
 
-/// A handler has so long to begin its answer. Questions to the engine have their own, shorter limit; an upload may
-/// take as long as its pieces keep coming.
+/// A hurried handler has so long to begin its answer. Questions to the engine have their own, shorter limit.
 async fn in_time(request: Request, next: Next) -> Response {
     const LIMIT: Duration = Duration::from_secs(150);
-    if request.uri().path() == api::routes::DATASETS {
-        return next.run(request).await;
-    }
     match tokio::time::timeout(LIMIT, next.run(request)).await {
         Ok(response) => response,
         Err(_) => StatusCode::GATEWAY_TIMEOUT.into_response(),

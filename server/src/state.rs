@@ -1,7 +1,8 @@
 //! What every handler can reach.
 
 use crate::{
-    ask::Ask, chat::Chats, home::Home, hub::HubSettings, store::Store, supervisor::Supervisor, worker::Program,
+    ask::Ask, chat::Chats, home::Home, hub::HubSettings, routes::uploads::Holds, store::Store, supervisor::Supervisor,
+    worker::Program,
 };
 use axum::body::Bytes;
 use std::{ops::Deref, sync::Arc};
@@ -22,6 +23,8 @@ pub struct Inner {
     pub processor: String,
     /// Largest upload in bytes.
     pub upload_limit: u64,
+    /// Resumable uploads that requests work on now.
+    pub uploads: Holds,
 }
 
 /// What background tasks need; a part of [`Inner`], cheap to clone.

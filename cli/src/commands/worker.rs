@@ -6,7 +6,6 @@ use crate::{
     job, log,
     outcome::{Failure, Outcome},
     runs::RunFolder,
-    say::Say,
     signals,
 };
 use api::{Problem, chat::LoadChat, question::Question};
@@ -16,7 +15,7 @@ use std::io::{self, BufRead, Read};
 /// The largest question, and the longest line that names a chat model.
 const LARGEST: u64 = 16 << 20;
 
-pub fn run(args: Worker, environment: &Environment, say: &Say) -> Outcome {
+pub fn run(args: Worker, environment: &Environment) -> Outcome {
     log::to_stderr("info");
     let places = environment.places();
     args.device.as_deref().map(engine::device::assign).transpose().map_err(Failure::refused)?;
@@ -24,8 +23,8 @@ pub fn run(args: Worker, environment: &Environment, say: &Say) -> Outcome {
         let mut text = String::new();
         io::stdin().take(LARGEST).read_to_string(&mut text).map_err(unreadable)?;
         let question: Question = parse(&text)?;
-        say.json(&engine::ask::answer(question, &places));
-        return Ok(());
+        // Not locked: an export writes from threads of its own.
+        return engine::ask::serve(question, &places, io::stdout()).map_err(|e| Failure::failed(e.into_problem()));
     }
     if args.task.chat {
         let mut input = io::BufReader::new(io::stdin());

@@ -2,10 +2,11 @@
 //! an answer column, plain text.
 
 use super::example::{self, Example, Kind, needed, needed_text, text};
-use super::{Format, Row, info};
+use super::{Answer, Format, Row, info};
 use crate::entry::Entry;
 use api::{Card, Problem, Text, data::Message};
 use serde_json::{Value, json};
+use std::ops::Range;
 
 pub struct Alpaca;
 
@@ -43,9 +44,8 @@ impl Format for Alpaca {
         let kind = self.kind(dataset);
         let prompt = columns.prompt.as_deref().unwrap_or("instruction");
         if kind == Kind::Text {
-            // The rows of a .txt file have this one column, whatever the entry says.
-            let column = if row.contains_key(prompt) || !row.contains_key("text") { prompt } else { "text" };
-            return Ok(Example { text: Some(needed_text(row, column)?.to_string()), ..Example::default() });
+            let text = needed_text(row, text_column(row, columns))?;
+            return Ok(Example { text: Some(text.to_string()), ..Example::default() });
         }
         let mut messages = Vec::new();
         if let Some(system) = optional(row, &columns.system)? {
@@ -125,6 +125,103 @@ impl Format for Alpaca {
         entry.insert("columns".into(), Value::Object(columns));
         Some(entry)
     }
+
+    fn row(&self, example: &Example) -> Result<Row, Box<Problem>> {
+        let mut row = Row::new();
+        let mut set = |column: &str, text: &str| row.insert(column.into(), text.into());
+        if let Some(text) = &example.text {
+            set("text", text);
+            return Ok(row);
+        }
+        let mut messages = example.messages.as_slice();
+        let mut system = None;
+        if let Some((first, rest)) = messages.split_first().filter(|(first, _)| first.role == "system") {
+            (system, messages) = (Some(first.content.as_str()), rest);
+        }
+        if let Some(other) = messages.iter().find(|m| !matches!(m.role.as_str(), "user" | "assistant")) {
+            return Err(no_place(&other.role));
+        }
+        let (pairs, rest) = messages.as_chunks::<2>();
+        let (question, answer, pairs) = match (rest, pairs.split_last()) {
+            // The answers are in columns of their own.
+            ([question], _) => (question, None, pairs),
+            (_, Some(([question, answer], pairs))) => (question, Some(answer), pairs),
+            (_, None) => return Err(example::fault("row_empty", "it has no messages.".into(), "没有消息。".into())),
+        };
+        set("instruction", &question.content);
+        set("input", "");
+        for (column, message) in
+            [("output", answer), ("chosen", example.chosen.as_ref()), ("rejected", example.rejected.as_ref())]
+        {
+            if let Some(message) = message {
+                set(column, &message.content);
+            }
+        }
+        if let Some(system) = system {
+            set("system", system);
+        }
+        if !pairs.is_empty() {
+            let pairs: Value =
+                pairs.iter().map(|[question, answer]| json!([question.content, answer.content])).collect();
+            row.insert("history".into(), pairs);
+        }
+        if let Some(tools) = &example.tools {
+            row.insert("tools".into(), example::plain_tools(tools));
+        }
+        if let Some(desirable) = example.desirable {
+            row.insert("kto_tag".into(), desirable.into());
+        }
+        Ok(row)
+    }
+
+    fn with_answer(&self, row: &Row, dataset: &info::Entry, answer: Answer, text: &str) -> Option<Row> {
+        let columns = &dataset.columns;
+        let column = match answer {
+            Answer::Last if self.kind(dataset) == Kind::Text => text_column(row, columns),
+            Answer::Last => columns.response.as_deref().unwrap_or("output"),
+            Answer::Chosen => columns.chosen.as_deref().unwrap_or("chosen"),
+            Answer::Rejected => columns.rejected.as_deref().unwrap_or("rejected"),
+        };
+        let mut row = row.clone();
+        row.insert(column.into(), text.into());
+        Some(row)
+    }
+
+    fn with_turns(&self, row: &Row, dataset: &info::Entry, turns: Range<usize>) -> Option<Row> {
+        let columns = &dataset.columns;
+        let column = columns.history.as_deref()?;
+        let mut history = row.get(column)?.as_array()?.clone();
+        let is_last = turns.end > history.len();
+        history.truncate(turns.end);
+        let mut row = row.clone();
+        if !is_last {
+            let last = history.pop()?;
+            let [question, answer] = last.as_array()?.as_slice() else { return None };
+            row.insert(columns.prompt.clone().unwrap_or_else(|| "instruction".into()), question.clone());
+            row.insert(columns.response.clone().unwrap_or_else(|| "output".into()), answer.clone());
+            if let Some(query) = columns.query.as_ref().and_then(|column| row.get_mut(column)) {
+                *query = "".into();
+            }
+        }
+        row.insert(column.into(), history.split_off(turns.start).into());
+        Some(row)
+    }
+}
+
+/// The column of plain text. The rows of a .txt file have this one, whatever the entry says.
+fn text_column<'a>(row: &Row, columns: &'a info::Columns) -> &'a str {
+    let prompt = columns.prompt.as_deref().unwrap_or("instruction");
+    if row.contains_key(prompt) || !row.contains_key("text") { prompt } else { "text" }
+}
+
+/// The problem of a message that Alpaca's columns can't hold.
+fn no_place(role: &str) -> Box<Problem> {
+    let problem = Problem::new(
+        "row_not_alpaca",
+        format!("Alpaca's columns have no place for a message of role {role:?}."),
+        format!("Alpaca 的列无法容纳角色为“{role}”的消息。"),
+    );
+    Box::new(problem.hint("Take sharegpt or openai instead.", "请改用 sharegpt 或 openai。"))
 }
 
 /// The label of KTO rows.

@@ -149,6 +149,13 @@ pub fn tools(row: &Map<String, Value>, column: &str) -> Result<Option<Value>, Bo
     Ok((!list.is_empty()).then(|| Value::Array(list.into_iter().map(wrap).collect())))
 }
 
+/// Tools as LLaMA-Factory's files have them: JSON text of a list, without the wrapping.
+pub fn plain_tools(tools: &Value) -> Value {
+    let list = tools.as_array().map(Vec::as_slice).unwrap_or_default();
+    let plain: Vec<&Value> = list.iter().map(|tool| tool.get("function").unwrap_or(tool)).collect();
+    json!(plain).to_string().into()
+}
+
 /// The problem of a column that a row lacks.
 pub fn missing(row: &Map<String, Value>, column: &str) -> Box<Problem> {
     let mut found: Vec<&str> = row.keys().map(String::as_str).take(20).collect();

@@ -3,9 +3,12 @@
 //! To add a dataset format: a file here with one [`Format`], and a line in [`FORMATS`].
 
 mod alpaca;
+pub mod edit;
 pub mod encode;
 pub mod example;
+pub mod export;
 pub mod info;
+pub mod inspect;
 pub mod load;
 pub mod preview;
 pub mod reader;
@@ -13,6 +16,7 @@ pub mod render;
 mod sharegpt;
 pub mod spool;
 pub mod template;
+mod walk;
 
 pub use encode::{EncodeOptions, Encoder, Packer, Sequence, SpecialTokens};
 pub use example::{Example, Kind};
@@ -24,6 +28,7 @@ pub use template::ChatTemplate;
 use crate::{Result, entry::Entry};
 use api::Problem;
 use serde_json::{Map, Value};
+use std::ops::Range;
 
 /// A row of a dataset file.
 pub type Row = Map<String, Value>;
@@ -39,6 +44,24 @@ pub trait Format: Entry {
     /// The `dataset_info.json` entry, without its file, for a file whose first row this is; `None` if it isn't of this
     /// format.
     fn recognise(&self, row: &Row) -> Option<Row>;
+
+    /// An example as a row with the columns that the format has by default, or why it has no place for it.
+    fn row(&self, example: &Example) -> Result<Row, Box<Problem>>;
+
+    /// The row with another text for one of its answers; of plain text, with another text.
+    fn with_answer(&self, row: &Row, dataset: &info::Entry, answer: Answer, text: &str) -> Option<Row>;
+
+    /// The row with only some turns of its conversation, from a question to the answer before the next; the system
+    /// message stays.
+    fn with_turns(&self, row: &Row, dataset: &info::Entry, turns: Range<usize>) -> Option<Row>;
+}
+
+/// One of the answers of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Last,
+    Chosen,
+    Rejected,
 }
 
 /// Every format. The order is that in which an unknown file is tried.

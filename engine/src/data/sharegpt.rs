@@ -1,11 +1,12 @@
 //! ShareGPT rows: a list of messages with roles; and OpenAI's, which are the same with other words and `tool_calls`.
 
 use super::alpaca::{desirable, optional};
-use super::example::{self, Example, Kind, check_turns, fault, function_calls, needed};
-use super::{Format, Row, info};
+use super::example::{self, Example, Kind, check_turns, fault, function_calls, needed, to_values};
+use super::{Answer, Format, Row, info};
 use crate::entry::Entry;
 use api::{Card, Problem, Text, data::Message};
 use serde_json::{Value, json};
+use std::ops::Range;
 
 pub struct ShareGpt;
 pub struct OpenAi;
@@ -51,7 +52,7 @@ impl Format for ShareGpt {
 
     fn example(&self, row: &Row, dataset: &info::Entry) -> Result<Example, Box<Problem>> {
         let columns = &dataset.columns;
-        let column = columns.messages.as_deref().unwrap_or("conversations");
+        let column = messages_of(columns);
         let value = needed(row, column)?;
         let list = value.as_array().ok_or_else(|| example::wrong(column, value, ["a list of messages", "消息列表"]))?;
         let mut messages = Vec::with_capacity(list.len() + 1);
@@ -96,9 +97,100 @@ impl Format for ShareGpt {
             entry
         })
     }
+
+    fn row(&self, example: &Example) -> Result<Row, Box<Problem>> {
+        let of = |message: &Message| {
+            let from = match message.role.as_str() {
+                "user" => "human",
+                "assistant" => "gpt",
+                "tool" => "observation",
+                "function" => "function_call",
+                other => other,
+            };
+            json!({ "from": from, "value": message.content })
+        };
+        written(example, "conversations", &|messages| messages.iter().map(of).collect(), example::plain_tools)
+    }
+
+    fn with_answer(&self, row: &Row, dataset: &info::Entry, answer: Answer, text: &str) -> Option<Row> {
+        let columns = &dataset.columns;
+        let content = dataset.tags.content.as_deref().unwrap_or("value");
+        let mut row = row.clone();
+        let message = match answer {
+            Answer::Last => row.get_mut(messages_of(columns))?.as_array_mut()?.last_mut()?,
+            Answer::Chosen => row.get_mut(columns.chosen.as_deref().unwrap_or("chosen"))?,
+            Answer::Rejected => row.get_mut(columns.rejected.as_deref().unwrap_or("rejected"))?,
+        };
+        match message {
+            Value::Object(message) => {
+                message.insert(content.into(), text.into());
+            }
+            other => *other = text.into(),
+        }
+        Some(row)
+    }
+
+    fn with_turns(&self, row: &Row, dataset: &info::Entry, turns: Range<usize>) -> Option<Row> {
+        let column = messages_of(&dataset.columns);
+        let list = row.get(column)?.as_array()?;
+        let role = |value: &Value| message(value, &dataset.tags).ok().map(|message| message.role);
+        let mut turn = 0;
+        let kept = list.iter().filter(|value| {
+            let role = role(value);
+            turn += usize::from(role.as_deref() == Some("user"));
+            role.as_deref() == Some("system") || (turn > 0 && turns.contains(&(turn - 1)))
+        });
+        let kept: Vec<Value> = kept.cloned().collect();
+        let mut row = row.clone();
+        row.insert(column.into(), kept.into());
+        Some(row)
+    }
+}
+
+/// The column with the messages.
+fn messages_of(columns: &info::Columns) -> &str {
+    columns.messages.as_deref().unwrap_or("conversations")
+}
+
+/// A row of messages, as `list` writes them.
+fn written(
+    example: &Example,
+    column: &str,
+    list: &dyn Fn(&[Message]) -> Vec<Value>,
+    tools: impl Fn(&Value) -> Value,
+) -> Result<Row, Box<Problem>> {
+    if example.text.is_some() {
+        let problem = Problem::new("row_not_messages", "plain text has no messages.", "纯文本没有消息。");
+        return Err(Box::new(problem.hint("Take alpaca, or the rows as they stand.", "请使用 alpaca，或按原样导出。")));
+    }
+    let mut row = Row::from_iter([(column.to_string(), Value::Array(list(&example.messages)))]);
+    for (column, answer) in [("chosen", &example.chosen), ("rejected", &example.rejected)] {
+        if let Some(answer) = answer {
+            row.extend(list(std::slice::from_ref(answer)).pop().map(|answer| (column.to_string(), answer)));
+        }
+    }
+    if let Some(found) = &example.tools {
+        row.insert("tools".into(), tools(found));
+    }
+    if let Some(desirable) = example.desirable {
+        row.insert("kto_tag".into(), desirable.into());
+    }
+    Ok(row)
 }
 
 impl Format for OpenAi {
+    fn row(&self, example: &Example) -> Result<Row, Box<Problem>> {
+        written(example, "messages", &|messages| to_values(messages, true, true), Value::clone)
+    }
+
+    fn with_answer(&self, row: &Row, dataset: &info::Entry, answer: Answer, text: &str) -> Option<Row> {
+        ShareGpt.with_answer(row, dataset, answer, text)
+    }
+
+    fn with_turns(&self, row: &Row, dataset: &info::Entry, turns: Range<usize>) -> Option<Row> {
+        ShareGpt.with_turns(row, dataset, turns)
+    }
+
     fn kind(&self, dataset: &info::Entry) -> Kind {
         ShareGpt.kind(dataset)
     }

@@ -2,7 +2,7 @@
 //! loading, previews, registration, bad input.
 
 use super::*;
-use api::data::Message;
+use api::data::{Message, RowsWanted};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -214,23 +214,37 @@ fn a_file_is_registered_shown_and_forgotten() {
             "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"assistant\", \"content\": \"yo\"}]}\n{\"messages\": []}\n",
         ),
         ("broken.json", "[{\"a\": 1},]"),
-        ("odd.json", "[{\"id\": 1}]"),
+        ("odd.json", "[{\"id\": 1, \"frage\": \"q\", \"antwort\": \"a\"}]"),
+        ("numbers.json", "[1, 2]"),
     ]);
     let info = preview::register(dir.path(), "聊天", "chat.jsonl").unwrap();
     assert_eq!((info.rows, info.kind.as_str(), info.formatting.as_str()), (2, "instructions", "sharegpt"));
     assert!(info.problem.unwrap().message.starts_with("Row 2 of dataset 聊天"));
-    let shown = preview::rows(dir.path(), "聊天", 0, 10).unwrap();
+    let rows = |offset, limit| {
+        let wanted = RowsWanted { offset, limit, ..RowsWanted::default() };
+        preview::rows(dir.path(), "聊天", &wanted).unwrap()
+    };
+    let shown = rows(0, 10);
     assert_eq!(shown.rows[0].messages, [Message::new("user", "hi"), Message::new("assistant", "yo")]);
     assert!(shown.rows[1].problem.is_some() && shown.rows[1].raw["messages"].is_array());
-    assert_eq!(preview::rows(dir.path(), "聊天", 1, 1).unwrap().rows[0].index, 1);
+    assert_eq!((rows(1, 1).rows[0].index, rows(0, 1).more, shown.more), (1, true, false));
 
     let code = |name: &str, file: &str| preview::register(dir.path(), name, file).unwrap_err().into_problem().code;
     assert_eq!(code("聊天", "chat.jsonl"), "dataset_taken");
     assert_eq!(code("../x", "chat.jsonl"), "dataset_name");
     assert_eq!(code("x", "../chat.jsonl"), "dataset_outside");
     assert_eq!(code("x", "broken.json"), "dataset_not_json");
-    assert_eq!(code("x", "odd.json"), "dataset_unknown");
+    assert_eq!(code("x", "numbers.json"), "dataset_unknown");
     assert_eq!(code("x", "none.json"), "dataset_file_missing");
+
+    // Columns of unknown names: registered all the same, and the problem says what is to be done.
+    let odd = preview::register(dir.path(), "odd", "odd.json").unwrap();
+    assert_eq!((odd.rows, odd.editable, odd.problem.unwrap().code.as_str()), (1, true, "dataset_unmapped"));
+    let columns = preview::columns(dir.path(), "odd").unwrap();
+    assert_eq!(columns.found, ["id", "frage", "antwort"]);
+    let guess = columns.guess.unwrap();
+    assert_eq!((guess.columns["prompt"].as_str(), guess.columns["response"].as_str()), ("frage", "antwort"));
+    preview::forget(dir.path(), "odd").unwrap();
 
     let names = || preview::list(dir.path()).unwrap().into_iter().map(|d| d.name).collect::<Vec<_>>();
     assert_eq!(names(), ["old", "聊天"]);

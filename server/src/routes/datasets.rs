@@ -1,22 +1,31 @@
-//! Datasets: what there is, rows to look at, upload, deletion.
+//! Datasets: what there is, rows and their tokens to look at, changes, upload, download, deletion.
 
 use super::upload;
 use crate::{
+    ask::unexpected,
     error::{Failure, Reply},
-    router::{Content, Route},
+    extract,
+    router::{Content, FILE, Route},
     state::State as App,
 };
 use api::{
-    data::{DatasetInfo, Preview},
+    RunConfig,
+    data::{
+        Columns, DatasetInfo, EditDataset, Edited, FileType, Preview, RowsWanted, Statistics, TokenPreview,
+        TokensWanted,
+    },
     job::Feed,
     question::{Answer, Question},
-    routes::{DATASET, DATASET_ROWS, DATASETS},
+    routes::{
+        DATASET, DATASET_COLUMNS, DATASET_EDIT, DATASET_FILE, DATASET_ROWS, DATASET_STATISTICS, DATASET_TOKENS,
+        DATASETS,
+    },
 };
 use axum::{
     Json,
-    body::HttpBody,
+    body::{Body, HttpBody},
     extract::{DefaultBodyLimit, FromRequest, Multipart, Path, Query, Request, State},
-    http::{Method, StatusCode},
+    http::{Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
@@ -39,6 +48,7 @@ pub fn routes() -> Vec<Route> {
             .gives(StatusCode::OK, Content::json::<Vec<DatasetInfo>>()),
         Route::new(Method::POST, DATASETS, "Upload a dataset", post(create).layer(DefaultBodyLimit::disable()))
             .takes(Content::of::<Upload>("multipart/form-data"))
+            .unhurried()
             .gives(StatusCode::CREATED, Content::json::<DatasetInfo>()),
         Route::new(Method::DELETE, DATASET, "Delete a dataset", delete(remove)).gives_nothing(),
         Route::new(
@@ -48,8 +58,26 @@ pub fn routes() -> Vec<Route> {
             get(rows),
         )
         .query("offset", "From this row, 0 if not given")
-        .query("limit", "At most so many, 20 if not given, 200 at most")
+        .query("limit", "At most so many, 20 if not given, 200 at most; a row asked for alone comes whole")
+        .query_of("search", "string", "Only rows with this text in a value, whatever its case")
+        .query_of("faulty", "boolean", "Only rows with a problem")
         .gives(StatusCode::OK, Content::json::<Preview>()),
+        Route::new(Method::GET, DATASET_COLUMNS, "Its columns, and how they are read", get(columns))
+            .gives(StatusCode::OK, Content::json::<Columns>()),
+        Route::new(Method::POST, DATASET_TOKENS, "A row as the tokens of a run", post(tokens))
+            .takes(Content::json::<TokensWanted>())
+            .gives(StatusCode::OK, Content::json::<TokenPreview>()),
+        Route::new(Method::POST, DATASET_STATISTICS, "What it holds, counted for a run", post(statistics))
+            .takes(Content::json::<RunConfig>())
+            .gives(StatusCode::OK, Content::json::<Statistics>()),
+        Route::new(Method::POST, DATASET_EDIT, "Change its rows, or how they are read", post(edit))
+            .takes(Content::json::<EditDataset>())
+            .unhurried()
+            .gives(StatusCode::OK, Content::json::<Edited>()),
+        Route::new(Method::GET, DATASET_FILE, "The dataset as a file", get(file))
+            .query_of("type", "string", "json, jsonl, csv, parquet or arrow; json if not given")
+            .query_of("formatting", "string", "alpaca, sharegpt or openai; its rows as they stand if not given")
+            .gives(StatusCode::OK, Content::of::<Vec<u8>>(FILE)),
     ]
 }
 
@@ -61,25 +89,37 @@ async fn list(State(app): State<App>) -> Reply<Json<Vec<DatasetInfo>>> {
 }
 
 async fn create(State(app): State<App>, request: Request) -> Reply<Response> {
-    upload::check_length(&app.home, request.body().size_hint().lower(), app.upload_limit)?;
+    // The form around the file takes a little.
+    let least = request.body().size_hint().lower().saturating_sub(64 << 10);
+    upload::check_length(&app.home, least, app.upload_limit)?;
     let form = Multipart::from_request(request, &()).await.map_err(|_| upload::not_a_form())?;
     let upload = upload::receive(&app.home, form, app.upload_limit).await?;
+    let dataset = register(&app, &upload).await?;
+    upload.keep();
+    Ok((StatusCode::CREATED, Json(dataset)).into_response())
+}
+
+/// Makes a dataset of an uploaded file.
+pub(super) async fn register(app: &App, upload: &upload::Uploaded) -> Reply<DatasetInfo> {
     let question = Question::Register { name: upload.name.clone(), file: upload.file_name() };
-    match app.ask.ask(&question).await? {
+    match app.ask.ask_patiently(&question).await? {
         Answer::Registered { dataset } => {
-            upload.keep();
-            app.store.tell(&Feed::Changed { what: "datasets".into() }).await?;
-            Ok((StatusCode::CREATED, Json(dataset)).into_response())
+            changed(app).await?;
+            Ok(dataset)
         }
         other => Err(unexpected(&other)),
     }
+}
+
+async fn changed(app: &App) -> Reply<()> {
+    Ok(app.store.tell(&Feed::Changed { what: "datasets".into() }).await?)
 }
 
 async fn remove(State(app): State<App>, Path(name): Path<String>) -> Reply<StatusCode> {
     let dataset = known_shape(name)?;
     match app.ask.ask(&Question::Forget { dataset }).await? {
         Answer::Forgotten => {
-            app.store.tell(&Feed::Changed { what: "datasets".into() }).await?;
+            changed(&app).await?;
             Ok(StatusCode::NO_CONTENT)
         }
         other => Err(unexpected(&other)),
@@ -90,6 +130,8 @@ async fn remove(State(app): State<App>, Path(name): Path<String>) -> Reply<Statu
 struct RowsQuery {
     offset: Option<u64>,
     limit: Option<u64>,
+    search: Option<String>,
+    faulty: Option<bool>,
 }
 
 async fn rows(
@@ -97,13 +139,97 @@ async fn rows(
     Path(name): Path<String>,
     Query(query): Query<RowsQuery>,
 ) -> Reply<Json<Preview>> {
-    let dataset = known_shape(name)?;
-    let question =
-        Question::Rows { dataset, offset: query.offset.unwrap_or(0), limit: query.limit.unwrap_or(20).min(200) };
-    match app.ask.ask(&question).await? {
+    let wanted = RowsWanted {
+        offset: query.offset.unwrap_or(0),
+        limit: query.limit.unwrap_or(20).min(200),
+        search: query.search.unwrap_or_default(),
+        faulty: query.faulty.unwrap_or_default(),
+    };
+    match app.ask.ask(&Question::Rows { dataset: known_shape(name)?, wanted }).await? {
         Answer::Rows { preview } => Ok(Json(preview)),
         other => Err(unexpected(&other)),
     }
+}
+
+async fn columns(State(app): State<App>, Path(name): Path<String>) -> Reply<Json<Columns>> {
+    match app.ask.ask(&Question::Columns { dataset: known_shape(name)? }).await? {
+        Answer::Columns { columns } => Ok(Json(columns)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn tokens(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    extract::Json(wanted): extract::Json<TokensWanted>,
+) -> Reply<Json<TokenPreview>> {
+    let TokensWanted { row, config } = wanted;
+    match app.ask.ask(&Question::Tokens { dataset: known_shape(name)?, row, config }).await? {
+        Answer::Tokens { preview } => Ok(Json(preview)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn statistics(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    extract::Json(config): extract::Json<RunConfig>,
+) -> Reply<Json<Statistics>> {
+    match app.ask.ask(&Question::Statistics { dataset: known_shape(name)?, config }).await? {
+        Answer::Statistics { statistics } => Ok(Json(statistics)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn edit(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    extract::Json(wanted): extract::Json<EditDataset>,
+) -> Reply<Json<Edited>> {
+    let EditDataset { edit, config } = wanted;
+    match app.ask.ask_patiently(&Question::Edit { dataset: known_shape(name)?, edit, config }).await? {
+        Answer::Edited { edited } => {
+            changed(&app).await?;
+            Ok(Json(edited))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+#[derive(Deserialize)]
+struct FileQuery {
+    #[serde(rename = "type", default)]
+    file_type: FileType,
+    formatting: Option<String>,
+}
+
+async fn file(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(query): Query<FileQuery>,
+) -> Reply<impl IntoResponse> {
+    let FileQuery { file_type, formatting } = query;
+    let dataset = known_shape(name)?;
+    let disposition = attachment(&dataset, file_type);
+    let formatting = formatting.filter(|formatting| !formatting.is_empty());
+    let exported = app.ask.export(&Question::Export { dataset, file_type, formatting }).await?;
+    let headers = [(header::CONTENT_TYPE, FILE.to_owned()), (header::CONTENT_DISPOSITION, disposition)];
+    Ok((headers, Body::from_stream(exported.into_stream())))
+}
+
+/// The header that makes a browser save a dataset under its name (RFC 6266), whatever its letters.
+fn attachment(dataset: &str, file_type: FileType) -> String {
+    let ending = match file_type {
+        FileType::Json => "json",
+        FileType::Jsonl => "jsonl",
+        FileType::Csv => "csv",
+        FileType::Parquet => "parquet",
+        FileType::Arrow => "arrow",
+    };
+    let plain: String =
+        dataset.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
+    let whole = api::routes::fill("{name}", dataset);
+    format!("attachment; filename=\"{plain}.{ending}\"; filename*=UTF-8''{whole}.{ending}")
 }
 
 /// A name that could stand in `dataset_info.json`; it is never a path here.
@@ -112,7 +238,19 @@ fn known_shape(name: String) -> Reply<String> {
     if is_fine { Ok(name) } else { Err(Failure::missing(["dataset", "数据集"], &name)) }
 }
 
-pub(super) fn unexpected(answer: &Answer) -> Failure {
-    let text: String = format!("{answer:?}").chars().take(200).collect();
-    Failure::internal(format!("the worker answered something else: {text}"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_download_has_the_name_of_its_dataset() {
+        assert_eq!(attachment("a", FileType::Csv), "attachment; filename=\"a.csv\"; filename*=UTF-8''a.csv");
+        let named = attachment("数据\"; x=../y", FileType::Json);
+        assert!(
+            named.starts_with(
+                "attachment; filename=\"_____x_.._y.json\"; filename*=UTF-8''%E6%95%B0%E6%8D%AE%22%3B%20x%3D..%2Fy.json"
+            ),
+            "{named}"
+        );
+    }
 }

@@ -7,13 +7,20 @@ mod jobs;
 mod models;
 mod system;
 mod upload;
+pub mod uploads;
 
 use crate::router::Route;
 
 /// Every route but `/openapi.json`, which is made from these.
 pub fn all() -> Vec<Route> {
-    [system::routes(), jobs::routes(), events::routes(), datasets::routes(), models::routes(), chat::routes()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let all = [
+        system::routes(),
+        jobs::routes(),
+        events::routes(),
+        datasets::routes(),
+        uploads::routes(),
+        models::routes(),
+        chat::routes(),
+    ];
+    all.into_iter().flatten().collect()
 }

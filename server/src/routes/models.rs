@@ -1,7 +1,7 @@
 //! Models on this computer, and downloads of more.
 
-use super::datasets::unexpected;
 use crate::{
+    ask::unexpected,
     error::{Failure, Reply},
     extract::Json,
     router::{Content, Route},

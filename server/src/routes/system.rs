@@ -72,7 +72,7 @@ async fn system(State(app): State<App>) -> Reply<axum::Json<System>> {
 async fn check(State(app): State<App>, Json(config): Json<RunConfig>) -> Reply<axum::Json<CheckReply>> {
     match app.ask.ask(&Question::Check { config }).await? {
         Answer::Checked { reply } => Ok(axum::Json(reply)),
-        other => Err(super::datasets::unexpected(&other)),
+        other => Err(crate::ask::unexpected(&other)),
     }
 }
 

@@ -43,6 +43,17 @@ impl Uploaded {
     pub fn keep(mut self) {
         self.file.0 = None;
     }
+
+    /// Moves a file that is whole into the dataset folder.
+    pub fn take(home: &Home, path: &Path, name: String, stored: &str) -> Reply<Self> {
+        Ok(Self { name, file: move_in(path, &home.datasets(), stored).map_err(not_stored)? })
+    }
+
+    /// Moves it back to where it came from.
+    pub fn give_back(mut self, path: &Path) -> Reply<()> {
+        let file = self.file.0.take().unwrap_or_default();
+        std::fs::rename(file, path).map_err(not_stored)
+    }
 }
 
 impl Drop for Removed {
@@ -63,29 +74,28 @@ pub async fn receive(home: &Home, mut form: Multipart, limit: u64) -> Reply<Uplo
             Some("name") => name = Some(short_text(field).await?),
             Some("file") if file.is_none() => {
                 let given = field.file_name().unwrap_or_default().to_owned();
-                let stored = stored_name(&given)?;
-                file = Some((stored, store(home, field, limit).await?));
+                stored_name(&given)?;
+                file = Some((given, store(home, field, limit).await?));
             }
             _ => {}
         }
     }
-    let (stored, part) = file.ok_or_else(no_file)?;
-    let name = match name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()) {
-        Some(name) => name,
-        None => stored.rsplit_once('.').map_or(stored.as_str(), |(stem, _)| stem).to_owned(),
-    };
-    if !is_dataset_name(&name) {
-        return Err(bad_name(&name));
-    }
-    let moved = move_in(part, &home.datasets(), &stored);
-    let file = moved.map_err(|e| Failure::io(["Storing the dataset", "保存数据集"], &e))?;
-    Ok(Uploaded { name, file })
+    let (given, part) = file.ok_or_else(no_file)?;
+    let name = name.as_deref().map(str::trim).filter(|name| !name.is_empty());
+    let (name, stored) = names(name, &given)?;
+    Uploaded::take(home, part.0.as_deref().unwrap_or(Path::new("")), name, &stored)
+}
+
+/// The names of a dataset and of its file: the given ones if they are plain; the file's gives the dataset's.
+pub fn names(name: Option<&str>, file: &str) -> Reply<(String, String)> {
+    let stored = stored_name(file)?;
+    let name = name.unwrap_or(stored.rsplit_once('.').map_or(stored.as_str(), |(stem, _)| stem)).to_owned();
+    if is_dataset_name(&name) { Ok((name, stored)) } else { Err(bad_name(&name)) }
 }
 
 /// Refuses at once what says itself that it is too large, or larger than the disk; what is written is counted all the same.
 pub fn check_length(home: &Home, bytes: u64, limit: u64) -> Reply<()> {
-    // The form around the file takes a little.
-    if bytes > limit.saturating_add(64 << 10) {
+    if bytes > limit {
         return Err(too_large(limit));
     }
     let free = home.free().map_err(|e| Failure::io(["Storing the upload", "保存上传的文件"], &e))?;
@@ -107,7 +117,7 @@ async fn store(home: &Home, mut field: Field<'_>, limit: u64) -> Reply<Removed> 
     let failed = |e: io::Error| Failure::io(["Storing the upload", "保存上传的文件"], &e);
     let mut out = tokio::fs::OpenOptions::new().create_new(true).write(true).open(&path).await.map_err(failed)?;
     let part = Removed(Some(path));
-    let (mut bytes, mut looked) = (0u64, None);
+    let (mut bytes, mut room) = (0u64, Room::of(home));
     loop {
         let piece = tokio::time::timeout(IDLE, field.chunk()).await.map_err(|_| cut_off())?;
         let Some(piece) = piece.map_err(|_| cut_off())? else { break };
@@ -115,26 +125,50 @@ async fn store(home: &Home, mut field: Field<'_>, limit: u64) -> Reply<Removed> 
         if bytes > limit {
             return Err(too_large(limit));
         }
-        if looked.is_none_or(|at| bytes - at >= LOOK) {
-            looked = Some(bytes);
-            let free = home.free().map_err(failed)?;
-            if free < SPARE {
-                return Err(no_room(free));
-            }
-        }
+        room.check(bytes)?;
         out.write_all(&piece).await.map_err(failed)?;
     }
     out.flush().await.map_err(failed)?;
     out.sync_all().await.map_err(failed)?;
     if bytes == 0 {
-        let problem = Problem::new("empty_file", "The file is empty.", "文件为空。");
-        return Err(Failure::bad(problem.hint("Choose a file with rows.", "请选择含有数据的文件。").field("file")));
+        return Err(empty_file());
     }
     Ok(part)
 }
 
+/// The disk's free space, looked at from time to time while something is written.
+pub struct Room<'a> {
+    home: &'a Home,
+    looked: Option<u64>,
+}
+
+impl<'a> Room<'a> {
+    pub fn of(home: &'a Home) -> Self {
+        Self { home, looked: None }
+    }
+
+    /// A failure if too little is left once `written` bytes are.
+    pub fn check(&mut self, written: u64) -> Reply<()> {
+        if self.looked.is_some_and(|at| written.saturating_sub(at) < LOOK) {
+            return Ok(());
+        }
+        self.looked = Some(written);
+        let free = self.home.free().map_err(not_stored)?;
+        if free < SPARE { Err(no_room(free)) } else { Ok(()) }
+    }
+}
+
+pub fn empty_file() -> Failure {
+    let problem = Problem::new("empty_file", "The file is empty.", "文件为空。");
+    Failure::bad(problem.hint("Choose a file with rows.", "请选择含有数据的文件。").field("file"))
+}
+
+fn not_stored(error: io::Error) -> Failure {
+    Failure::io(["Storing the dataset", "保存数据集"], &error)
+}
+
 /// Moves the upload under a name that no other file has.
-fn move_in(mut part: Removed, folder: &Path, name: &str) -> io::Result<Removed> {
+fn move_in(path: &Path, folder: &Path, name: &str) -> io::Result<Removed> {
     let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
     for number in 1..1000 {
         let name = if number == 1 { name.to_owned() } else { format!("{stem}-{number}.{ending}") };
@@ -146,10 +180,7 @@ fn move_in(mut part: Removed, folder: &Path, name: &str) -> io::Result<Removed> 
             Err(error) => return Err(error),
         }
         let moved = Removed(Some(target.clone()));
-        if let Some(path) = &part.0 {
-            std::fs::rename(path, &target)?;
-        }
-        part.0 = None;
+        std::fs::rename(path, &target)?;
         return Ok(moved);
     }
     Err(io::ErrorKind::AlreadyExists.into())
@@ -310,7 +341,7 @@ mod tests {
         std::fs::write(dir.path().join("x.json"), "first").unwrap();
         let part = dir.path().join("1.part");
         std::fs::write(&part, "second").unwrap();
-        let moved = move_in(Removed(Some(part.clone())), dir.path(), "x.json").unwrap();
+        let moved = move_in(&part, dir.path(), "x.json").unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("x-2.json")).unwrap(), "second");
         assert_eq!(std::fs::read_to_string(dir.path().join("x.json")).unwrap(), "first");
         assert!(!part.exists());

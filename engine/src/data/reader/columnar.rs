@@ -1,6 +1,6 @@
 //! Tables by column: Parquet and Arrow (a file or a stream, as `datasets` writes it), some rows at a time.
 
-use super::{Give, shown};
+use super::{Give, Raw, shown};
 use crate::{Error, Result};
 use api::Problem;
 use arrow::{
@@ -81,7 +81,7 @@ fn batches(
             writer.write(&part).and_then(|()| writer.finish()).map_err(|e| broken(path, kind, &e))?;
             for line in writer.into_inner().split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
                 let row = serde_json::from_slice(line).map_err(|e| broken(path, kind, &e))?;
-                if !give(Ok(row))? {
+                if !give(Raw { text: None, value: Ok(row) })? {
                     return Ok(());
                 }
             }

@@ -1,6 +1,6 @@
 //! CSV (RFC 4180): the first line names the columns, and each record is a row of texts; an empty cell is null.
 
-use super::{Give, Input, MAX_ROW, Row, fault, input, shown};
+use super::{Give, Input, MAX_ROW, Raw, Row, fault, input, shown};
 use crate::{Error, Result};
 use api::Problem;
 use csv::{ByteRecord, ErrorKind, ReaderBuilder};
@@ -36,7 +36,9 @@ pub fn read(mut text: Input, separator: Option<u8>, give: &mut Give) -> Result<(
     }
     let columns = header(&path, &record)?;
     while let Some(line) = next(&mut record)? {
-        if !give(row(&columns, &record, line))? {
+        let value = row(&columns, &record, line);
+        let text = value.is_err().then(|| written(&record, separator));
+        if !give(Raw { text: text.as_deref(), value })? {
             return Ok(());
         }
     }
@@ -98,6 +100,16 @@ fn row(columns: &[String], record: &ByteRecord, line: u64) -> Result<Value, Box<
         made.insert(name.clone(), if text.is_empty() { Value::Null } else { Value::from(text) });
     }
     Ok(Value::Object(made))
+}
+
+/// The text of a record, without a line feed after it.
+fn written(record: &ByteRecord, separator: u8) -> Vec<u8> {
+    let mut writer = csv::WriterBuilder::new().delimiter(separator).flexible(true).from_writer(Vec::new());
+    // Memory takes everything.
+    let _ = writer.write_byte_record(record);
+    let mut text = writer.into_inner().unwrap_or_default();
+    text.pop_if(|last| *last == b'\n');
+    text
 }
 
 fn problem(path: &Path, error: csv::Error) -> Error {

@@ -1,7 +1,7 @@
 //! JSON: one array of rows, or rows one after the other. A file is cut into rows by its brackets first and each row parsed
 //! by itself, so that a row that isn't JSON hides no other.
 
-use super::{Give, Input, MAX_ROW, not_json, row_not_json, row_too_long};
+use super::{Give, Input, MAX_ROW, Raw, not_json, row_not_json, row_too_long};
 use crate::Result;
 use serde_json::Value;
 
@@ -15,14 +15,17 @@ pub fn read(input: Input, give: &mut Give) -> Result<()> {
     let mut rows = Splitter::new(input);
     let mut bytes = Vec::new();
     while let Some(row) = rows.next(&mut bytes)? {
-        let value = match row.length > MAX_ROW {
-            true => Err(row_too_long(row.at.line)),
-            false => serde_json::from_slice::<Value>(&bytes).map_err(|e| {
-                let at = row.at.plus(e.line(), e.column());
-                row_not_json(at.line, at.column, &e.to_string())
-            }),
+        let raw = match row.length > MAX_ROW {
+            true => Raw { text: None, value: Err(row_too_long(row.at.line)) },
+            false => {
+                let value = serde_json::from_slice::<Value>(&bytes).map_err(|e| {
+                    let at = row.at.plus(e.line(), e.column());
+                    row_not_json(at.line, at.column, &e.to_string())
+                });
+                Raw { text: Some(&bytes), value }
+            }
         };
-        if !give(value)? {
+        if !give(raw)? {
             return Ok(());
         }
     }

@@ -1,6 +1,6 @@
 //! A row a line: JSON Lines and plain text.
 
-use super::{Give, Input, MAX_ROW, Row, json, row_not_json, row_too_long};
+use super::{Give, Input, MAX_ROW, Raw, Row, json, row_not_json, row_too_long};
 use crate::Result;
 use api::Problem;
 use serde_json::Value;
@@ -11,28 +11,31 @@ pub fn read_json(mut input: Input, give: &mut Give) -> Result<()> {
         return json::read(input, give);
     }
     each_line(&mut input, &mut |number, line| {
-        let value = match line {
+        give(match line {
             Line::Blank => return Ok(true),
-            Line::Long => Err(row_too_long(number)),
+            Line::Long => Raw { text: None, value: Err(row_too_long(number)) },
             Line::Bytes(line) => {
-                serde_json::from_slice(line).map_err(|e| row_not_json(number, e.column(), &e.to_string()))
+                let value = serde_json::from_slice(line);
+                Raw { text: Some(line), value: value.map_err(|e| row_not_json(number, e.column(), &e.to_string())) }
             }
-        };
-        give(value)
+        })
     })
 }
 
 /// Plain text; blank lines are no rows.
 pub fn read_text(mut input: Input, give: &mut Give) -> Result<()> {
     each_line(&mut input, &mut |number, line| {
-        let value = match line {
+        give(match line {
             Line::Blank => return Ok(true),
-            Line::Long => Err(row_too_long(number)),
-            Line::Bytes(line) => std::str::from_utf8(line)
-                .map(|text| Value::Object(Row::from_iter([("text".to_string(), Value::from(text))])))
-                .map_err(|e| not_utf8(number, e.valid_up_to() + 1)),
-        };
-        give(value)
+            Line::Long => Raw { text: None, value: Err(row_too_long(number)) },
+            Line::Bytes(line) => match std::str::from_utf8(line) {
+                Ok(text) => {
+                    let row = Row::from_iter([("text".to_string(), Value::from(text))]);
+                    Raw { text: None, value: Ok(Value::Object(row)) }
+                }
+                Err(e) => Raw { text: Some(line), value: Err(not_utf8(number, e.valid_up_to() + 1)) },
+            },
+        })
     })
 }
 

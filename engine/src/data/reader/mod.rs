@@ -23,6 +23,16 @@ pub const MAX_ROW: usize = 64 << 20;
 /// `Break` ends the reading.
 pub type Each<'a> = dyn FnMut(u64, Result<Value, Box<Problem>>) -> Result<ControlFlow<()>> + 'a;
 
+/// As [`Each`], with the row's own text.
+pub type EachRaw<'a> = dyn FnMut(u64, Raw) -> Result<ControlFlow<()>> + 'a;
+
+/// A row as it stands in its file.
+pub struct Raw<'a> {
+    /// Its text: of rows of JSON and of faulty rows, unless they have more than [`MAX_ROW`] bytes.
+    pub text: Option<&'a [u8]>,
+    pub value: Result<Value, Box<Problem>>,
+}
+
 /// How a file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -67,12 +77,17 @@ pub fn known() -> String {
 /// Calls `each` with every row of `path`. A fault of one row goes to `each`; a fault of the file is a problem with line and
 /// column (from 1; the column counts bytes); an error of `each` comes back as it is.
 pub fn read(path: &Path, each: &mut Each) -> Result<()> {
+    read_raw(path, &mut |row, raw| each(row, raw.value))
+}
+
+/// As [`read`], with the text of the rows.
+pub fn read_raw(path: &Path, each: &mut EachRaw) -> Result<()> {
     let (kind, zipped) = kind(path).ok_or_else(|| unknown(path))?;
     let mut row = 0;
     // Numbers the rows; false when the reading shall end.
-    let mut give = |value: Result<Value, Box<Problem>>| -> Result<bool> {
+    let mut give = |raw: Raw| -> Result<bool> {
         row += 1;
-        Ok(each(row - 1, value)?.is_continue())
+        Ok(each(row - 1, raw)?.is_continue())
     };
     let open = || Input::open(path, zipped);
     match kind {
@@ -107,7 +122,15 @@ pub fn count(path: &Path) -> Result<u64> {
 }
 
 /// What a kind of file gives its rows to; false when the reading shall end.
-type Give<'a> = dyn FnMut(Result<Value, Box<Problem>>) -> Result<bool> + 'a;
+type Give<'a> = dyn FnMut(Raw) -> Result<bool> + 'a;
+
+/// Whether the rows of a `.json` or `.jsonl` file stand in one array.
+pub fn is_array(path: &Path) -> Result<bool> {
+    match kind(path) {
+        Some((Kind::Json | Kind::JsonLines, zipped)) => json::is_array(&mut Input::open(path, zipped)?),
+        _ => Ok(false),
+    }
+}
 
 /// A row as an object, or what is wrong with it.
 pub fn object(value: Value) -> Result<Row, Box<Problem>> {
