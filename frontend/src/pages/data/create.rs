@@ -2,7 +2,7 @@
 
 use super::{
     grid::{self, Cells},
-    upload::uploads,
+    queue::uploads,
 };
 use crate::{
     form::focus,

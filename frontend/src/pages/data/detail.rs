@@ -11,7 +11,7 @@ use crate::{
     form::train_form,
     format,
     i18n::fill,
-    parts::{ProblemNote, dialog::Confirm, icon},
+    parts::{ProblemNote, dialog::Confirm, icon, note::problem_notes},
     store::store,
     ui,
 };
@@ -32,10 +32,10 @@ pub fn Detail(name: String) -> impl IntoView {
         let whole = opened.info.get().and_then(|info| info.problem).map(|problem| {
             view! { <div class="pad"><ProblemNote problem>{ways_out(opened)}</ProblemNote></div> }
         });
-        let edit = opened.problems.get().into_iter().map(|problem| {
-            view! { <div class="pad" data-testid="edit-problem"><ProblemNote problem /></div> }
-        });
-        view! { {whole} {edit.collect_view()} }
+        let edit = opened.problems.get();
+        let edit = (!edit.is_empty())
+            .then(|| view! { <div class="pad" data-testid="edit-problem">{problem_notes(edit)}</div> });
+        view! { {whole} {edit} }
     };
     view! {
         <section class="card flush">
@@ -126,12 +126,8 @@ fn Head(name: String, opened: Opened) -> impl IntoView {
 /// What helps with a dataset that has a problem.
 fn ways_out(opened: Opened) -> impl IntoView {
     let w = ui::words();
-    let look = move |_| {
-        opened.faulty.set(true);
-        opened.go(Part::Rows, None);
-    };
     view! {
-        <button type="button" class="link" data-testid="show-faulty" on:click=look>{w.show_faulty}</button>
+        <button type="button" class="link" data-testid="show-faulty" on:click=move |_| opened.show_faulty()>{w.show_faulty}</button>
         <button type="button" class="link" on:click=move |_| opened.go(Part::Columns, None)>{w.choose_columns}</button>
     }
 }

@@ -4,7 +4,7 @@ use super::opened::Opened;
 use crate::{
     client, format,
     i18n::fill,
-    parts::{Dialog, ProblemNote, icon},
+    parts::{Dialog, icon, note::problem_notes},
     ui,
 };
 use api::{Problem, routes};
@@ -56,7 +56,7 @@ pub fn Download(open: RwSignal<bool>, opened: Opened) -> impl IntoView {
                     <div class="seg" role="radiogroup" aria-labelledby="download-type">{types.collect_view()}</div></div>
                 <div class="field"><span class="label" id="download-format">{w.row_format}</span>
                     <div class="seg" role="radiogroup" aria-labelledby="download-format">{formats.collect_view()}</div></div>
-                {move || problems.get().into_iter().map(|problem| view! { <ProblemNote problem /> }).collect_view()}
+                {move || problem_notes(problems.get())}
             </div>
             <div class="row end">
                 <button type="button" class="btn" on:click=move |_| open.set(false)>{w.close}</button>

@@ -3,7 +3,10 @@
 use super::{opened::opened, row::raw_text};
 use crate::{
     i18n::{Words, fill},
-    parts::{ProblemNote, icon, note::wait},
+    parts::{
+        icon,
+        note::{problem_notes, wait},
+    },
     ui,
 };
 use api::{
@@ -73,7 +76,7 @@ pub fn Editor(row: PreviewRow, close: Callback<()>) -> impl IntoView {
     view! {
         <div class="stack" data-testid="row-editor" on:keydown=key>
             {body}
-            {move || problems.get().into_iter().map(|problem| view! { <ProblemNote problem /> }).collect_view()}
+            {move || problem_notes(problems.get())}
             <div class="row">
                 {switch}
                 <div class="row push">

@@ -3,7 +3,10 @@
 use super::opened::{Part, opened};
 use crate::{
     i18n::Words,
-    parts::{ProblemNote, icon, note::wait},
+    parts::{
+        icon,
+        note::{problem_notes, wait},
+    },
     ui,
 };
 use api::{
@@ -72,10 +75,7 @@ pub fn MappingPart() -> impl IntoView {
     let body = move || match columns.get() {
         Some(columns) => view! { <Form columns /> }.into_any(),
         None if problems.with(Vec::is_empty) => wait(4).into_any(),
-        None => {
-            let notes = problems.get().into_iter().map(|problem| view! { <ProblemNote problem /> });
-            notes.collect_view().into_any()
-        }
+        None => problem_notes(problems.get()).into_any(),
     };
     view! { <div class="pad" data-testid="mapping">{body}</div> }
 }

@@ -9,6 +9,7 @@ mod grid;
 mod histogram;
 mod mapping;
 mod opened;
+mod queue;
 mod row;
 mod rows;
 mod statistics;
@@ -30,7 +31,7 @@ use leptos_router::hooks::use_params_map;
 
 /// What outlives a look at another page: files on their way, and rows that are being written.
 pub fn provide(store: Store, ui: Ui) {
-    upload::Uploads::provide(store, ui);
+    queue::Uploads::provide(store, ui);
     create::Draft::provide();
 }
 
@@ -54,7 +55,7 @@ pub fn Data() -> impl IntoView {
             _ => w.data_lead_none.to_owned(),
         })
     };
-    let (writing, uploads) = (RwSignal::new(false), upload::uploads());
+    let (writing, uploads) = (RwSignal::new(false), queue::uploads());
     let detail = move || {
         match chosen.get() {
         Some(name) => view! { <detail::Detail name /> }.into_any(),

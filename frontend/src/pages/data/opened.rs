@@ -66,7 +66,8 @@ pub struct Opened {
     pub busy: RwSignal<bool>,
     /// What was wrong with the last change.
     pub problems: RwSignal<Vec<Problem>>,
-    go: Callback<(Part, Option<u64>)>,
+    /// Puts a query into the address.
+    ask: Callback<String>,
     words: &'static Words,
     form: TrainForm,
     store: Store,
@@ -89,15 +90,14 @@ impl Opened {
                 Part::ALL.into_iter().find(|p| p.name() == part).unwrap_or_default()
             }),
             row: Memo::new(move |_| asked("row")?.parse::<u64>().ok()?.checked_sub(1)),
-            faulty: RwSignal::new(false),
+            faulty: RwSignal::new(untrack(|| asked("faulty")).is_some()),
             version: RwSignal::new(0),
             busy: RwSignal::new(false),
             problems: RwSignal::default(),
-            go: Callback::new(move |(part, row): (Part, Option<u64>)| {
-                let row = row.map(|row| format!("&row={}", row + 1)).unwrap_or_default();
+            ask: Callback::new(move |query: String| {
                 let path = routes::fill("/data/{name}", &name.get_value());
                 let options = NavigateOptions { scroll: false, ..NavigateOptions::default() };
-                navigate(&format!("{path}?part={}{row}", part.name()), options);
+                navigate(&format!("{path}?{query}"), options);
             }),
             words: ui::words(),
             form: train_form(),
@@ -118,7 +118,14 @@ impl Opened {
 
     /// Shows a part, and a row in it.
     pub fn go(self, part: Part, row: Option<u64>) {
-        self.go.run((part, row));
+        let row = row.map(|row| format!("&row={}", row + 1)).unwrap_or_default();
+        self.ask.run(format!("part={}{row}", part.name()));
+    }
+
+    /// Shows the rows with problems alone.
+    pub fn show_faulty(self) {
+        self.faulty.set(true);
+        self.ask.run(format!("part={}&faulty=1", Part::Rows.name()));
     }
 
     pub fn rows(self) -> u64 {

@@ -7,7 +7,10 @@ use super::{
 use crate::{
     client, format,
     i18n::fill,
-    parts::{ProblemNote, icon, note::wait},
+    parts::{
+        icon,
+        note::{problem_notes, wait},
+    },
     ui,
 };
 use api::{
@@ -85,7 +88,7 @@ pub fn Rows() -> impl IntoView {
     view! {
         <div data-testid="dataset-rows">
             <Filters offset search shown />
-            {move || problems.get().into_iter().map(|problem| view! { <div class="pad"><ProblemNote problem /></div> }).collect_view()}
+            <div class="pad" hidden=move || problems.with(Vec::is_empty)>{move || problem_notes(problems.get())}</div>
             {loading} {nothing}
             <For each=rows key=|row| serde_json::to_string(row).unwrap_or_default() let:row>
                 <RowView row shown />

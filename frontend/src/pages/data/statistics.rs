@@ -8,7 +8,7 @@ use super::{
 use crate::{
     client, format,
     i18n::{Words, fill},
-    parts::{Empty, ProblemNote, chart::width_of, icon, job::Bar},
+    parts::{Empty, chart::width_of, icon, job::Bar, note::problem_notes},
     ui,
 };
 use api::{
@@ -59,10 +59,7 @@ pub fn StatisticsPart() -> impl IntoView {
                 let text = view! { <b>{w.counting}</b><span>{by}</span> };
                 view! { <Bar share=Signal::stored(None) label=w.counting>{text}</Bar> }.into_any()
             }
-            None => {
-                let notes = problems.get().into_iter().map(|problem| view! { <ProblemNote problem /> });
-                notes.collect_view().into_any()
-            }
+            None => problem_notes(problems.get()).into_any(),
         }
     };
     view! { <div class="stack pad" data-testid="statistics">{body}</div> }

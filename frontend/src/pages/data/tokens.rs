@@ -7,7 +7,7 @@ use super::{
 use crate::{
     client, format,
     i18n::{Words, fill},
-    parts::{ProblemNote, note::wait},
+    parts::note::{problem_notes, wait},
     ui,
 };
 use api::{
@@ -54,10 +54,7 @@ pub fn Tokens() -> impl IntoView {
         match preview.get() {
             Some(preview) => view! { <Preview preview /> }.into_any(),
             None if problems.with(Vec::is_empty) => wait(5).into_any(),
-            None => {
-                let notes = problems.get().into_iter().map(|problem| view! { <ProblemNote problem /> });
-                notes.collect_view().into_any()
-            }
+            None => problem_notes(problems.get()).into_any(),
         }
     };
     let read_by = move || opened.has_model().then(|| fill(w.as_model_reads, &[("model", &opened.model())]));
