@@ -84,19 +84,26 @@ pub fn Create(open: RwSignal<bool>) -> impl IntoView {
                 <p class="soft s">{w.create_help}</p>
                 <div class="field">
                     <label for="create-name">{w.dataset_name}</label>
-                    <div class="input"><input id="create-name" data-testid="create-name" autocomplete="off" spellcheck="false" placeholder="my_rows"
-                        prop:value=draft.name on:input=move |e| draft.name.set(event_target_value(&e)) /></div>
+                    <div class="input"><input id="create-name" data-testid="create-name" autocomplete="off" spellcheck="false"
+                        placeholder="my_rows" prop:value=draft.name on:input=move |e| draft.name.set(event_target_value(&e)) /></div>
                 </div>
                 <table class="grid-table">
-                    <thead><tr><th><span class="vh">{w.row}</span></th><th>{w.question}</th><th>{w.answer}</th><th>{w.system_optional}</th><th></th></tr></thead>
+                    <thead><tr>
+                        <th><span class="vh">{w.row}</span></th><th>{w.question}</th><th>{w.answer}</th>
+                        <th>{w.system_optional}</th><th></th>
+                    </tr></thead>
                     <tbody><For each=numbers key=|row| *row let:row><TableRow row draft missing /></For></tbody>
                 </table>
-                <div class="row"><button type="button" class="btn s" data-testid="create-add" on:click=add>{icon("plus", 15)}{w.add_row}</button>
-                    <span class="s badc grow" role="status" data-testid="create-fault">{fault}</span></div>
+                <div class="row">
+                    <button type="button" class="btn s" data-testid="create-add" on:click=add>{icon("plus", 15)}{w.add_row}</button>
+                    <span class="s badc grow" role="status" data-testid="create-fault">{fault}</span>
+                </div>
             </div>
             <div class="row end">
                 <button type="button" class="btn" on:click=move |_| open.set(false)>{w.close}</button>
-                <button type="button" class="btn primary" data-testid="create-save" on:click=move |_| save()>{icon("check", 18)}{w.save_dataset}</button>
+                <button type="button" class="btn primary" data-testid="create-save" on:click=move |_| save()>
+                    {icon("check", 18)}{w.save_dataset}
+                </button>
             </div>
         </Dialog>
     }
@@ -135,8 +142,8 @@ fn TableRow(row: usize, draft: Draft, missing: Memo<Option<(usize, usize)>>) -> 
         let bad = move || (missing.get() == Some((row, column))).then_some("true");
         let id = cell_id(row, column);
         view! {
-            <td data-l=word><textarea id=id.clone() data-testid=id rows="1" class="grow-text" aria-label=format!("{word} {}", row + 1) aria-invalid=bad
-                prop:value=value on:input=write on:paste=paste on:keydown=key></textarea></td>
+            <td data-l=word><textarea id=id.clone() data-testid=id rows="1" class="grow-text"
+                aria-label=format!("{word} {}", row + 1) aria-invalid=bad prop:value=value on:input=write on:paste=paste on:keydown=key></textarea></td>
         }
     });
     let cells = cells.collect_view();

@@ -117,7 +117,8 @@ fn Form(columns: Columns) -> impl IntoView {
         let openai = mapping.with(|m| m.formatting == "openai");
         let fields = TAGS.map(|(key, sharegpt, other)| tag_field(key, if openai { other } else { sharegpt }, mapping));
         (!shape.get().0).then(|| {
-            view! { <details class="more"><summary>{w.message_names}</summary><div class="grid mt">{fields.collect_view()}</div></details> }
+            let fields = fields.collect_view();
+            view! { <details class="more"><summary>{w.message_names}</summary><div class="grid mt">{fields}</div></details> }
         })
     };
     let unchanged = move || mapping.with(|m| saved.with_value(|saved| saved == m));
@@ -175,7 +176,8 @@ fn column_field(
     view! {
         <div class="field">
             <label for=id.clone()>{word}<span class="key">{key}</span></label>
-            <div class="input sel"><select id=id.clone() data-testid=id prop:value=chosen on:change=move |e| put(mapping, key, event_target_value(&e))>
+            <div class="input sel"><select id=id.clone() data-testid=id prop:value=chosen
+                on:change=move |e| put(mapping, key, event_target_value(&e))>
                 <option value="" selected=move || chosen().is_empty()>{w.no_column}</option>{options.collect_view()}
             </select></div>
         </div>

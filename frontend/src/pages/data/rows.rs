@@ -130,7 +130,8 @@ fn Filters(offset: RwSignal<u64>, search: RwSignal<String>, shown: Shown) -> imp
         <div class="row rowbar">
             <div class="input find">
                 {icon("search", 16)}
-                <input type="search" aria-label=w.search_rows placeholder=w.search_rows data-testid="rows-search" prop:value=typed on:input=find />
+                <input type="search" aria-label=w.search_rows placeholder=w.search_rows data-testid="rows-search"
+                    prop:value=typed on:input=find />
             </div>
             <label class="switch s middle">
                 <input type="checkbox" data-testid="rows-faulty" prop:checked=opened.faulty on:change=only /><span>{w.only_faulty}</span>
