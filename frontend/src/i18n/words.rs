@@ -311,6 +311,7 @@ words! {
     upload_lost_hint: "Nothing is lost: it goes on from here.", "已传部分不会丢失，会从这里继续。";
     upload_refused: "{name} could not be added", "未能添加 {name}";
     uploaded: "{name}: {rows} rows are ready.", "{name}：{rows} 行已就绪。";
+    uploaded_faulty: "{name} is added: {rows} rows, and a problem.", "已添加 {name}：{rows} 行，但有问题。";
     of_bytes: "{done} of {total}", "{done} / {total}";
     find_dataset: "Find a dataset", "查找数据集";
     kind_instructions: "instructions", "指令";
@@ -341,6 +342,7 @@ words! {
     dataset_parts: "Parts of the dataset", "数据集的各部分";
     undo: "Undo the last change", "撤销上次更改";
     rows_changed: "Rows changed: {n}.", "已更改 {n} 行。";
+    change_saved: "The change is saved.", "更改已保存。";
     not_editable: "Its file is not in Lathe’s data folder, so it can’t be changed here.", "文件不在 Lathe 的数据文件夹中，无法在此更改。";
 
     // Data: rows

@@ -86,7 +86,8 @@ fn Form(columns: Columns) -> impl IntoView {
     let opened = opened();
     let mapping = RwSignal::new(start(&columns));
     let saved = StoredValue::new(filled(&columns.mapping, &columns.found));
-    let guessed = saved.with_value(|saved| mapping.with_untracked(|m| saved != m)).then(|| {
+    let guessed = columns.guess.is_some() && saved.with_value(|saved| mapping.with_untracked(|m| saved != m));
+    let guessed = guessed.then(|| {
         view! { <p class="note">{icon("info", 18)}<span>{w.columns_guessed}</span></p> }
     });
     let found = StoredValue::new(columns.found);
@@ -215,13 +216,16 @@ fn tag_field(key: &'static str, usual: &'static str, mapping: RwSignal<Mapping>)
     }
 }
 
-/// What the form begins with: the mapping in force if its columns are there, else the guess.
+/// What the form begins with: the mapping in force if its columns are there, else the guess, else those of them that are.
 fn start(columns: &Columns) -> Mapping {
-    let fits = columns.mapping.columns.values().all(|column| columns.found.contains(column));
-    let now = filled(&columns.mapping, &columns.found);
+    let is_found = |column: &String| columns.found.contains(column);
+    let mut now = filled(&columns.mapping, &columns.found);
     match &columns.guess {
-        Some(guess) if !fits || now.columns.is_empty() => filled(guess, &columns.found),
-        _ => now,
+        Some(guess) if now.columns.is_empty() || !now.columns.values().all(is_found) => filled(guess, &columns.found),
+        _ => {
+            now.columns.retain(|_, column| is_found(column));
+            now
+        }
     }
 }
 
@@ -276,6 +280,7 @@ mod tests {
         let wrong = mapping("alpaca", &[("prompt", "question")]);
         let columns = Columns { mapping: wrong, guess: Some(guess.clone()), found: found.clone() };
         assert_eq!(start(&columns), guess);
+        assert!(start(&Columns { guess: None, ..columns }).columns.is_empty());
         let right = mapping("alpaca", &[("prompt", "a"), ("response", "q")]);
         assert_eq!(start(&Columns { mapping: right.clone(), guess: Some(guess), found }), right);
         assert_eq!(start(&Columns::default()).formatting, "alpaca");

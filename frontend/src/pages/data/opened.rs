@@ -158,7 +158,10 @@ impl Opened {
         // The page may be another by now.
         self.busy.try_set(false);
         let edited = answer?;
-        self.store.say(fill(self.words.rows_changed, &[("n", &format::count(edited.rows))]));
+        self.store.say(match edited.rows {
+            0 => self.words.change_saved.to_owned(),
+            rows => fill(self.words.rows_changed, &[("n", &format::count(rows))]),
+        });
         self.store.put_dataset(edited.dataset);
         self.version.try_update(|version| *version += 1);
         self.problems.try_set(Vec::new());

@@ -51,7 +51,7 @@ pub struct Uploads {
     line: StoredValue<Line, LocalStorage>,
     running: StoredValue<bool>,
     next: StoredValue<u64>,
-    /// The last dataset that arrived.
+    /// Address of the last dataset that arrived.
     pub arrived: RwSignal<Option<String>>,
     store: Store,
     ui: Ui,
@@ -198,8 +198,11 @@ impl Uploads {
     fn arrive(self, id: u64, info: DatasetInfo) {
         let words = self.ui.language.get_untracked().words();
         self.items.update(|all| all.retain(|item| item.id != id));
-        self.store.say(fill(words.uploaded, &[("name", &info.name), ("rows", &format::count(info.rows))]));
-        self.arrived.set(Some(info.name.clone()));
+        let said = if info.problem.is_none() { words.uploaded } else { words.uploaded_faulty };
+        self.store.say(fill(said, &[("name", &info.name), ("rows", &format::count(info.rows))]));
+        let unmapped = info.problem.as_ref().is_some_and(|problem| problem.code == "dataset_unmapped");
+        let part = if unmapped { "?part=columns" } else { "" };
+        self.arrived.set(Some(routes::fill("/data/{name}", &info.name) + part));
         self.store.put_dataset(info);
     }
 }

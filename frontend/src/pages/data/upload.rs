@@ -11,7 +11,6 @@ use crate::{
     },
     ui,
 };
-use api::routes;
 use leptos::{ev, html, prelude::*};
 use leptos_router::hooks::use_navigate;
 use web_sys::FileList;
@@ -65,10 +64,10 @@ pub fn Sending() -> impl IntoView {
     let navigate = use_navigate();
     uploads.arrived.set(None);
     Effect::new(move || {
-        let Some(name) = uploads.arrived.get() else { return };
+        let Some(address) = uploads.arrived.get() else { return };
         uploads.arrived.set(None);
         if uploads.items.with_untracked(|all| all.iter().all(|item| matches!(item.state, State::Refused(_)))) {
-            navigate(&routes::fill("/data/{name}", &name), Default::default());
+            navigate(&address, Default::default());
         }
     });
     let ids = move || uploads.items.with(|all| all.iter().map(|item| item.id).collect::<Vec<_>>());
