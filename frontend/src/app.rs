@@ -24,6 +24,7 @@ pub fn App() -> impl IntoView {
     TrainForm::provide(store);
     chat::Talk::provide();
     export::ExportForm::provide(store);
+    data::provide(store, ui);
     events::follow(store);
     view! {
         <Router>

@@ -4,6 +4,7 @@ use crate::i18n::{CHINESE, ENGLISH, Words, fill};
 use api::{Problem, problem::ProblemBody};
 use gloo_net::http::{Request, RequestBuilder, Response};
 use serde::{Serialize, de::DeserializeOwned};
+use wasm_bindgen::JsCast;
 
 pub type Result<T> = std::result::Result<T, Vec<Problem>>;
 
@@ -13,6 +14,14 @@ pub async fn get<T: DeserializeOwned>(path: &str) -> Result<T> {
 
 pub async fn get_text(path: &str) -> Result<String> {
     send(Request::get(path)).await?.text().await.map_err(|_| vec![no_answer()])
+}
+
+/// An answer of any size; the browser may keep it on the disk.
+pub async fn get_blob(path: &str) -> Result<web_sys::Blob> {
+    let response: web_sys::Response = send(Request::get(path)).await?.into();
+    let blob = response.blob().map_err(|_| vec![no_answer()])?;
+    let blob = wasm_bindgen_futures::JsFuture::from(blob).await.map_err(|_| vec![no_answer()])?;
+    Ok(blob.unchecked_into())
 }
 
 pub async fn post<B: Serialize, T: DeserializeOwned>(path: &str, body: &B) -> Result<T> {

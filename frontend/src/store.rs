@@ -160,6 +160,16 @@ impl Store {
         }
     }
 
+    /// A dataset that came or changed.
+    pub fn put_dataset(self, info: DatasetInfo) {
+        self.datasets.update(|all| {
+            let all = all.get_or_insert_default();
+            all.retain(|known| known.name != info.name);
+            all.push(info);
+            all.sort_by(|a, b| a.name.cmp(&b.name));
+        });
+    }
+
     /// A job that came or changed.
     pub fn put(self, job: Job) {
         self.jobs.update(|jobs| {

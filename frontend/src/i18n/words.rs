@@ -306,7 +306,12 @@ words! {
     upload: "Upload", "上传";
     uploading: "Uploading {name}", "正在上传 {name}";
     upload_checking: "Reading {name}", "正在读取 {name}";
+    upload_waiting: "{name} waits for its turn", "{name} 正在排队";
+    upload_lost: "Connection lost, trying again: {name}", "连接中断，正在重试：{name}";
+    upload_lost_hint: "Nothing is lost: it goes on from here.", "已传部分不会丢失，会从这里继续。";
+    upload_refused: "{name} could not be added", "未能添加 {name}";
     uploaded: "{name}: {rows} rows are ready.", "{name}：{rows} 行已就绪。";
+    uploaded_faulty: "{name} is added: {rows} rows, and a problem.", "已添加 {name}：{rows} 行，但有问题。";
     of_bytes: "{done} of {total}", "{done} / {total}";
     find_dataset: "Find a dataset", "查找数据集";
     kind_instructions: "instructions", "指令";
@@ -319,6 +324,7 @@ words! {
     rows: "Rows", "行";
     as_read: "As read", "读取结果";
     as_file: "As in the file", "文件原文";
+    range_found: "matches {from} to {to}", "匹配项 {from} 到 {to}";
     range_of: "{from} to {to} of {total}", "第 {from} 到 {to} 行，共 {total} 行";
     previous: "Previous", "上一页";
     next: "Next", "下一页";
@@ -330,6 +336,117 @@ words! {
     role_assistant: "assistant", "助手";
     role_system: "system", "系统";
     role_tool: "tool", "工具";
+    role_function: "tool call", "工具调用";
+    columns: "Columns", "列";
+    statistics: "Statistics", "统计";
+    dataset_parts: "Parts of the dataset", "数据集的各部分";
+    undo: "Undo the last change", "撤销上次更改";
+    rows_changed: "Rows changed: {n}.", "已更改 {n} 行。";
+    change_saved: "The change is saved.", "更改已保存。";
+    not_editable: "Its file is not in Lathe’s data folder, so it can’t be changed here.", "文件不在 Lathe 的数据文件夹中，无法在此更改。";
+
+    // Data: rows
+    search_rows: "Search in rows", "在行中搜索";
+    only_faulty: "Only with problems", "仅有问题的行";
+    show_faulty: "Show the rows with problems", "查看有问题的行";
+    no_faulty_rows: "No row has a problem.", "没有行有问题。";
+    no_rows: "No rows.", "没有数据行。";
+    of_row: "{what}, row {n}", "{what}，第 {n} 行";
+    edit: "Edit", "编辑";
+    fields: "Fields", "字段";
+    save_row: "Save the row", "保存此行";
+    row_json: "The row as JSON", "此行的 JSON";
+    row_not_json: "Not JSON yet: line {line}, column {column}.", "还不是 JSON：第 {line} 行第 {column} 列。";
+    row_not_object: "A row is an object in braces, for example {\"instruction\": \"…\", \"output\": \"…\"}.", "一行是花括号中的对象，例如 {\"instruction\": \"…\", \"output\": \"…\"}。";
+
+    // Data: tokens
+    row: "Row", "行";
+    row_before: "Previous row", "上一行";
+    row_after: "Next row", "下一行";
+    as_model_reads: "as {model} reads it, with the settings of Train", "按 {model} 的读法，采用“训练”页的设置";
+    no_model_chosen: "No model is chosen", "尚未选择模型";
+    no_model_chosen_help: "Tokens depend on the model. Choose one on the page Train.", "词元取决于模型。请在“训练”页选择一个。";
+    token_trained: "trained", "训练";
+    token_read: "read only", "仅读取";
+    token_special: "special", "特殊";
+    token_cut: "cut off", "截去";
+    token_counts: "{kept} tokens kept, {trained} of them trained ({share}), {cut} cut off", "保留 {kept} 个词元，其中训练 {trained} 个（{share}），截去 {cut} 个";
+    token_help: "Point at a token, or move with the arrow keys, to see its id.", "将指针移到词元上，或用方向键移动，即可查看其 id。";
+    token_place: "id {id} · position {n}", "id {id} · 第 {n} 个";
+    show_ids: "Show ids", "显示 id";
+    cut_at: "cut at cutoff_len {n}", "在 cutoff_len {n} 处截断";
+    more_tokens: "Show more, {n} left", "显示更多，还有 {n} 个";
+
+    // Data: statistics
+    counting: "Counting the tokens of every row", "正在统计各行的词元";
+    first_rows_only: "the first {n} rows", "前 {n} 行";
+    findings: "What stands out", "值得注意";
+    nothing_stands_out: "Nothing: every row can be read, fits and is trained.", "没有：每行都可读取、长度合适且会被训练。";
+    lengths: "Lengths", "长度";
+    tokens_a_row: "tokens a row", "每行词元数";
+    none_longer: "No row is longer than cutoff_len, {cutoff}.", "没有行超过 cutoff_len {cutoff}。";
+    some_longer: "Rows longer than cutoff_len, {cutoff}: {n}.", "超过 cutoff_len {cutoff} 的行：{n}。";
+    at_a_glance: "At a glance", "概览";
+    median_length: "Median length", "长度中位数";
+    longest_length: "Longest row", "最长一行";
+    language: "Language", "语言";
+    lang_en: "English", "英语";
+    lang_zh: "Chinese", "中文";
+    lang_ja: "Japanese", "日语";
+    lang_ko: "Korean", "韩语";
+    lang_code: "code", "代码";
+    lang_other: "other", "其他";
+    flaw_faulty: "Can’t be read: {n}", "无法读取：{n} 行";
+    flaw_duplicate: "The same as an earlier row: {n}", "与前面的行相同：{n} 行";
+    flaw_empty: "An answer is empty: {n}", "回答为空：{n} 行";
+    flaw_masked: "Nothing of it would be trained: {n}", "没有可训练的内容：{n} 行";
+    flaw_truncated: "Longer than the cutoff length: {n}", "超过截断长度：{n} 行";
+    fix_drop: "Drop these rows", "删除这些行";
+    fix_keep_one: "Keep one of each", "每种只留一行";
+    fix_truncate: "Shorten the last answer", "缩短最后的回答";
+    fix_split: "Split between turns", "按轮次拆分";
+    fix_reaches_all: "What mends them reaches all rows.", "修正会作用于所有行。";
+
+    // Data: columns
+    choose_columns: "Choose the columns", "选择列";
+    columns_help: "Which column of the file is what. The file stays as it is.", "说明文件中各列的含义。文件本身不变。";
+    columns_guessed: "Filled in by Lathe from the first rows. Check it, then save.", "由 Lathe 根据前几行填写。请核对后保存。";
+    format_alpaca: "A question and an answer in columns of their own.", "问题和回答各占一列。";
+    format_sharegpt: "A conversation in one column, with from and value.", "对话在一列中，含 from 和 value。";
+    format_openai: "A conversation in one column, with role and content.", "对话在一列中，含 role 和 content。";
+    ranking: "Pairs of answers", "成对的回答";
+    ranking_help: "Each row has a better and a worse answer.", "每行有一个较好和一个较差的回答。";
+    no_column: "none", "无";
+    column_prompt: "Question", "问题";
+    column_query: "Added to the question", "问题的补充";
+    column_response: "Answer", "回答";
+    column_messages: "Conversation", "对话";
+    column_chosen: "Better answer", "较好的回答";
+    column_rejected: "Worse answer", "较差的回答";
+    column_system: "System message", "系统提示";
+    column_history: "Earlier turns", "之前的轮次";
+    column_tools: "Tools", "工具";
+    column_kto: "Rating, true or false", "评价（true 或 false）";
+    message_names: "Names inside a message", "消息内部的名称";
+    save_columns: "Save the columns", "保存列设置";
+
+    // Data: writing and downloading
+    write_rows: "Write rows", "编写数据";
+    create_help: "A question and an answer in each row. Enter goes down, Shift Enter makes a new line; cells of a spreadsheet can be pasted.", "每行一个问题和一个回答。Enter 移到下一行，Shift Enter 换行；可粘贴电子表格的单元格。";
+    dataset_name: "Name of the dataset", "数据集名称";
+    question: "Question", "问题";
+    answer: "Answer", "回答";
+    system_optional: "System (optional)", "系统提示（可选）";
+    add_row: "Add a row", "添加一行";
+    save_dataset: "Save the dataset", "保存数据集";
+    row_needs_question: "Row {n} has no question.", "第 {n} 行没有问题。";
+    row_needs_answer: "Row {n} has no answer.", "第 {n} 行没有回答。";
+    download: "Download", "下载";
+    download_title: "Download {name}", "下载 {name}";
+    download_help: "The file holds {size} now. Rows as they stand keep all their columns.", "当前文件为 {size}。保持原样时保留所有列。";
+    file_type: "File type", "文件类型";
+    row_format: "Format of the rows", "行的格式";
+    as_it_stands: "as it stands", "保持原样";
 
     // Data from a hub
     from_hub: "From a hub", "从数据集库下载";

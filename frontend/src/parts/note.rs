@@ -27,6 +27,11 @@ pub fn ProblemNote(
     }
 }
 
+/// All problems of an answer, below each other.
+pub fn problem_notes(problems: Vec<Problem>) -> impl IntoView {
+    problems.into_iter().map(|problem| view! { <ProblemNote problem /> }).collect_view()
+}
+
 /// Nothing here yet: what it will hold, and the one way to begin.
 #[component]
 pub fn Empty(

@@ -1,9 +1,22 @@
-//! Data: the datasets at the side, upload, and the rows of one as the trainer reads them. On a phone the list and the
-//! dataset are two screens.
+//! Data: the datasets at the side, upload, and one dataset with its rows, tokens, statistics and columns. On a phone the
+//! list and the dataset are two screens.
 
+mod create;
 mod detail;
+mod download;
+mod edit;
+mod grid;
+mod histogram;
 mod hub;
 mod make;
+mod mapping;
+mod opened;
+mod queue;
+mod row;
+mod rows;
+mod statistics;
+mod tokens;
+mod tus;
 mod upload;
 
 use crate::{
@@ -11,12 +24,18 @@ use crate::{
     format,
     i18n::{Words, fill},
     parts::{Empty, icon, note::wait},
-    store::store,
-    ui,
+    store::{Store, store},
+    ui::{self, Ui},
 };
 use api::{data::DatasetInfo, routes};
 use leptos::prelude::*;
 use leptos_router::hooks::use_params_map;
+
+/// What outlives a look at another page: files on their way, and rows that are being written.
+pub fn provide(store: Store, ui: Ui) {
+    queue::Uploads::provide(store, ui);
+    create::Draft::provide();
+}
 
 #[component]
 pub fn Data() -> impl IntoView {
@@ -38,12 +57,15 @@ pub fn Data() -> impl IntoView {
             _ => w.data_lead_none.to_owned(),
         })
     };
+    let (writing, uploads) = (RwSignal::new(false), queue::uploads());
     let detail = move || {
         match chosen.get() {
         Some(name) => view! { <detail::Detail name /> }.into_any(),
         None if store.datasets.with(Option::is_none) => view! { <section class="card">{wait(6)}</section> }.into_any(),
         None => view! {
-            <section class="card"><Empty symbol="data" title=w.no_datasets_title.into() text=w.no_datasets_help.into() /></section>
+            <section class="card"><Empty symbol="data" title=w.no_datasets_title.into() text=w.no_datasets_help.into()>
+                <button type="button" class="btn" on:click=move |_| writing.set(true)>{icon("pen", 18)}{w.write_rows}</button>
+            </Empty></section>
         }
         .into_any(),
     }
@@ -51,14 +73,27 @@ pub fn Data() -> impl IntoView {
     view! {
         <header class="head" class:wide-only=move || named.with(Option::is_some)>
             <div><h1>{w.data}</h1><p class="state">{lead}</p></div>
+            <div class="acts">
+                <button type="button" class="btn" data-testid="create-open" on:click=move |_| writing.set(true)>{icon("pen", 18)}{w.write_rows}</button>
+            </div>
         </header>
         <div class="split lead">
-            <aside class="stack" class:wide-only=move || named.with(Option::is_some)><upload::Upload /><hub::FromHub chosen /><make::MakeData chosen /><List chosen /></aside>
+            // On a phone a dataset stands alone, but for files on their way.
+            <aside class="stack" class:wide-only=move || named.with(Option::is_some) && uploads.is_idle()>
+                <div class:wide-only=move || named.with(Option::is_some)><upload::Drop /></div>
+                <upload::Sending />
+                <div class="stack" class:wide-only=move || named.with(Option::is_some)>
+                    <hub::FromHub chosen />
+                    <make::MakeData chosen />
+                    <List chosen />
+                </div>
+            </aside>
             <div class="stack" class:wide-only=move || named.with(Option::is_none)>
                 <a class="phone-only s" href="/data">"‹ "{w.all_datasets}</a>
                 {detail}
             </div>
         </div>
+        <create::Create open=writing />
     }
 }
 

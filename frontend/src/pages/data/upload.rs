@@ -1,156 +1,137 @@
-//! Uploading a file: dropped or chosen, with its progress, and what is wrong with it if something is.
+//! Where files are dropped or chosen, and those on their way with their progress.
 
+use super::queue::{Item, State, Uploads, seconds_left, uploads};
 use crate::{
-    client, format,
-    i18n::fill,
-    parts::{ProblemNote, icon, job::Bar},
-    store::store,
+    format,
+    i18n::{Words, fill},
+    parts::{
+        icon,
+        job::{Bar, now},
+        note::problem_notes,
+    },
     ui,
 };
-use api::{Problem, data::DatasetInfo, routes};
-use leptos::{html, prelude::*};
+use leptos::{ev, html, prelude::*};
 use leptos_router::hooks::use_navigate;
-use wasm_bindgen::{JsCast, prelude::Closure};
-use web_sys::{FormData, ProgressEvent, XmlHttpRequest};
+use web_sys::FileList;
 
-#[derive(Clone, Debug, PartialEq)]
-struct Sending {
-    name: String,
-    done: u64,
-    total: u64,
-}
-
+/// Where files are dropped or chosen. A file may be let go anywhere on the page.
 #[component]
-pub fn Upload() -> impl IntoView {
+pub fn Drop() -> impl IntoView {
     let w = ui::words();
-    let store = store();
+    let uploads = uploads();
     let over = RwSignal::new(false);
-    let sending = RwSignal::new(None::<Sending>);
-    let problems = RwSignal::new(Vec::<Problem>::new());
     let input = NodeRef::<html::Input>::new();
-    let navigate = use_navigate();
-    let done = Callback::new(move |result: client::Result<DatasetInfo>| {
-        sending.set(None);
-        match result {
-            Ok(info) => {
-                store.say(fill(w.uploaded, &[("name", &info.name), ("rows", &format::count(info.rows))]));
-                let href = routes::fill("/data/{name}", &info.name);
-                store.datasets.update(|all| {
-                    let all = all.get_or_insert_default();
-                    all.retain(|d| d.name != info.name);
-                    all.push(info);
-                    all.sort_by(|a, b| a.name.cmp(&b.name));
-                });
-                navigate(&href, Default::default());
-            }
-            Err(found) => problems.set(found),
-        }
+    let moved = window_event_listener(ev::dragover, move |e| {
+        e.prevent_default();
+        over.set(true);
     });
-    let send = move |files: Option<web_sys::FileList>| {
-        let Some(file) = files.and_then(|files| files.get(0)) else { return };
-        if sending.get_untracked().is_some() {
-            return;
-        }
-        problems.set(Vec::new());
-        let taken =
-            store.datasets.with_untracked(|all| all.iter().flatten().map(|d| d.name.clone()).collect::<Vec<_>>());
-        let name = free_name(&file.name(), &taken);
-        sending.set(Some(Sending { name: name.clone(), done: 0, total: file.size() as u64 }));
-        if post(&name, &file, sending, done).is_none() {
-            done.run(Err(vec![client::no_answer()]));
-        }
-    };
-    let dropped = move |e: leptos::ev::DragEvent| {
+    let left = window_event_listener(ev::dragleave, move |_| over.set(false));
+    let dropped = window_event_listener(ev::drop, move |e| {
         e.prevent_default();
         over.set(false);
-        send(e.data_transfer().and_then(|data| data.files()));
-    };
-    let progress = move || {
-        sending.get().map(|s| {
-            let sent = s.total > 0 && s.done >= s.total;
-            let text = if sent { w.upload_checking } else { w.uploading };
-            let amount = fill(w.of_bytes, &[("done", &format::bytes(s.done)), ("total", &format::bytes(s.total))]);
-            let share = s.done as f64 / s.total.max(1) as f64;
-            view! {
-                <section class="card" data-testid="upload-progress">
-                    <Bar share=Signal::stored(Some(share)) label=w.upload>
-                        <span><b>{fill(text, &[("name", &s.name)])}</b></span><span class="push">{amount}</span>
-                    </Bar>
-                </section>
-            }
-        })
+        add_all(uploads, e.data_transfer().and_then(|data| data.files()));
+    });
+    on_cleanup(move || {
+        moved.remove();
+        left.remove();
+        dropped.remove();
+    });
+    let chosen = move |_| {
+        if let Some(input) = input.get_untracked() {
+            add_all(uploads, input.files());
+            input.set_value("");
+        }
     };
     view! {
-        <label class="drop" class:over=over
-            on:dragover=move |e| { e.prevent_default(); over.set(true); } on:dragleave=move |_| over.set(false) on:drop=dropped>
+        <label class="drop" class:over=over>
             {icon("file", 26)}<b>{w.drop_here}</b><span>{w.drop_kinds}</span>
-            <input class="vh" type="file" data-testid="upload-input" node_ref=input
-                accept=".json,.jsonl,.ndjson,.txt,.csv,.tsv,.gz,.parquet,.arrow,.feather"
-                on:change=move |_| if let Some(input) = input.get_untracked() { send(input.files()); input.set_value(""); } />
+            <input class="vh" type="file" multiple data-testid="upload-input" node_ref=input on:change=chosen
+                accept=".json,.jsonl,.ndjson,.txt,.csv,.tsv,.gz,.parquet,.arrow,.feather" />
         </label>
-        {progress}
-        {move || problems.get().into_iter().map(|problem| view! { <div data-testid="upload-problem"><ProblemNote problem /></div> }).collect_view()}
     }
 }
 
-/// Posts the file; `fetch` can't tell how far an upload is.
-fn post(
-    name: &str,
-    file: &web_sys::File,
-    sending: RwSignal<Option<Sending>>,
-    done: Callback<client::Result<DatasetInfo>>,
-) -> Option<()> {
-    let form = FormData::new().ok()?;
-    form.append_with_str("name", name).ok()?;
-    form.append_with_blob_and_filename("file", file, &file.name()).ok()?;
-    let request = XmlHttpRequest::new().ok()?;
-    request.open("POST", routes::DATASETS).ok()?;
-    let progress = Closure::<dyn Fn(ProgressEvent)>::new(move |e: ProgressEvent| {
-        sending.try_update(|s| {
-            if let Some(s) = s {
-                (s.done, s.total) = (e.loaded() as u64, e.total() as u64);
+fn add_all(uploads: Uploads, files: Option<FileList>) {
+    let Some(files) = files else { return };
+    (0..files.length()).filter_map(|i| files.get(i)).for_each(|file| uploads.add(file));
+}
+
+/// The files on their way, and those that were refused. Leads to a dataset once the last one has arrived.
+#[component]
+pub fn Sending() -> impl IntoView {
+    let uploads = uploads();
+    let navigate = use_navigate();
+    uploads.arrived.set(None);
+    Effect::new(move || {
+        let Some(address) = uploads.arrived.get() else { return };
+        uploads.arrived.set(None);
+        if uploads.items.with_untracked(|all| all.iter().all(|item| matches!(item.state, State::Refused(_)))) {
+            navigate(&address, Default::default());
+        }
+    });
+    let ids = move || uploads.items.with(|all| all.iter().map(|item| item.id).collect::<Vec<_>>());
+    view! { <For each=ids key=|id| *id let:id><ItemCard id /></For> }
+}
+
+#[component]
+fn ItemCard(id: u64) -> impl IntoView {
+    let w = ui::words();
+    let uploads = uploads();
+    let item = Memo::new(move |_| uploads.items.with(|all| all.iter().find(|item| item.id == id).cloned()));
+    let state = Memo::new(move |_| item.get().map(|item| item.state));
+    let refused = move || match state.get()? {
+        State::Refused(problems) => Some(problems),
+        _ => None,
+    };
+    let share =
+        Signal::derive(move || item.with(|item| item.as_ref().map(|item| item.done as f64 / item.total.max(1) as f64)));
+    let title = move || item.get().map(|item| fill(title_of(&item, w), &[("name", &item.name)]));
+    let amount = move || {
+        let item = item.get()?;
+        let of = fill(w.of_bytes, &[("done", &format::bytes(item.done)), ("total", &format::bytes(item.total))]);
+        Some(match seconds_left(&item, now()) {
+            Some(seconds) => {
+                let left = fill(w.left, &[("time", &format::time_left(seconds, ui::language()))]);
+                format!("{of} · {left}")
             }
-        });
-    });
-    request.upload().ok()?.set_onprogress(Some(progress.as_ref().unchecked_ref()));
-    progress.forget();
-    let answer = request.clone();
-    let ended = Closure::once_into_js(move || {
-        let status = answer.status().unwrap_or(0);
-        let body = answer.response_text().ok().flatten().unwrap_or_default();
-        done.try_run(match status {
-            0 => Err(vec![client::no_answer()]),
-            200..300 => serde_json::from_str(&body).map_err(|_| vec![client::bad_answer(&status.to_string())]),
-            _ => Err(client::problems(status, &body)),
-        });
-    });
-    request.set_onloadend(Some(ended.unchecked_ref()));
-    request.send_with_opt_form_data(Some(&form)).ok()
+            None => of,
+        })
+    };
+    let lost = move || (state.get() == Some(State::Lost)).then_some(w.upload_lost_hint);
+    let cancel = move || {
+        view! {
+            <button type="button" class="btn s quiet" data-testid="upload-cancel" on:click=move |_| uploads.drop_item(id)>
+                {icon("x", 14)}{if refused().is_some() { w.dismiss } else { w.cancel }}
+            </button>
+        }
+    };
+    move || match refused() {
+        Some(problems) => {
+            let notes = problem_notes(problems);
+            view! {
+                <section class="card" data-testid="upload-problem">
+                    <div class="stack tight"><b>{title}</b>{notes}<div class="row end">{cancel}</div></div>
+                </section>
+            }
+            .into_any()
+        }
+        None => view! {
+            <section class="card" data-testid="upload-progress" class:lost=move || lost().is_some()>
+                <Bar share label=w.upload><b>{title}</b><span>{amount}</span></Bar>
+                <div class="row mt"><span class="s warnc grow" role="status">{lost}</span>{cancel}</div>
+            </section>
+        }
+        .into_any(),
+    }
 }
 
-/// A dataset name out of a file name: letters, digits, `_` and `-`, and a number if it is taken.
-fn free_name(file: &str, taken: &[String]) -> String {
-    let file = crate::format::last_part(file);
-    let stem = file.strip_suffix(".gz").unwrap_or(file);
-    let stem = stem.rsplit_once('.').map_or(stem, |(stem, _)| stem);
-    let word: String =
-        stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).take(60).collect();
-    let word = word.trim_matches(['_', '-']).to_owned();
-    let word = if word.is_empty() { "dataset".to_owned() } else { word };
-    let numbered = (2..).map(|n| format!("{word}_{n}"));
-    std::iter::once(word.clone()).chain(numbered).find(|name| !taken.contains(name)).unwrap_or(word)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_plain_and_free() {
-        assert_eq!(free_name("my rows (1).jsonl", &[]), "my_rows__1");
-        assert_eq!(free_name("identity.json", &["identity".into(), "identity_2".into()]), "identity_3");
-        assert_eq!(free_name("数据.csv", &[]), "dataset");
-        assert_eq!(free_name("../../etc/passwd", &[]), "passwd");
-        assert_eq!(free_name("rows.json.gz", &[]), "rows");
+fn title_of(item: &Item, w: &'static Words) -> &'static str {
+    match item.state {
+        State::Waiting => w.upload_waiting,
+        State::Lost => w.upload_lost,
+        State::Refused(_) => w.upload_refused,
+        State::Sending if item.done >= item.total => w.upload_checking,
+        State::Sending => w.uploading,
     }
 }
