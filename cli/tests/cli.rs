@@ -265,3 +265,53 @@ fn a_worker_answers_questions_and_refuses_nonsense() {
     assert_eq!((code, &answer["reply"]["problems"][0]["field"]), (0, &json!("lora_rnk")));
     assert_eq!(ask("nonsense").status.code(), Some(2));
 }
+
+#[test]
+fn datasets_are_shown_checked_and_written_as_they_are_trained_on() {
+    let home = TempDir::new().unwrap();
+    let data = home.path().join("data");
+    fs::create_dir_all(&data).unwrap();
+    fs::write(data.join("dataset_info.json"), r#"{"rows": {"file_name": "rows.jsonl"}}"#).unwrap();
+    let rows =
+        "{\"instruction\": \"Hi\", \"output\": \"Hello there\"}\n{\"instruction\": broken}\n{\"instruction\": \"q\"}\n";
+    fs::write(data.join("rows.jsonl"), rows).unwrap();
+    let dir = format!("dataset_dir={}", data.display());
+    let (code, shown) = json_of(&run(home.path(), &["data", "show", "rows", "--row", "1", "--json", &dir]));
+    assert_eq!((code, &shown["row"]["raw"]["output"]), (0, &json!("Hello there")), "{shown}");
+    let tokens = shown["tokens"]["tokens"].as_array().unwrap();
+    let learned = tokens.iter().filter(|t| t["trained"] == true).map(|t| t["text"].as_str().unwrap());
+    assert_eq!(learned.collect::<String>(), "Hello there<|im_end|>");
+    assert_eq!(shown["tokens"]["sha256"].as_str().unwrap().len(), 64);
+
+    let config = home.path().join("run.yaml");
+    fs::write(&config, format!("cutoff_len: 4\ndataset_dir: {}\n", data.display())).unwrap();
+    let output = run(home.path(), &["data", "show", "rows", "--row", "1", "--config", config.to_str().unwrap()]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("user: Hi\nassistant: Hello there") && text.contains("--- cutoff_len 4: cut off ---"),
+        "{text}"
+    );
+
+    let output = run(home.path(), &["data", "check", "rows", &dir]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for wanted in [
+        "Row 2 of dataset rows: it is not valid JSON: line 2",
+        "Row 3 of dataset rows: column",
+        "2 rows can't be read: 2, 3",
+    ] {
+        assert!(text.contains(wanted), "{text}");
+    }
+    let out = home.path().join("identity.parquet");
+    assert!(run(home.path(), &["data", "export", "identity", "--output", out.to_str().unwrap()]).status.success());
+    assert_eq!(fs::read(&out).unwrap()[..4], *b"PAR1");
+    let written = run(home.path(), &["data", "export", "identity", "--formatting", "openai", "--type", "jsonl"]).stdout;
+    let first: Value = serde_json::from_slice(written.split(|b| *b == b'\n').next().unwrap()).unwrap();
+    assert_eq!(first["messages"][0]["role"], "user");
+    for words in [
+        &["data", "show", "rows", "--row", "9", &dir][..],
+        &["data", "show", "nobody"],
+        &["data", "export", "identity", "--type", "exe"],
+    ] {
+        assert_eq!(run(home.path(), words).status.code(), Some(2), "{words:?}");
+    }
+}

@@ -216,3 +216,232 @@ fn chat_workers(home: &Path) -> usize {
     let home = format!("LATHE_HOME={}\0", home.display());
     processes.filter(|path| read(path, "cmdline").contains("--chat") && read(path, "environ").contains(&home)).count()
 }
+
+/// The answer of a tus request: its status, its headers and its text.
+async fn tus(studio: &Studio, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, Value, Value) {
+    let mut request = studio.client.request(method.parse().unwrap(), studio.url(path)).body(body.to_owned());
+    if !headers.iter().any(|(name, _)| *name == "tus-resumable") {
+        request = request.header("tus-resumable", "1.0.0");
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = request.send().await.unwrap();
+    let (status, found) = (response.status().as_u16(), response.headers().clone());
+    let told = found.iter().map(|(name, value)| (name.to_string(), json!(value.to_str().unwrap())));
+    let headers = Value::Object(told.collect());
+    assert_eq!(headers["tus-resumable"], "1.0.0", "{method} {path}");
+    (status, headers, serde_json::from_str(&response.text().await.unwrap()).unwrap_or(Value::Null))
+}
+
+/// Begins an upload; gives its path.
+async fn begin(studio: &Studio, length: usize, metadata: &str) -> String {
+    let headers = [("upload-length", length.to_string()), ("upload-metadata", metadata.to_owned())];
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let (status, headers, body) = tus(studio, "POST", "/api/uploads", &headers, "").await;
+    assert_eq!(status, 201, "{body}");
+    headers["location"].as_str().unwrap().to_owned()
+}
+
+const PIECE: (&str, &str) = ("content-type", "application/offset+octet-stream");
+
+async fn piece(studio: &Studio, path: &str, offset: usize, bytes: &str) -> (u16, Value, Value) {
+    tus(studio, "PATCH", path, &[PIECE, ("upload-offset", &offset.to_string())], bytes).await
+}
+
+async fn offset(studio: &Studio, path: &str) -> usize {
+    let (status, headers, _) = tus(studio, "HEAD", path, &[], "").await;
+    assert_eq!(status, 200);
+    headers["upload-offset"].as_str().unwrap().parse().unwrap()
+}
+
+/// Sends the head of a piece of `length` bytes and some of them, and stays.
+fn half_a_piece(studio: &Studio, path: &str, offset: usize, length: usize, bytes: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(studio.address).unwrap();
+    let head = format!(
+        "PATCH {path} HTTP/1.1\r\nHost: {}\r\nTus-Resumable: 1.0.0\r\nContent-Type: {}\r\nUpload-Offset: {offset}\r\nContent-Length: {length}\r\n\r\n{bytes}",
+        studio.address, PIECE.1
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    socket
+}
+
+async fn until_offset(studio: &Studio, path: &str, wanted: usize) {
+    let since = Instant::now();
+    while offset(studio, path).await != wanted {
+        assert!(since.elapsed() < Duration::from_secs(5), "{wanted} bytes never come");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// `filename bXkuanNvbg==` is my.json, `name 5oiR55qE` is 我的.
+const TOLD: &str = "filename bXkuanNvbg==,name 5oiR55qE";
+
+#[tokio::test]
+async fn an_upload_goes_on_after_a_dropped_connection_and_a_restart() {
+    let home = Home::new();
+    let studio = start(&home);
+    let path = begin(&studio, ROWS.len(), TOLD).await;
+    assert_eq!(offset(&studio, &path).await, 0);
+    drop(half_a_piece(&studio, &path, 0, ROWS.len(), &ROWS[..10]));
+    until_offset(&studio, &path, 10).await;
+    // The piece that was cut off lets go of the upload at once.
+    let since = Instant::now();
+    let mut status = 423;
+    while status == 423 {
+        assert!(since.elapsed() < Duration::from_secs(5));
+        (status, _, _) = piece(&studio, &path, 10, &ROWS[10..15]).await;
+    }
+    assert_eq!((status, offset(&studio, &path).await), (204, 15));
+    studio.crash().await;
+
+    let studio = start(&home);
+    let mut events = studio.events(Some(0)).await;
+    assert_eq!(offset(&studio, &path).await, 15);
+    let (status, headers, dataset) = piece(&studio, &path, 15, &ROWS[15..]).await;
+    assert_eq!((status, &headers["upload-offset"]), (200, &json!(ROWS.len().to_string())), "{dataset}");
+    assert_eq!((&dataset["name"], &dataset["file"], &dataset["rows"]), (&json!("我的"), &json!("my.json"), &json!(1)));
+    assert_eq!(events.next().await.unwrap().1, json!({"type": "changed", "what": "datasets"}));
+    assert_eq!(fs::read_to_string(home.path().join("datasets/my.json")).unwrap(), ROWS);
+    assert!(files(&home.path().join("uploads")).is_empty());
+    assert_eq!(tus(&studio, "HEAD", &path, &[], "").await.0, 404);
+}
+
+#[tokio::test]
+async fn one_request_at_a_time_works_on_an_upload() {
+    let home = Home::new();
+    let studio = start(&home);
+    let path = begin(&studio, ROWS.len(), TOLD).await;
+    let _open = half_a_piece(&studio, &path, 0, ROWS.len(), &ROWS[..5]);
+    until_offset(&studio, &path, 5).await;
+    let (status, _, body) = piece(&studio, &path, 5, &ROWS[5..]).await;
+    assert_eq!((status, &body["problems"][0]["code"]), (423, &json!("upload_busy")));
+    // Who gives up doesn't wait for the other.
+    assert_eq!(tus(&studio, "DELETE", &path, &[], "").await.0, 204);
+    assert!(files(&home.path().join("uploads")).is_empty());
+    assert_eq!(piece(&studio, &path, 5, &ROWS[5..]).await.0, 404);
+}
+
+#[tokio::test]
+async fn hostile_uploads_are_refused() {
+    let home = Home::new();
+    let mut options = home.options();
+    options.upload_limit = 1000;
+    let studio = try_start(options).unwrap();
+    fs::write(home.path().join("datasets/dataset_info.json"), r#"{"taken": {"file_name": "x.json"}}"#).unwrap();
+    let code =
+        |reply: (u16, Value, Value)| (reply.0, reply.2["problems"][0]["code"].as_str().unwrap_or_default().to_owned());
+    for (headers, wanted) in [
+        (vec![("upload-length", "5"), ("tus-resumable", "0.2.2")], (412, "tus_version")),
+        (vec![("upload-metadata", TOLD)], (400, "bad_header")),
+        (vec![("upload-defer-length", "1"), ("upload-metadata", TOLD)], (400, "bad_header")),
+        (vec![("upload-length", "-5"), ("upload-metadata", TOLD)], (400, "bad_header")),
+        (vec![("upload-length", "99999999999999999999"), ("upload-metadata", TOLD)], (400, "bad_header")),
+        (vec![("upload-length", "1001"), ("upload-metadata", TOLD)], (413, "too_large")),
+        (vec![("upload-length", "0"), ("upload-metadata", TOLD)], (400, "empty_file")),
+        (vec![("upload-length", "5"), ("upload-metadata", "filename !!!")], (400, "bad_header")),
+        (vec![("upload-length", "5"), ("upload-metadata", "filename /w==")], (400, "bad_header")),
+        (vec![("upload-length", "5")], (400, "file_name")),
+        // ../../evil.json, dataset_info.json, and my.json as ../x and as taken.
+        (vec![("upload-length", "5"), ("upload-metadata", "filename Li4vLi4vZXZpbC5qc29u")], (400, "file_name")),
+        (vec![("upload-length", "5"), ("upload-metadata", "filename ZGF0YXNldF9pbmZvLmpzb24=")], (400, "file_name")),
+        (
+            vec![("upload-length", "5"), ("upload-metadata", "filename bXkuanNvbg==,name Li4veA==")],
+            (400, "dataset_name"),
+        ),
+        (
+            vec![("upload-length", "5"), ("upload-metadata", "filename bXkuanNvbg==,name dGFrZW4=")],
+            (409, "dataset_taken"),
+        ),
+    ] {
+        let reply = code(tus(&studio, "POST", "/api/uploads", &headers, "").await);
+        assert_eq!((reply.0, reply.1.as_str()), wanted, "{headers:?}");
+    }
+    assert!(files(&home.path().join("uploads")).is_empty());
+
+    let path = begin(&studio, 8, TOLD).await;
+    for (headers, wanted) in [
+        (vec![("upload-offset", "0")], (415, "not_a_piece")),
+        (vec![PIECE], (400, "bad_header")),
+        (vec![PIECE, ("upload-offset", "x")], (400, "bad_header")),
+        (vec![PIECE, ("upload-offset", "4")], (409, "other_offset")),
+    ] {
+        let reply = code(tus(&studio, "PATCH", &path, &headers, "[1,\n").await);
+        assert_eq!((reply.0, reply.1.as_str()), wanted, "{headers:?}");
+    }
+    assert_eq!(code(piece(&studio, &path, 0, "more than eight bytes").await), (413, "too_large".into()));
+    assert_eq!(offset(&studio, &path).await, 0);
+    for id in ["..%2f..%2flathe", "x", &"0".repeat(32), &"A".repeat(32)] {
+        let path = format!("/api/uploads/{id}");
+        assert_eq!(piece(&studio, &path, 0, "x").await.0, 404, "{id}");
+        assert_eq!(tus(&studio, "DELETE", &path, &[], "").await.0, 404, "{id}");
+    }
+    // A page of another origin, whatever the method.
+    for method in ["POST", "PATCH", "DELETE", "HEAD", "OPTIONS"] {
+        let request = studio.client.request(method.parse().unwrap(), studio.url("/api/uploads"));
+        let response = request.header("origin", "http://evil.example").send().await.unwrap();
+        assert_eq!(response.status(), 403, "{method}");
+    }
+    // What can't be read is told, and nothing stays.
+    assert_eq!(piece(&studio, &path, 0, "[1,\n").await.0, 204);
+    assert_eq!(code(piece(&studio, &path, 4, "2,,]").await), (422, "dataset_not_json".into()));
+    assert!(files(&home.path().join("uploads")).is_empty());
+    assert_eq!(files(&home.path().join("datasets")), ["dataset_info.json"]);
+}
+
+#[tokio::test]
+async fn uploads_that_nobody_ends_are_cleared() {
+    let home = Home::new();
+    let studio = start(&home);
+    let [old, new] = [begin(&studio, 10, TOLD).await, begin(&studio, 10, TOLD).await];
+    studio.crash().await;
+    let file = |path: &str| home.path().join("uploads").join(format!("{}.upload", path.rsplit('/').next().unwrap()));
+    let two_days_ago = std::time::SystemTime::now() - Duration::from_secs(48 * 3600);
+    fs::File::options().write(true).open(file(&old)).unwrap().set_modified(two_days_ago).unwrap();
+    let studio = start(&home);
+    let since = Instant::now();
+    while files(&home.path().join("uploads")).len() > 2 {
+        assert!(since.elapsed() < Duration::from_secs(5), "the old one stays");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(offset(&studio, &new).await, 0);
+    let options = studio.client.request("OPTIONS".parse().unwrap(), studio.url("/api/uploads")).send().await.unwrap();
+    assert_eq!(
+        (options.status().as_u16(), &options.headers()["tus-extension"]),
+        (204, &"creation,termination".parse().unwrap())
+    );
+}
+
+#[tokio::test]
+async fn a_dataset_is_looked_at_changed_and_downloaded() {
+    let home = Home::new();
+    let studio = start(&home);
+    let mut events = studio.events(Some(0)).await;
+    let preview = studio.get("/api/datasets/a/rows?offset=2&limit=1&search=%E4%BD%A0&faulty=true").await;
+    assert_eq!(preview["rows"][0]["raw"], json!({"offset": 2, "limit": 1, "search": "你", "faulty": true}));
+    assert_eq!(studio.get("/api/datasets/a/columns").await["found"], json!([]));
+    let (status, tokens) = studio.post("/api/datasets/a/tokens", json!({"row": 7, "config": {"cutoff_len": 9}})).await;
+    assert_eq!((status, &tokens["row"]), (200, &json!(7)));
+    let (status, found) = studio.post("/api/datasets/a/statistics", json!({"model_name_or_path": "starter"})).await;
+    assert_eq!((status, &found["findings"]), (200, &json!([])));
+    let edit = json!({"edit": {"type": "delete", "rows": [1, 4]}});
+    let (status, edited) = studio.post("/api/datasets/a/edit", edit).await;
+    assert_eq!((status, &edited["rows"]), (200, &json!(2)), "{edited}");
+    assert_eq!(events.next().await.unwrap().1, json!({"type": "changed", "what": "datasets"}));
+    assert_eq!(studio.post("/api/datasets/a/edit", json!({"edit": {"type": "burn"}})).await.0, 400);
+
+    let get = |path: &str| studio.client.get(studio.url(path)).send();
+    let file = get("/api/datasets/%E6%88%91/file?type=parquet&formatting=openai").await.unwrap();
+    assert_eq!(
+        (file.status().as_u16(), &file.headers()["content-type"]),
+        (200, &"application/octet-stream".parse().unwrap())
+    );
+    let named = file.headers()["content-disposition"].to_str().unwrap();
+    assert_eq!(named, "attachment; filename=\"_.parquet\"; filename*=UTF-8''%E6%88%91.parquet");
+    assert_eq!(file.text().await.unwrap(), "the file\n");
+    assert_eq!(get("/api/datasets/missing/file").await.unwrap().status(), 422);
+    assert_eq!(get("/api/datasets/a/file?type=exe").await.unwrap().status(), 400);
+    // A worker that fails on the way must not look like a whole file.
+    let whole = async { get("/api/datasets/dying/file").await?.text().await };
+    assert!(whole.await.is_err());
+}

@@ -11,7 +11,7 @@ use crate::{
     say::Say,
 };
 use api::{
-    JobKind, RunConfig,
+    JobKind, Problem, RunConfig,
     data::{DatasetInfo, Finding, Flaw, PreviewRow, RowsWanted, Statistics, TokenPreview},
     hub::PullDataset,
     params::{self, DataParams},
@@ -93,7 +93,14 @@ fn pull(wanted: DataPull, environment: &Environment, say: &Say) -> Outcome {
 fn check(of: &DataRun, places: &Places, say: &Say) -> Outcome {
     let (config, dir) = read(of, places)?;
     let found = inspect::statistics(&dir, &of.name, &config, places, None).map_err(Failure::refused)?;
-    say.result(&found, || report(&found, say));
+    let wanted = RowsWanted { limit: preview::MAX_ROWS, faulty: true, ..RowsWanted::default() };
+    let faulty = preview::rows(&dir, &of.name, &wanted).map_err(Failure::refused)?;
+    let faults: Vec<Problem> = faulty.rows.into_iter().filter_map(|row| row.problem).collect();
+    let text = || {
+        let faults = faults.iter().map(|problem| say.problem(problem));
+        faults.chain([report(&found, say)]).collect::<Vec<_>>().join("\n")
+    };
+    say.result(&serde_json::json!({ "statistics": found, "faults": faults }), text);
     Ok(())
 }
 
@@ -229,5 +236,7 @@ fn told(finding: &Finding, say: &Say) -> String {
         true => format!("{rows} 行{zh}：{named}{more}"),
         false => format!("{rows} rows {en}: {named}{more}"),
     };
-    finding.problem.as_ref().map_or(line.clone(), |p| format!("{line}\n  {}", say.problem(p)))
+    // One that only the template refuses isn't among the faults of the file.
+    let template = finding.problem.as_ref().filter(|problem| !problem.code.starts_with("row_"));
+    template.map_or(line.clone(), |p| format!("{line}\n  {}", say.problem(p)))
 }

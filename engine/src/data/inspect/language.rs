@@ -12,7 +12,7 @@ const WORDS: [(&str, &[&str]); 12] = [
     ("it", &["il", "che", "è", "di", "una", "per", "gli", "della", "con", "sono", "non", "del", "come", "cosa"]),
     ("pt", &["o", "os", "uma", "não", "que", "em", "para", "com", "do", "da", "você", "é", "por", "como", "ao"]),
     ("nl", &["het", "een", "van", "dat", "niet", "zijn", "voor", "met", "op", "en", "wat", "ik", "hoe", "ook"]),
-    ("pl", &["nie", "jest", "się", "na", "do", "co", "jak", "że", "w", "z", "to", "czy", "dla", "i"]),
+    ("pl", &["nie", "jest", "się", "na", "co", "jak", "że", "w", "z", "czy", "dla", "są", "przez"]),
     ("tr", &["bir", "ve", "bu", "için", "ne", "ile", "çok", "da", "mi", "nasıl", "olarak", "var", "değil"]),
     ("vi", &["là", "của", "và", "có", "không", "một", "cho", "người", "được", "trong", "những", "với", "các"]),
     ("id", &["yang", "dan", "di", "ini", "itu", "dengan", "untuk", "tidak", "dari", "apa", "adalah", "pada", "anda"]),
