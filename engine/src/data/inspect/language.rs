@@ -51,8 +51,10 @@ pub fn language(text: &str) -> &'static str {
     }
 }
 
-/// Scripts, by the language that most texts in them are of.
-const SCRIPTS: [(&str, fn(char) -> bool); 11] = [
+/// The language that most texts in a script are of, and whether a character belongs to it.
+type Script = (&'static str, fn(char) -> bool);
+
+const SCRIPTS: [Script; 11] = [
     ("la", |c| c.is_ascii_alphabetic() || matches!(c, '\u{C0}'..='\u{24F}' | '\u{1E00}'..='\u{1EFF}')),
     ("zh", |c| matches!(c, '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}' | '\u{20000}'..='\u{3FFFF}')),
     ("ja", |c| matches!(c, '\u{3040}'..='\u{30FF}')),
