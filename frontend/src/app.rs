@@ -20,7 +20,7 @@ use leptos_router::{
 #[component]
 pub fn App() -> impl IntoView {
     let ui = Ui::provide();
-    let store = Store::provide();
+    let store = Store::provide(ui);
     TrainForm::provide(store);
     chat::Talk::provide();
     export::ExportForm::provide(store);

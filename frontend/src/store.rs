@@ -1,6 +1,6 @@
 //! What the page knows: jobs, curves, models, datasets, and the toasts. One copy for all pages, fed by [`crate::events`].
 
-use crate::client;
+use crate::{client, i18n::Language, ui::Ui};
 use api::{
     Catalog, Job, JobKind, JobState, Problem,
     data::DatasetInfo,
@@ -26,6 +26,8 @@ pub struct Store {
     pub notes: RwSignal<HashMap<String, Vec<Problem>>>,
     pub online: RwSignal<bool>,
     pub toasts: RwSignal<Vec<Toast>>,
+    /// The page's own, since what answers come back to after a while knows no context.
+    language: RwSignal<Language>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +39,7 @@ pub struct Toast {
 }
 
 impl Store {
-    pub fn provide() -> Self {
+    pub fn provide(ui: Ui) -> Self {
         let store = Self {
             catalog: RwSignal::new(None),
             system: RwSignal::new(None),
@@ -49,6 +51,7 @@ impl Store {
             notes: RwSignal::default(),
             online: RwSignal::new(true),
             toasts: RwSignal::default(),
+            language: ui.language,
         };
         provide_context(store);
         store
@@ -215,7 +218,7 @@ impl Store {
 
     /// Shows problems that belong to no field.
     pub fn complain(self, problems: &[Problem]) {
-        let language = crate::ui::language().tag();
+        let language = self.language.get_untracked().tag();
         for problem in problems.iter().take(3) {
             self.toast(problem.message_in(language).into(), problem.hint_in(language).into(), true);
         }

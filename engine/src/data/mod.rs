@@ -50,15 +50,27 @@ pub trait Format: Entry {
     /// format.
     fn recognise(&self, row: &Row) -> Option<Row>;
 
-    /// An example as a row with the columns that the format has by default, or why it has no place for it.
-    fn row(&self, example: &Example) -> Result<Row, Box<Problem>>;
+    /// An example as a row with the columns that the format has by default, or why it has no place for it. Formats that are
+    /// only read don't say.
+    fn row(&self, _: &Example) -> Result<Row, Box<Problem>> {
+        let name = self.card().name;
+        Err(Box::new(Problem::new(
+            "format_only_read",
+            format!("{name} rows are read, not written."),
+            format!("{name} 格式只能读取，不能写出。"),
+        )))
+    }
 
-    /// The row with another text for one of its answers; of plain text, with another text.
-    fn with_answer(&self, row: &Row, dataset: &info::Entry, answer: Answer, text: &str) -> Option<Row>;
+    /// The row with another text for one of its answers; of plain text, with another text. `None` if it can't be done.
+    fn with_answer(&self, _: &Row, _: &info::Entry, _: Answer, _: &str) -> Option<Row> {
+        None
+    }
 
     /// The row with only some turns of its conversation, from a question to the answer before the next; the system
-    /// message stays.
-    fn with_turns(&self, row: &Row, dataset: &info::Entry, turns: Range<usize>) -> Option<Row>;
+    /// message stays. `None` if it can't be done.
+    fn with_turns(&self, _: &Row, _: &info::Entry, _: Range<usize>) -> Option<Row> {
+        None
+    }
 }
 
 /// One of the answers of a row.
