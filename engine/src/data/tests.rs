@@ -335,5 +335,5 @@ fn llama_factorys_demo_data_is_read() {
     assert_eq!(counted("wiki_demo").0, 30);
     assert_eq!(counted("c4_demo"), (300, 0, "text"));
     let remote = registry.files(registry.entry("lima").unwrap()).unwrap_err().into_problem();
-    assert_eq!(remote.code, "dataset_remote");
+    assert_eq!(remote.code, "dataset_not_downloaded");
 }
