@@ -81,6 +81,15 @@ impl Home {
         Ended { dir, outcome, events }
     }
 
+    fn load(&self, model: &Path, adapter: Option<&Path>) -> Loaded {
+        let params = ModelParams {
+            model_name_or_path: model.display().to_string(),
+            adapter_name_or_path: adapter.map(|a| a.display().to_string()),
+            ..ModelParams::default()
+        };
+        Loaded::open(&params, &self.places(), ComputeType::Fp32).unwrap()
+    }
+
     fn run(&self, name: &str, config: Value) -> Ended {
         self.job(JobKind::Train, name, config, None)
     }
@@ -196,14 +205,6 @@ fn added_tokens_are_trained_and_travel_with_what_was_trained() {
         config["max_steps"] = json!(60);
         home.run(adapter, config)
     };
-    let load = |model: &Path, adapter: Option<&Path>| {
-        let params = ModelParams {
-            model_name_or_path: model.display().to_string(),
-            adapter_name_or_path: adapter.map(|a| a.display().to_string()),
-            ..ModelParams::default()
-        };
-        Loaded::open(&params, &home.places(), ComputeType::Fp32).unwrap()
-    };
     let said = |loaded: &Loaded| {
         let tool = loaded.encoder.tokenizer().token_to_id("<tool>").unwrap();
         let prompt = loaded.encoder.prompt(&[Message::new("user", "Which tool?")], None).unwrap();
@@ -216,17 +217,17 @@ fn added_tokens_are_trained_and_travel_with_what_was_trained() {
     assert_eq!(lora.outcome, Outcome::Succeeded, "{:?}", lora.events.last());
     let grown = lora.events.iter().any(|e| matches!(e, Event::Note { problem } if problem.code == "vocabulary_grows"));
     let adapter: Value = serde_json::from_slice(&fs::read(lora.dir.join("adapter_config.json")).unwrap()).unwrap();
-    assert_eq!((grown, &adapter["modules_to_save"]), (true, &json!(["embed_tokens"])));
-    let with = said(&load(&base, Some(&lora.dir)));
+    assert_eq!((grown, &adapter["modules_to_save"]), (true, &json!(["embed_tokens", "lm_head"])));
+    let with = said(&home.load(&base, Some(&lora.dir)));
     let merged = home.path().join("exports/merged");
     let config = json!({"model_name_or_path": base, "adapter_name_or_path": lora.dir, "export_dir": merged, "export_dtype": "float32"});
     assert_eq!(home.job(JobKind::Export, "export", config, None).outcome, Outcome::Succeeded);
-    let again = said(&load(&merged, None));
+    let again = said(&home.load(&merged, None));
     let distance = (with - again).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     assert!(distance < 1e-4, "merged is {distance} off");
     let full = of("full");
     assert_eq!(full.outcome, Outcome::Succeeded, "{:?}", full.events.last());
-    said(&load(&full.dir, None));
+    said(&home.load(&full.dir, None));
     // Going on from the adapter begins with its rows.
     let mut config = home.config("sft", "lora");
     config["adapter_name_or_path"] = json!(lora.dir);
@@ -240,14 +241,6 @@ fn the_merged_model_speaks_like_the_adapter_on_its_base() {
     let home = Home::new();
     let trained = home.run("lora", home.config("sft", "lora"));
     let base = home.path().join("runs/base");
-    let load = |model: &Path, adapter: Option<&Path>| {
-        let params = ModelParams {
-            model_name_or_path: model.display().to_string(),
-            adapter_name_or_path: adapter.map(|a| a.display().to_string()),
-            ..ModelParams::default()
-        };
-        Loaded::open(&params, &home.places(), ComputeType::Fp32).unwrap()
-    };
     let merged = home.path().join("exports/merged");
     let config = json!({"model_name_or_path": base, "adapter_name_or_path": trained.dir, "export_dir": merged, "export_size": 0.0001, "export_dtype": "float32"});
     let ended = home.job(JobKind::Export, "export", config, None);
@@ -255,11 +248,11 @@ fn the_merged_model_speaks_like_the_adapter_on_its_base() {
     assert!(ModelFiles::open(&merged).is_ok() && merged.join("model.safetensors.index.json").exists());
     let ids: Vec<u32> = (5..25).collect();
     let logits = |loaded: Loaded| loaded.model.logits(&ids, &[ids.len()]).unwrap();
-    let (with, without) = (logits(load(&base, Some(&trained.dir))), logits(load(&base, None)));
+    let (with, without) = (logits(home.load(&base, Some(&trained.dir))), logits(home.load(&base, None)));
     let distance = |a: &candle_core::Tensor, b: &candle_core::Tensor| {
         (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
     };
-    let again = logits(load(&merged, None));
+    let again = logits(home.load(&merged, None));
     assert!(distance(&with, &again) < 1e-4, "merged is {} off", distance(&with, &again));
     assert!(distance(&with, &without) > 0.1, "the adapter does nothing");
     let second = home.job(

@@ -152,10 +152,12 @@ fn every_file_gives_what_its_definition_says() {
         ("ceval", "evaluation/ceval_val_300.jsonl", choices.clone()),
         ("cmmlu", "evaluation/cmmlu_test_300.jsonl", choices),
         ("financial", "financial/fpb_allagree.alpaca.json", Value::Null),
-        // Its answers stand deeper, in `instances`: only its instructions are a column.
-        ("seed_tasks", "seed_tasks.jsonl", json!({"prompt": "instruction"})),
+        ("seed_tasks", "seed_tasks.jsonl", Value::Null),
     ] {
         let mut entry = json!({ "file_name": file.replace('/', "-") });
+        if name == "seed_tasks" {
+            entry["formatting"] = "self_instruct".into();
+        }
         if !columns.is_null() {
             entry["columns"] = columns;
         }
@@ -182,7 +184,12 @@ fn every_file_gives_what_its_definition_says() {
         (&unregistered, "ceval", "evaluation/ceval_val_300.jsonl", 300, "instructions", qa),
         (&unregistered, "cmmlu", "evaluation/cmmlu_test_300.jsonl", 300, "instructions", qa),
         (&unregistered, "financial", "financial/fpb_allagree.alpaca.json", 2264, "instructions", alpaca),
-        (&unregistered, "seed_tasks", "seed_tasks.jsonl", 175, "text", |row| plain(row, "instruction")),
+        (&unregistered, "seed_tasks", "seed_tasks.jsonl", 175, "instructions", |row| {
+            let instance = &row["instances"][0];
+            alpaca(
+                &json!({"instruction": row["instruction"], "input": instance["input"], "output": instance["output"]}),
+            )
+        }),
     ];
     let encoder = encoder();
     let mut roles: BTreeMap<(&str, String), usize> = BTreeMap::new();

@@ -9,7 +9,7 @@ use crate::{
         export,
     },
     model::{
-        Attach, DecoderConfig, Model, Parameter, Store,
+        Attach, DecoderConfig, Model, Store,
         blocks::{Linear, LowRank},
     },
     random::{Random, name_key},
@@ -278,11 +278,30 @@ impl Tuning for LoraTuning {
     /// A PEFT folder: the adapter in float32 always, modules that were trained whole as the precision says.
     fn save(&self, dir: &Path, model: &Model, store: &Store, base: &Base, precision: Precision) -> Result<()> {
         let (_, targets) = self.count(&model.config)?;
-        let whole = store.trainable().filter(|parameter| export::is_vocabulary(&parameter.name));
-        let modules: Vec<String> = whole
-            .filter_map(|parameter| parameter.name.trim_end_matches(".weight").rsplit('.').next())
-            .map(str::to_owned)
-            .collect();
+        let stored = match precision {
+            Precision::Exact => DType::F32,
+            Precision::Storage => export::storage_type(base.files),
+        };
+        let (mut tensors, mut modules) = (BTreeMap::new(), Vec::new());
+        for parameter in store.trainable() {
+            let mut value = parameter.get();
+            if export::is_vocabulary(&parameter.name) {
+                value = value.to_dtype(stored)?;
+                // PEFT keeps tied modules apart and wants each of them.
+                let head = format!("{}.weight", model.config.names.head);
+                let tied = model.config.tie_embeddings.then_some(head);
+                for name in tied.into_iter().chain([parameter.name.clone()]) {
+                    modules.extend(name.trim_end_matches(".weight").rsplit('.').next().map(str::to_owned));
+                    tensors.insert(name, value.clone());
+                }
+            }
+            tensors.insert(parameter.name.clone(), value);
+        }
+        modules.sort();
+        let other = [
+            ("fan_in_fan_out", model.config.transposed),
+            ("ensure_weight_tying", model.config.tie_embeddings && !modules.is_empty()),
+        ];
         let config = AdapterConfig {
             base_model_name_or_path: Some(base.name.into()),
             r: self.rank,
@@ -291,18 +310,9 @@ impl Tuning for LoraTuning {
             use_rslora: self.rslora,
             target_modules: Some(self.target.peft(targets)),
             modules_to_save: (!modules.is_empty()).then_some(modules),
-            other: serde_json::Map::from_iter([("fan_in_fan_out".into(), model.config.transposed.into())]),
+            other: other.into_iter().map(|(key, value)| (key.to_string(), value.into())).collect(),
             ..AdapterConfig::default()
         };
-        let stored = match precision {
-            Precision::Exact => DType::F32,
-            Precision::Storage => export::storage_type(base.files),
-        };
-        let value = |p: &Parameter| match export::is_vocabulary(&p.name) {
-            true => Ok((p.name.clone(), p.get().to_dtype(stored)?)),
-            false => Ok((p.name.clone(), p.get())),
-        };
-        let tensors = store.trainable().map(|p| value(p)).collect::<Result<_>>()?;
         write_adapter(dir, &config, &tensors)
     }
 }

@@ -16,6 +16,7 @@ pub mod preview;
 pub mod reader;
 pub mod render;
 pub mod samples;
+mod self_instruct;
 mod sharegpt;
 pub mod spool;
 pub mod template;
@@ -82,7 +83,8 @@ pub enum Answer {
 }
 
 /// Every format. The order is that in which an unknown file is tried.
-pub static FORMATS: &[&dyn Format] = &[&sharegpt::OpenAi, &sharegpt::ShareGpt, &alpaca::Alpaca];
+pub static FORMATS: &[&dyn Format] =
+    &[&sharegpt::OpenAi, &sharegpt::ShareGpt, &self_instruct::SelfInstruct, &alpaca::Alpaca];
 
 /// The format that `formatting` names.
 pub fn format(name: &str) -> Result<&'static dyn Format> {
