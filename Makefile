@@ -75,9 +75,9 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGETS = $(notdir $(wildcard fuzz/corpus/*))
 
 fuzz:
-	@if cargo +nightly fuzz --version >/dev/null 2>&1 \
-	  || { rustup toolchain install nightly --profile minimal && $(CARGO) install --locked cargo-fuzz; }; then \
-	  cd fuzz; cargo +nightly fuzz build --fuzz-dir .; \
+	@if { cargo +nightly fuzz --version >/dev/null 2>&1 \
+	  || { rustup toolchain install nightly --profile minimal && $(CARGO) install --locked cargo-fuzz; }; } \
+	  && (cd fuzz; cargo +nightly fuzz build --fuzz-dir .); then cd fuzz; \
 	  for target in $(FUZZ_TARGETS); do mkdir -p found/$$target; \
 	    cargo +nightly fuzz run --fuzz-dir . $$target found/$$target corpus/$$target -- \
 	      -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1; done; \

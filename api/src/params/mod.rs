@@ -101,14 +101,14 @@ fn coerce(key: &str, value: &Value, property: &Value) -> Result<Value, Box<Probl
         Value::String(s) if (wants("number") || wants("integer")) && !wants("string") => {
             serde_json::from_str::<Value>(s.trim()).ok().filter(Value::is_number).unwrap_or_else(|| value.clone())
         }
-        Value::String(s) if wants("array") => {
-            let numbers = property["items"]["type"] == "number";
-            let item = |s: &str| match serde_json::from_str::<Value>(s) {
-                Ok(number) if numbers && number.is_number() => number,
-                _ => s.into(),
-            };
-            s.split(',').map(str::trim).filter(|s| !s.is_empty()).map(item).collect::<Vec<_>>().into()
-        }
+        Value::String(s) if wants("array") => s
+            .split(',')
+            .map(str::trim)
+            .filter(|s| !s.is_empty())
+            .map(|s| item(s.into(), property))
+            .collect::<Vec<_>>()
+            .into(),
+        Value::Array(items) if wants("array") => items.iter().map(|value| item(value.clone(), property)).collect(),
         Value::Number(_) if wants("array") => vec![value.clone()].into(),
         Value::Array(items) if wants("string") && !wants("array") => items
             .iter()
@@ -188,6 +188,12 @@ fn coerce(key: &str, value: &Value, property: &Value) -> Result<Value, Box<Probl
     Ok(value)
 }
 
+/// An item of a list as the schema wants it.
+fn item(value: Value, list: &Value) -> Value {
+    let number = value.as_str().filter(|_| list["items"]["type"] == "number");
+    number.and_then(|text| serde_json::from_str::<Value>(text).ok()).filter(Value::is_number).unwrap_or(value)
+}
+
 fn article(word: &str) -> &'static str {
     match word {
         "true or false" => "",
@@ -224,7 +230,7 @@ mod tests {
         ))
         .unwrap();
         assert_eq!((params.learning_rate, params.num_train_epochs, params.seed), (1e-4, 3.0, 7));
-        for shares in [json!("0.7, 0.3"), json!([0.7, 0.3])] {
+        for shares in [json!("0.7, 0.3"), json!([0.7, 0.3]), json!(["0.7", "0.3"])] {
             let data: DataParams = read(&config(json!({"interleave_probs": shares, "dataset": "a, b"}))).unwrap();
             assert_eq!((data.interleave_probs, data.dataset), (vec![0.7, 0.3], vec!["a".to_string(), "b".to_string()]));
         }
