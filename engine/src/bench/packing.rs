@@ -40,7 +40,7 @@ pub fn packing(bench: &TrainBench, places: &Places, begun: Instant) -> Result<Pa
     let (mut store, on) = (Store::default(), device::open(None)?);
     let model = build(&ready.config, &ready.source(), &(), &mut store, &on, compute.dtype())?;
     let single = rows(&TrainBench { packing: false, ..bench.clone() }, &ready, places)?;
-    let together = rows(&TrainBench { packing: true, ..bench.clone() }, &ready, places)?;
+    let (rows, together) = (single.len(), single.packed(bench.length));
     let (mut worst, mut sum, mut compared) = (0f64, 0.0, 0);
     for sample in 0..together.len().min(bench.steps.max(1)) {
         let batch = together.batch(&[sample as u32])?;
@@ -62,7 +62,7 @@ pub fn packing(bench: &TrainBench, places: &Places, begun: Instant) -> Result<Pa
         length: bench.length,
         threads: unpacked.threads,
         compute: unpacked.compute,
-        rows: single.len(),
+        rows,
         packed: together.len(),
         compared,
         worst,

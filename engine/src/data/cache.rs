@@ -9,7 +9,6 @@ use crate::{
     train::checkpoint::folder_bytes,
 };
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -122,13 +121,8 @@ impl Drop for Beside {
 
 /// The key of parts, each of which is told apart from its neighbours.
 pub fn key<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
-    let mut hash = Sha256::new();
     // The code that encodes, as build.rs saw it.
-    for part in std::iter::once(env!("ENCODING")).chain(parts) {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    digest::hex(&hash.finalize())
+    digest::hex(&digest::of_parts(std::iter::once(env!("ENCODING")).chain(parts)))
 }
 
 #[cfg(test)]

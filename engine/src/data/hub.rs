@@ -94,7 +94,7 @@ pub fn register(dir: &Path, plan: PullPlan) -> Result<DatasetInfo> {
         entry.extend(recognised);
         preview::add(dir, &name, entry)?;
     }
-    preview::looked_through(&Registry::open(dir)?, &name)
+    preview::one(dir, &name, None)
 }
 
 /// Deletes what was downloaded for a source, except what another entry reads.

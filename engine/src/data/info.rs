@@ -1,7 +1,7 @@
 //! `dataset_info.json` as LLaMA-Factory defines it (its `data/parser.py` and `data/README.md`): which files are datasets,
 //! and what their columns and roles are called.
 
-use super::{Format, format, hub};
+use super::{Format, edit, format, hub};
 use crate::{Error, Result, entry::unknown};
 use api::{Problem, hub::HubSource};
 use serde_json::{Map, Value};
@@ -34,6 +34,8 @@ pub struct Entry {
     pub num_samples: Option<usize>,
     pub columns: Columns,
     pub tags: Tags,
+    /// Whether it says what it was before its last change.
+    pub changed: bool,
     /// Why it can't be used, if the entry itself is wrong.
     pub problem: Option<Problem>,
 }
@@ -243,7 +245,8 @@ impl Entry {
                 p
             });
         }
-        Self { name: name.into(), source, formatting, ranking, num_samples, columns, tags, problem }
+        let changed = map.contains_key(edit::BEFORE);
+        Self { name: name.into(), source, formatting, ranking, num_samples, columns, tags, changed, problem }
     }
 
     /// The format of its rows.

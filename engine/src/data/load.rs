@@ -3,6 +3,7 @@
 use super::cache::{Cache, Facts, key};
 use super::example::{Kind, at_row};
 use super::samples::Part;
+use super::walk::{self, walk};
 use super::{Encoder, Example, Registry, Samples, Sequence, Spool, SpoolWriter, info, reader};
 use crate::{Error, Result, files::digest};
 use api::{Problem, Problems, params::MixStrategy, plan::PlannedDataset};
@@ -108,11 +109,12 @@ impl Loader<'_> {
         if names.is_empty() {
             return Err(no_dataset(self.registry).into());
         }
+        let encoder = self.encoder.fingerprint()?;
         let (mut problems, mut parts) = (Problems::default(), Vec::new());
         let (mut datasets, mut notes) = (Vec::new(), Vec::new());
         let (mut rows, mut truncated, mut skipped) = (0, 0, 0);
         for name in names {
-            let encoded = match self.encoded(name, options) {
+            let encoded = match self.encoded(name, options, &encoder) {
                 Ok(encoded) => encoded,
                 Err(error) => {
                     error.into_problems().into_iter().for_each(|problem| problems.push(problem));
@@ -150,12 +152,12 @@ impl Loader<'_> {
     }
 
     /// One dataset from the cache, or into it.
-    fn encoded(&mut self, name: &str, options: &LoadOptions) -> Result<Encoded> {
+    fn encoded(&mut self, name: &str, options: &LoadOptions, encoder: &str) -> Result<Encoded> {
         let entry = self.registry.entry(name)?;
         check_kind(name, entry.format()?.kind(entry), options.needs)?;
         let files = self.registry.files(entry)?;
         let before = states(&files)?;
-        let key = self.key(entry, &files, options)?;
+        let key = key_of(entry, &files, options, encoder)?;
         if let Some((spool, facts)) = self.cache.find(&key) {
             return Ok(Encoded { spool, facts, notes: Vec::new() });
         }
@@ -182,18 +184,6 @@ impl Loader<'_> {
             return Err(changed(name).into());
         }
         Ok(Encoded { spool: making.finish(self.cache, &facts)?, facts, notes: Vec::new() })
-    }
-
-    /// What an encoded dataset is made of.
-    fn key(&self, entry: &info::Entry, files: &[PathBuf], options: &LoadOptions) -> Result<String> {
-        let columns = format!("{:?}", (&entry.formatting, entry.ranking, &entry.columns, &entry.tags));
-        let settings = format!("{:?}", (options.needs, limit(entry, options.max_samples)));
-        let mut parts = vec![self.encoder.fingerprint()?, columns, settings];
-        for file in files {
-            parts.push(file.file_name().unwrap_or_default().to_string_lossy().into_owned());
-            parts.push(digest::of_file(file).map_err(Error::io(file))?.1);
-        }
-        Ok(key(parts.iter().map(String::as_str)))
     }
 
     /// Encodes rows of a dataset: `limit` at most, and no more after `enough` bytes of text. A thread reads ahead of the
@@ -243,6 +233,18 @@ impl Loader<'_> {
         faults.told(name)?;
         Ok(facts)
     }
+}
+
+/// What an encoded dataset is made of; `encoder` is the fingerprint of the one that encodes.
+fn key_of(entry: &info::Entry, files: &[PathBuf], options: &LoadOptions, encoder: &str) -> Result<String> {
+    let columns = format!("{:?}", (&entry.formatting, entry.ranking, &entry.columns, &entry.tags));
+    let settings = format!("{:?}", (options.needs, limit(entry, options.max_samples)));
+    let mut parts = vec![encoder.to_owned(), columns, settings];
+    for file in files {
+        parts.push(file.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        parts.push(digest::of_file(file).map_err(Error::io(file))?.1);
+    }
+    Ok(key(parts.iter().map(String::as_str)))
 }
 
 /// A row's number, from 1, and its example.
@@ -321,21 +323,15 @@ pub fn examples(
     each: &mut dyn FnMut(u64, Result<Example, Box<Problem>>) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     let format = entry.format()?;
-    let (mut row, mut done) = (0, limit == 0);
-    for file in registry.files(entry)? {
-        if done {
-            break;
-        }
-        reader::read(&file, &mut |_, value| {
-            row += 1;
-            let object = value.and_then(reader::object);
-            let example = object.and_then(|object| format.example(&object, entry));
-            let flow = each(row, example.map_err(|problem| Box::new(at_row(*problem, &entry.name, row))))?;
-            done = flow.is_break() || row >= limit;
-            Ok(if done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        })?;
+    if limit == 0 {
+        return Ok(());
     }
-    Ok(())
+    walk(registry, entry, &mut |index, raw| {
+        let row = index + 1;
+        let example = walk::example(format, entry, &raw.value);
+        let flow = each(row, example.map_err(|problem| Box::new(at_row(*problem, &entry.name, row))))?;
+        Ok(if row >= limit { ControlFlow::Break(()) } else { flow })
+    })
 }
 
 /// The tokens of an example, whole.

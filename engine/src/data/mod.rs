@@ -20,7 +20,7 @@ mod self_instruct;
 mod sharegpt;
 pub mod spool;
 pub mod template;
-mod walk;
+pub mod walk;
 
 pub use cache::Cache;
 pub use encode::{EncodeOptions, Encoder, Sequence, SpecialTokens};

@@ -5,6 +5,7 @@ use crate::Result;
 use api::Problem;
 use serde_json::Value;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 /// Rows that are worked on at once, on all cores, and about how many bytes they may have.
 const BATCH: usize = 512;
@@ -18,11 +19,16 @@ pub struct Row {
     pub value: Result<Value, Box<Problem>>,
 }
 
-/// Calls `each` with every row and its number, from 0.
+/// Calls `each` with every row of a dataset and its number, from 0.
 pub fn walk(registry: &Registry, entry: &info::Entry, each: &mut reader::EachRaw) -> Result<()> {
+    walk_files(&registry.files(entry)?, each)
+}
+
+/// The same over files, whose rows are counted on from one to the next.
+pub fn walk_files(files: &[PathBuf], each: &mut reader::EachRaw) -> Result<()> {
     let (mut row, mut ended) = (0, false);
-    for file in registry.files(entry)? {
-        reader::read_raw(&file, &mut |_, raw| {
+    for file in files {
+        reader::read_raw(file, &mut |_, raw| {
             let flow = each(row, raw)?;
             (row, ended) = (row + 1, flow.is_break());
             Ok(flow)

@@ -1,4 +1,4 @@
-//! SHA-256 of files.
+//! SHA-256 of files and of texts.
 
 use sha2::{Digest, Sha256};
 use std::{
@@ -22,6 +22,16 @@ pub fn of_file(path: &Path) -> io::Result<(u64, String)> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// SHA-256 of texts, each told apart from its neighbours by its length.
+pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a str>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
 }
 
 /// Lower-case hexadecimal digits.

@@ -2,7 +2,7 @@
 
 use crate::{
     Places, Result,
-    data::{Registry, Row, info, reader},
+    data::{Registry, Row, info, reader, walk::walk_files},
 };
 use api::Problem;
 use serde_json::Value;
@@ -44,21 +44,7 @@ impl Source {
 
     /// Calls `each` with the number of each row, from 0, and its question, until it breaks; a row without one has None.
     pub fn questions(&self, each: &mut dyn FnMut(u64, Option<String>) -> Result<ControlFlow<()>>) -> Result<()> {
-        let mut row = 0;
-        let mut ended = false;
-        for file in &self.files {
-            if ended {
-                break;
-            }
-            reader::read(file, &mut |_, value| {
-                let question = value.ok().and_then(|value| self.question(value));
-                let flow = each(row, question)?;
-                row += 1;
-                ended = flow.is_break();
-                Ok(flow)
-            })?;
-        }
-        Ok(())
+        walk_files(&self.files, &mut |row, raw| each(row, raw.value.ok().and_then(|value| self.question(value))))
     }
 
     fn question(&self, value: Value) -> Option<String> {

@@ -6,6 +6,7 @@ pub mod field;
 pub mod icon;
 pub mod job;
 pub mod note;
+mod pulls;
 pub mod shell;
 pub mod source;
 
@@ -13,3 +14,4 @@ pub use dialog::Dialog;
 pub use field::Field;
 pub use icon::icon;
 pub use note::{Empty, ProblemNote};
+pub use pulls::Pulls;

@@ -4,11 +4,10 @@ use super::{RowEncoder, language::language};
 use crate::data::example::{at_row, is_answer};
 use crate::data::walk::{self, Row};
 use crate::data::{Example, Registry, info};
-use crate::{Places, Result};
+use crate::{Places, Result, files::digest};
 use api::data::{Bar, Finding, Flaw, Statistics};
 use api::{Problem, RunConfig};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -68,7 +67,7 @@ pub fn look(row: &Row, entry: &info::Entry, encoder: Option<&RowEncoder>) -> Loo
     let format = entry.format().map_err(|error| Box::new(error.into_problem()));
     let found = format.and_then(|format| {
         let example = walk::example(format, entry, &row.value)?;
-        looked.digest = Some(digest(&example));
+        looked.digest = Some(identity(&example));
         looked.flaws.extend(is_empty(&example).then_some(Flaw::EmptyAnswer));
         let Some(encoder) = encoder else { return Ok(()) };
         looked.language = language(&text(&example));
@@ -86,21 +85,13 @@ pub fn look(row: &Row, entry: &info::Entry, encoder: Option<&RowEncoder>) -> Loo
 }
 
 /// The conversation, its tools and answers as a number that no other has.
-fn digest(example: &Example) -> u128 {
-    let mut hash = Sha256::new();
-    let mut add = |part: &str| {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    };
+fn identity(example: &Example) -> u128 {
+    let tools = example.tools.as_ref().map(ToString::to_string).unwrap_or_default();
+    let desirable = format!("{:?}", example.desirable);
+    let rest = [example.text.as_deref().unwrap_or_default(), &tools, &desirable];
     let answers = example.chosen.iter().chain(&example.rejected);
-    for message in example.messages.iter().chain(answers) {
-        add(&message.role);
-        add(&message.content);
-    }
-    add(example.text.as_deref().unwrap_or_default());
-    add(&example.tools.as_ref().map(ToString::to_string).unwrap_or_default());
-    add(&format!("{:?}", example.desirable));
-    let digest: [u8; 32] = hash.finalize().into();
+    let messages = example.messages.iter().chain(answers).flat_map(|m| [m.role.as_str(), &m.content]);
+    let digest = digest::of_parts(messages.chain(rest));
     digest.iter().take(16).fold(0, |all, byte| all << 8 | u128::from(*byte))
 }
 

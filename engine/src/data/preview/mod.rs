@@ -33,19 +33,18 @@ const CHECKED_ROWS: u64 = 100;
 /// Every dataset of a folder, each with its problem if it has one.
 pub fn list(dir: &Path) -> Result<Vec<DatasetInfo>> {
     let registry = Registry::open(dir)?;
-    let written = info::read_raw(dir)?;
-    Ok(registry.entries().iter().map(|entry| describe(&registry, entry, &written, Some(CHECKED_ROWS))).collect())
+    Ok(registry.entries().iter().map(|entry| describe(&registry, entry, Some(CHECKED_ROWS))).collect())
 }
 
 /// One dataset as [`list`] gives it; of its rows the first `checked` are looked at, or all.
 pub fn one(dir: &Path, name: &str, checked: Option<u64>) -> Result<DatasetInfo> {
     let registry = Registry::open(dir)?;
-    Ok(describe(&registry, registry.entry(name)?, &info::read_raw(dir)?, checked))
+    Ok(describe(&registry, registry.entry(name)?, checked))
 }
 
 /// A dataset with all its rows looked at: its first problem is one of the file or of a row.
 pub fn looked_through(registry: &Registry, name: &str) -> Result<DatasetInfo> {
-    Ok(describe(registry, registry.entry(name)?, &Map::new(), None))
+    Ok(describe(registry, registry.entry(name)?, None))
 }
 
 /// The rows wanted, as they stand and as the trainer reads them. Of a row that isn't JSON, `raw` is its text.
@@ -84,7 +83,7 @@ pub fn rows(dir: &Path, name: &str, wanted: &RowsWanted) -> Result<Preview> {
     if next == 0 {
         read?;
     }
-    let dataset = describe(&registry, entry, &info::read_raw(dir)?, Some(CHECKED_ROWS));
+    let dataset = describe(&registry, entry, Some(CHECKED_ROWS));
     Ok(Preview { dataset, offset: wanted.offset, rows, more })
 }
 
@@ -118,13 +117,7 @@ pub(super) fn uncut(shown: Value, row: &Value) -> Option<Value> {
 }
 
 /// What is known of a dataset: its rows are counted, the first `checked` of them (all, if `None`) are looked at.
-/// `written` is what stands in `dataset_info.json`.
-fn describe(
-    registry: &Registry,
-    entry: &info::Entry,
-    written: &Map<String, Value>,
-    checked: Option<u64>,
-) -> DatasetInfo {
+fn describe(registry: &Registry, entry: &info::Entry, checked: Option<u64>) -> DatasetInfo {
     let file = match &entry.source {
         Source::File(file) | Source::Remote(file) => file.clone(),
         Source::Hub(source) => source.shown(),
@@ -136,7 +129,7 @@ fn describe(
         formatting: entry.formatting.clone(),
         kind: kind.name().into(),
         editable: edit::own_file(registry, entry).is_ok(),
-        undoable: written.get(&entry.name).is_some_and(|entry| entry.get(edit::BEFORE).is_some()),
+        undoable: entry.changed,
         problem: entry.problem.clone(),
         ..DatasetInfo::default()
     };

@@ -1,17 +1,13 @@
 //! Datasets from a hub: which one, from where, and how far its download is.
 
 use crate::{
-    client, format,
-    i18n::fill,
-    parts::{
-        ProblemNote, icon,
-        job::{Bar, left, share, status},
-    },
+    client,
+    parts::{ProblemNote, Pulls, icon},
     store::store,
     ui,
 };
 use api::{
-    Job, JobKind, JobState, Problem,
+    Problem,
     hub::{HubName, PullDataset},
     routes,
 };
@@ -83,42 +79,8 @@ pub fn FromHub(chosen: Memo<Option<String>>) -> impl IntoView {
                     </button>
                 </form>
             </details>
-            <Pulls />
+            <Pulls key="id" testid="hub" />
             {move || problems.get().into_iter().map(|problem| view! { <div class="mt"><ProblemNote problem /></div> }).collect_view()}
         </section>
     }
-}
-
-/// Downloads that run, and the newest one if it failed.
-#[component]
-fn Pulls() -> impl IntoView {
-    let store = store();
-    move || {
-        let pulls = store.jobs_of(JobKind::Pull).into_iter().filter(|job| job.config.text("id").is_some());
-        let shown =
-            pulls.enumerate().filter(|(i, job)| job.state.is_active() || (*i == 0 && job.state == JobState::Failed));
-        shown.map(|(_, job)| one(job)).collect_view()
-    }
-}
-
-fn one(job: Job) -> impl IntoView {
-    let (w, language) = (ui::words(), ui::language());
-    if let Some(problem) = job.problem.clone().filter(|_| !job.state.is_active()) {
-        return view! { <div class="mt" data-testid="hub-problem"><ProblemNote problem /></div> }.into_any();
-    }
-    let name = job.config.text("id").unwrap_or(&job.id).to_owned();
-    let amount = (job.progress.total > 0).then(|| {
-        let total = format::bytes(job.progress.total);
-        fill(w.of_bytes, &[("done", &format::bytes(job.progress.done)), ("total", &total)])
-    });
-    let amount = [status(&job.progress, language), amount, left(&job.progress, language)];
-    view! {
-        <div class="mt-2" data-testid="hub-progress">
-            <Bar share=Signal::stored(share(&job.progress)) label=name.clone()>
-                <span><b>{fill(w.pulling, &[("name", &name)])}</b></span>
-                <span class="push">{amount.into_iter().flatten().collect::<Vec<_>>().join(", ")}</span>
-            </Bar>
-        </div>
-    }
-    .into_any()
 }

@@ -6,8 +6,7 @@ use crate::{
     format,
     i18n::fill,
     parts::{
-        Empty, ProblemNote, icon,
-        job::{Bar, left, share, status},
+        Empty, ProblemNote, Pulls, icon,
         note::wait,
         source::{checkpoint_name, is_full},
     },
@@ -77,7 +76,7 @@ pub fn ModelCard() -> impl IntoView {
             <div class="step"><i>"1"</i><h2 id="s1">{w.model}</h2></div>
             {cards}
             {move || form.other_model.get().then(|| view! { <OtherModel /> })}
-            <Downloads />
+            <Pulls key="model_name_or_path" testid="pull" />
             {problem}
             <div class="grid two mt-2">
                 <ContinueFrom />
@@ -170,44 +169,6 @@ fn OtherModel() -> impl IntoView {
             </div>
             <p class="help">{move || pullable().then(|| format!("{} ", w.pull_first))}{w.other_model_help}</p>
         </div>
-    }
-}
-
-/// Downloads that run, and the newest one if it failed.
-#[component]
-fn Downloads() -> impl IntoView {
-    let w = ui::words();
-    let language = ui::language();
-    let store = store();
-    move || {
-        let pulls = store.jobs_of(JobKind::Pull);
-        let shown = pulls
-            .into_iter()
-            .filter(|job| job.config.text("model_name_or_path").is_some())
-            .enumerate()
-            .filter(|(i, job)| job.state.is_active() || (*i == 0 && job.state == JobState::Failed));
-        shown
-            .map(|(_, job)| {
-                let id = job.config.text("model_name_or_path").unwrap_or(&job.id).to_owned();
-                if let Some(problem) = job.problem.clone().filter(|_| !job.state.is_active()) {
-                    return view! { <div class="mt"><ProblemNote problem /></div> }.into_any();
-                }
-                let amount = (job.progress.total > 0).then(|| {
-                    let total = format::bytes(job.progress.total);
-                    fill(w.of_bytes, &[("done", &format::bytes(job.progress.done)), ("total", &total)])
-                });
-                let amount = [status(&job.progress, language), amount, left(&job.progress, language)];
-                view! {
-                    <div class="mt-2" data-testid="pull-progress">
-                        <Bar share=Signal::stored(share(&job.progress)) label=id.clone()>
-                            <span><b>{fill(w.pulling, &[("name", &id)])}</b></span>
-                            <span class="push">{amount.into_iter().flatten().collect::<Vec<_>>().join(", ")}</span>
-                        </Bar>
-                    </div>
-                }
-                .into_any()
-            })
-            .collect_view()
     }
 }
 
