@@ -8,6 +8,7 @@ use crate::{
     merge,
     model::{Source, Store, build},
     prepare::{Prepared, prepare, sampler},
+    stages::Setting,
     train::{AdamW, Run, TrainerLog, checkpoint},
 };
 use api::{Event, JobKind, Outcome, Problem, RunConfig, Text, job::Spec};
@@ -41,7 +42,7 @@ pub fn run_prepared(
 ) -> Result<Outcome> {
     sink(Event::Started { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").into() })?;
     let done = match spec.kind {
-        JobKind::Train => train(&spec.config, prepared, dir, places, sink, stop),
+        JobKind::Train => train(&spec.config, prepared, dir, places, connect, sink, stop),
         JobKind::Export => merge::export(&spec.config, &spec.id, places, sink, stop).map(|o| (o, BTreeMap::new())),
         JobKind::Make => make::make(&spec.config, &spec.id, places, connect, sink, stop),
         JobKind::Pull => Err(Error::Internal("a pull is the server's job".into())),
@@ -59,6 +60,7 @@ fn train(
     prepared: Option<Prepared>,
     dir: &Path,
     places: &Places,
+    connect: Connect,
     sink: Sink,
     stop: &AtomicBool,
 ) -> Result<(Outcome, BTreeMap<String, f64>)> {
@@ -103,11 +105,17 @@ fn train(
     model.recompute = prepared.recompute;
     model.noise = train.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
 
+    let tuned = store.clone();
+    let mut objective = stage.start(config)?;
+    let setting = Setting { config, prepared: &prepared, model: &model, places, connect };
+    objective.begin(&setting, &mut store)?;
+
     let mut optimizer = AdamW::new(train);
     let (mut step, mut history) = (0, Vec::new());
     if let Some(from) = resume_from(output.resume_from_checkpoint.as_ref(), dir, sink)? {
         let (done, state, trainer) = checkpoint::read(&from)?;
-        restore(&store, &from)?;
+        restore(&tuned, &from)?;
+        objective.restore(&from)?;
         optimizer.restore(&store, state, done)?;
         step = done;
         history = trainer["log_history"].as_array().cloned().unwrap_or_default();
@@ -116,6 +124,7 @@ fn train(
     let mut run = Run {
         model: &model,
         store: &store,
+        tuned: &tuned,
         tuning: tuning.as_ref(),
         base,
         samples: prepared.samples.clone(),
@@ -131,9 +140,10 @@ fn train(
         sink,
         stop,
     };
-    let outcome = stage.start(config)?.train(&mut run)?;
+    let outcome = objective.train(&mut run)?;
     if outcome == Outcome::Succeeded {
-        tuning.save(dir, &model, &store, &run.base, Precision::Storage)?;
+        tuning.save(dir, &model, &tuned, &run.base, Precision::Storage)?;
+        objective.save(dir)?;
         export::write_tokenizer(dir, files)?;
         let bytes = checkpoint::folder_bytes(dir);
         (run.sink)(Event::Artifact { path: dir.display().to_string(), bytes })?;

@@ -14,7 +14,7 @@ pub use attention::{attention, attention_backward};
 use super::{
     activation::Activation,
     composed,
-    head::{CrossEntropy, Gradients},
+    head::{CrossEntropy, Gradients, Scale},
 };
 use crate::{Error, Result};
 use candle_core::{D, DType, Tensor, Var};
@@ -87,7 +87,7 @@ pub fn cross_entropy(
     h: &Tensor,
     w: &Tensor,
     targets: &[u32],
-    scale: f32,
+    scale: Scale,
     cap: Option<f32>,
     want: Gradients,
 ) -> Result<CrossEntropy> {
@@ -98,7 +98,7 @@ fn cross_entropy_by(
     h: &Tensor,
     w: &Tensor,
     targets: &[u32],
-    scale: f32,
+    scale: Scale,
     cap: Option<f32>,
     want: Gradients,
     chunk: usize,
@@ -106,7 +106,7 @@ fn cross_entropy_by(
     let (rows, like) = (h.dim(0)?, h.dtype());
     let w = w.to_dtype(like)?;
     let targets = Tensor::new(targets, h.device())?.unsqueeze(1)?;
-    let (mut sums, mut dh, mut dw) = (Vec::new(), Vec::new(), None::<Tensor>);
+    let (mut losses, mut dh, mut dw) = (Vec::new(), Vec::new(), None::<Tensor>);
     for start in (0..rows).step_by(chunk) {
         let n = chunk.min(rows - start);
         let (h, targets) = (h.narrow(0, start, n)?, targets.narrow(0, start, n)?);
@@ -122,15 +122,15 @@ fn cross_entropy_by(
         let exp = logits.broadcast_sub(&max)?.exp()?;
         drop(logits);
         let z = exp.sum_keepdim(1)?;
-        sums.push(((z.log()? + max)? - at_target)?.sum_all()?.unsqueeze(0)?);
+        losses.push(((z.log()? + max)? - at_target)?.squeeze(1)?);
         if want == Gradients::None {
             continue;
         }
         // d = scale * (softmax - onehot)
-        let d = exp.broadcast_mul(&(z.recip()? * f64::from(scale))?)?;
+        let scales = Tensor::from_vec(scale.part(start, n), (n, 1), h.device())?;
+        let d = exp.broadcast_mul(&(z.recip()? * &scales)?)?;
         drop(exp);
-        let one = (Tensor::zeros((n, 1), DType::F32, h.device())? - f64::from(scale))?;
-        d.scatter_add_set(&targets, &one, 1)?;
+        d.scatter_add_set(&targets, &scales.neg()?, 1)?;
         let d = slope.map_or(Ok(d.clone()), |slope| d * slope)?.to_dtype(like)?;
         dh.push(d.matmul(&w)?);
         if want == Gradients::HiddenAndWeight {
@@ -141,10 +141,10 @@ fn cross_entropy_by(
             });
         }
     }
-    // The only value that is read back.
-    let sum = if rows == 0 { 0.0 } else { f64::from(Tensor::cat(&sums, 0)?.sum_all()?.to_scalar::<f32>()?) };
+    // All that is read back.
+    let losses = if rows == 0 { Vec::new() } else { Tensor::cat(&losses, 0)?.to_vec1()? };
     let hidden = (!dh.is_empty()).then(|| Tensor::cat(&dh, 0)).transpose()?;
-    Ok(CrossEntropy { sum, hidden, weight: dw })
+    Ok(CrossEntropy { losses, hidden, weight: dw })
 }
 
 /// The float32 of a tensor; itself if it is that already.

@@ -26,12 +26,37 @@ pub enum Gradients {
 }
 
 pub struct CrossEntropy {
-    /// Sum over rows of `-log p(target)`, not scaled.
-    pub sum: f64,
-    /// d(scale · sum) / dh, (rows, dim).
+    /// `-log p(target)` of each row, not scaled.
+    pub losses: Vec<f32>,
+    /// d(sum of scaled losses) / dh, (rows, dim).
     pub hidden: Option<Tensor>,
-    /// d(scale · sum) / dw, (vocab, dim).
+    /// d(sum of scaled losses) / dw, (vocab, dim).
     pub weight: Option<Tensor>,
+}
+
+impl CrossEntropy {
+    /// Sum over rows of `-log p(target)`, not scaled.
+    pub fn sum(&self) -> f64 {
+        self.losses.iter().copied().map(f64::from).sum()
+    }
+}
+
+/// What the losses of rows are multiplied with before they are added up.
+#[derive(Clone, Copy, Debug)]
+pub enum Scale<'a> {
+    All(f32),
+    /// One for each row.
+    Rows(&'a [f32]),
+}
+
+impl Scale<'_> {
+    /// Of `n` rows from `start` on.
+    pub fn part(&self, start: usize, n: usize) -> Vec<f32> {
+        match self {
+            Self::All(scale) => vec![*scale; n],
+            Self::Rows(scales) => scales[start..start + n].to_vec(),
+        }
+    }
 }
 
 /// h (rows, dim), w (vocab, dim), one target for each row. With a cap, logits become `cap · tanh(logit / cap)`
@@ -40,7 +65,7 @@ pub fn cross_entropy(
     h: &Tensor,
     w: &Tensor,
     targets: &[u32],
-    scale: f32,
+    scale: Scale,
     cap: Option<f32>,
     want: Gradients,
 ) -> Result<CrossEntropy> {
@@ -51,7 +76,7 @@ pub fn cross_entropy(
     let (hs, ws) = (hold(h)?, hold(w)?);
     let unit = Unit::new(h.dtype());
     let (h_rows, w_rows) = (Matrix::new(hs.values(), dim), Matrix::new(ws.values(), dim));
-    let mut loss = 0.0;
+    let mut losses = Vec::with_capacity(rows);
     let mut dh = room(if want == Gradients::None { 0 } else { rows * dim });
     let mut dw = vec![0.0; if want == Gradients::HiddenAndWeight { vocab * dim } else { 0 }];
     let mut logits = room::<f32>(CHUNK.min(rows) * vocab);
@@ -60,14 +85,12 @@ pub fn cross_entropy(
         let a = Rows::pack(unit, h_rows.at(start, 0), n, dim);
         let product = Product { a: &a, b: w_rows.transposed() };
         sum(&[product], vocab, Target::f32(&mut logits, vocab, false));
-        let chunk = logits[..n * vocab].par_chunks_mut(vocab).zip(&targets[start..start + n]);
-        let losses: Vec<f64> = chunk
-            .map(|(row, target)| match cap {
-                None => row_loss(row, *target as usize, scale),
-                Some(cap) => capped_row_loss(row, *target as usize, scale, cap),
-            })
-            .collect();
-        loss += losses.iter().sum::<f64>();
+        let scales = scale.part(start, n);
+        let chunk = logits[..n * vocab].par_chunks_mut(vocab).zip(&targets[start..start + n]).zip(&scales);
+        losses.par_extend(chunk.map(|((row, target), scale)| match cap {
+            None => row_loss(row, *target as usize, *scale),
+            Some(cap) => capped_row_loss(row, *target as usize, *scale, cap),
+        }));
         let d = Matrix::new(Values::F32(&logits), vocab);
         if !dh.is_empty() {
             let a = Rows::pack(unit, d, n, vocab);
@@ -81,7 +104,7 @@ pub fn cross_entropy(
     let tensor = |v: Vec<f32>, shape: (usize, usize)| {
         (!v.is_empty()).then(|| Tensor::from_vec(v, shape, h.device())).transpose()
     };
-    Ok(CrossEntropy { sum: loss, hidden: tensor(dh, (rows, dim))?, weight: tensor(dw, (vocab, dim))? })
+    Ok(CrossEntropy { losses, hidden: tensor(dh, (rows, dim))?, weight: tensor(dw, (vocab, dim))? })
 }
 
 /// `cap · tanh(x / cap)` of a float32 x, whose memory it takes over.
@@ -94,7 +117,7 @@ pub fn softcap(x: Tensor, cap: f32) -> Result<Tensor> {
 }
 
 /// `-log softmax(capped row)[target]`; the row becomes the gradient of `scale` times that.
-fn capped_row_loss(row: &mut [f32], target: usize, scale: f32, cap: f32) -> f64 {
+fn capped_row_loss(row: &mut [f32], target: usize, scale: f32, cap: f32) -> f32 {
     press(row, cap);
     let capped = row.to_vec();
     let loss = row_loss(row, target, scale);
@@ -104,14 +127,14 @@ fn capped_row_loss(row: &mut [f32], target: usize, scale: f32, cap: f32) -> f64 
 
 simd! {
     /// `-log softmax(row)[target]`; the row becomes the gradient of `scale` times that.
-    fn row_loss[](row: &mut [f32], target: usize, scale: f32) -> f64 {
+    fn row_loss[](row: &mut [f32], target: usize, scale: f32) -> f32 {
         let max = largest(row);
         let at_target = row[target];
         let z = exponentials(row, 1.0, max);
         let k = scale / z;
         row.iter_mut().for_each(|v| *v *= k);
         row[target] -= scale;
-        f64::from(z.ln() + max - at_target)
+        z.ln() + max - at_target
     }
 
     fn press[](x: &mut [f32], cap: f32) {

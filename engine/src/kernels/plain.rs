@@ -4,7 +4,7 @@ use super::{
     attention::{Shape, Span},
     composed::softcap,
     device::gradients,
-    head::CrossEntropy,
+    head::{CrossEntropy, Scale},
 };
 use crate::Result;
 use candle_core::{D, Tensor};
@@ -48,19 +48,18 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], shape: Shap
     Ok(Tensor::cat(&parts, 0)?)
 }
 
-/// The sum of `-log p(target)` over rows.
-pub fn loss(h: &Tensor, w: &Tensor, targets: &[u32], cap: Option<f32>) -> Result<Tensor> {
+/// `-log p(target)` of each row.
+pub fn losses(h: &Tensor, w: &Tensor, targets: &[u32], cap: Option<f32>) -> Result<Tensor> {
     let targets = Tensor::new(targets, h.device())?;
     let logits = h.matmul(&w.t()?)?;
     let logits = cap.map_or(Ok(logits.clone()), |cap| softcap(&logits, cap))?;
     let log = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
-    Ok(log.gather(&targets.unsqueeze(1)?, 1)?.sum_all()?.neg()?)
+    Ok(log.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?.neg()?)
 }
 
 /// As [`super::head::cross_entropy`], all rows at once and every gradient.
-pub fn cross_entropy(h: &Tensor, w: &Tensor, targets: &[u32], scale: f32, cap: Option<f32>) -> Result<CrossEntropy> {
-    let sum = f64::from(loss(h, w, targets, cap)?.to_scalar::<f32>()?);
-    let dy = Tensor::new(scale, h.device())?;
-    let [dh, dw] = gradients([h, w], &dy, |[h, w]| loss(h, w, targets, cap))?;
-    Ok(CrossEntropy { sum, hidden: Some(dh), weight: Some(dw) })
+pub fn cross_entropy(h: &Tensor, w: &Tensor, targets: &[u32], scale: Scale, cap: Option<f32>) -> Result<CrossEntropy> {
+    let dy = Tensor::new(scale.part(0, targets.len()), h.device())?;
+    let [dh, dw] = gradients([h, w], &dy, |[h, w]| losses(h, w, targets, cap))?;
+    Ok(CrossEntropy { losses: losses(h, w, targets, cap)?.to_vec1()?, hidden: Some(dh), weight: Some(dw) })
 }

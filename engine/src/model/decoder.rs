@@ -4,7 +4,7 @@ use super::{
     blocks::{Block, Layer, Linear, Norm, Recompute},
     config::DecoderConfig,
     parameter::{Grads, Parameter},
-    pass::{Cache, Keep, Pass},
+    pass::{Cache, Keep, Pass, Weights},
     rope::{RopeConfig, RopeTable},
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     kernels::{
         self,
         attention::Span,
-        head::{CrossEntropy, Gradients, cross_entropy, softcap},
+        head::{CrossEntropy, Gradients, Scale, cross_entropy, softcap},
         matmul, on_worker,
         profile::time,
         values::cast,
@@ -97,33 +97,42 @@ impl Model {
 
     /// Sum of `-log p` over the targets of a batch, without gradients.
     pub fn loss(&self, batch: &Batch) -> Result<f64> {
-        on_worker(|| self.loss_here(batch))
+        on_worker(|| {
+            let h = self.states_here(batch, Weights::Tuned)?;
+            Ok(self.head_loss(&h, &batch.targets, Scale::All(1.0), Gradients::None)?.sum())
+        })
     }
 
-    fn loss_here(&self, batch: &Batch) -> Result<f64> {
-        let (pass, mut keep) = (self.pass(&batch.sequences(), None, None)?, Keep::nothing());
+    /// Log probability of each target of a batch, without gradients.
+    pub fn log_probs(&self, batch: &Batch, weights: Weights) -> Result<Vec<f32>> {
+        on_worker(|| {
+            let h = self.states_here(batch, weights)?;
+            self.log_probs_of(&h, &batch.targets)
+        })
+    }
+
+    /// Normalised last hidden state (targets, hidden) at the rows that predict the targets, without gradients.
+    pub fn states(&self, batch: &Batch, weights: Weights) -> Result<Tensor> {
+        on_worker(|| self.states_here(batch, weights))
+    }
+
+    fn states_here(&self, batch: &Batch, weights: Weights) -> Result<Tensor> {
+        let (mut pass, mut keep) = (self.pass(&batch.sequences(), None, None)?, Keep::nothing());
+        pass.weights = weights;
         let x = self.hidden(&batch.ids, &pass, &mut keep)?;
-        let x = self.norm.forward(&self.predicting(&x, batch)?, &pass, &mut keep)?;
-        Ok(self.head_loss(&x, &batch.targets, 1.0, Gradients::None)?.sum)
+        self.norm.forward(&self.predicting(&x, batch)?, &pass, &mut keep)
     }
 
     /// Sum of `-log p` over the targets of each sequence of a batch, without gradients.
     pub fn losses(&self, batch: &Batch) -> Result<Vec<f64>> {
-        on_worker(|| {
-            let (pass, mut keep) = (self.pass(&batch.sequences(), None, None)?, Keep::nothing());
-            let x = self.hidden(&batch.ids, &pass, &mut keep)?;
-            let x = self.norm.forward(&self.predicting(&x, batch)?, &pass, &mut keep)?;
-            let mut from = 0;
-            let losses = batch.apart().map(|sequence| match sequence.targets.len() {
-                0 => Ok(0.0),
-                count => {
-                    let x = x.narrow(0, from, count)?.contiguous()?;
-                    from += count;
-                    Ok(self.head_loss(&x, &sequence.targets, 1.0, Gradients::None)?.sum)
-                }
-            });
-            losses.collect()
-        })
+        let all = self.log_probs(batch, Weights::Tuned)?;
+        let mut left = all.as_slice();
+        let sums = batch.apart().map(|sequence| {
+            let (own, rest) = left.split_at(sequence.targets.len());
+            left = rest;
+            own.iter().map(|log_prob| -f64::from(*log_prob)).sum()
+        });
+        Ok(sums.collect())
     }
 
     /// Sum of `-log p` over the targets; adds the gradients of `scale` times that sum to `grads`. `random` is the key
@@ -132,25 +141,75 @@ impl Model {
         if batch.targets.is_empty() {
             return Ok(0.0);
         }
-        on_worker(|| self.learn_here(batch, scale, random, grads))
+        self.learn_through(batch, random, grads, |h, grads| {
+            let found = self.head_loss_backward(h, &batch.targets, Scale::All(scale), grads)?;
+            Ok((found.sum(), found.hidden))
+        })
     }
 
-    fn learn_here(&self, batch: &Batch, scale: f32, random: u64, grads: &mut Grads) -> Result<f64> {
-        let pass = self.pass(&batch.sequences(), None, Some(random))?;
-        let mut keep = Keep::default();
-        let x = self.hidden(&batch.ids, &pass, &mut keep)?;
-        let picked = self.norm.forward(&self.predicting(&x, batch)?, &pass, &mut keep)?;
+    /// As [`learn`](Self::learn), for any loss of the targets' log probabilities: `objective` hears each and gives the
+    /// gradient of its loss for each, with whatever else it found.
+    pub fn learn_by<T: Send>(
+        &self,
+        batch: &Batch,
+        random: u64,
+        grads: &mut Grads,
+        objective: impl FnOnce(&[f32]) -> Result<(T, Vec<f32>)> + Send,
+    ) -> Result<T> {
+        self.learn_through(batch, random, grads, |h, grads| {
+            let (found, gradient) = objective(&self.log_probs_of(h, &batch.targets)?)?;
+            // The head's loss is -log p.
+            let scales: Vec<f32> = gradient.iter().map(|d| -d).collect();
+            let hidden = self.head_loss_backward(h, &batch.targets, Scale::Rows(&scales), grads)?.hidden;
+            Ok((found, hidden))
+        })
+    }
+
+    /// As [`learn`](Self::learn), for any loss of the normalised last hidden state h (targets, hidden) at the rows that
+    /// predict the targets: `objective` gives what it found and the gradient of h, and adds those of parameters behind h.
+    pub fn learn_through<T: Send>(
+        &self,
+        batch: &Batch,
+        random: u64,
+        grads: &mut Grads,
+        objective: impl FnOnce(&Tensor, &mut Grads) -> Result<(T, Option<Tensor>)> + Send,
+    ) -> Result<T> {
+        on_worker(|| {
+            let pass = self.pass(&batch.sequences(), None, Some(random))?;
+            let mut keep = Keep::default();
+            let x = self.hidden(&batch.ids, &pass, &mut keep)?;
+            let h = self.norm.forward(&self.predicting(&x, batch)?, &pass, &mut keep)?;
+            let (found, dh) = objective(&h, grads)?;
+            if let Some(dh) = dh {
+                let dh = self.norm.backward(dh, &pass, &mut keep, grads)?;
+                let dx = kernels::scatter_rows(&dh, &batch.rows, x.dim(0)?, 1.0)?;
+                self.hidden_backward(&batch.ids, dx, &pass, &mut keep, grads)?;
+            }
+            Ok(found)
+        })
+    }
+
+    /// Log probability of a target for each row of normalised h (rows, hidden).
+    pub fn log_probs_of(&self, h: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
+        let mut losses = self.head_loss(h, targets, Scale::All(1.0), Gradients::None)?.losses;
+        losses.iter_mut().for_each(|loss| *loss = -*loss);
+        Ok(losses)
+    }
+
+    /// The head's loss with the gradient of normalised h (rows, hidden), and that of the head where it is trained.
+    pub fn head_loss_backward(
+        &self,
+        h: &Tensor,
+        targets: &[u32],
+        scale: Scale,
+        grads: &mut Grads,
+    ) -> Result<CrossEntropy> {
         let want = if self.head.trainable { Gradients::HiddenAndWeight } else { Gradients::Hidden };
-        let found = self.head_loss(&picked, &batch.targets, scale, want)?;
-        if let Some(dw) = found.weight {
+        let mut found = self.head_loss(h, targets, scale, want)?;
+        if let Some(dw) = found.weight.take() {
             grads.add(&self.head, dw)?;
         }
-        if let Some(dh) = found.hidden {
-            let dh = self.norm.backward(dh, &pass, &mut keep, grads)?;
-            let dx = kernels::scatter_rows(&dh, &batch.rows, x.dim(0)?, 1.0)?;
-            self.hidden_backward(&batch.ids, dx, &pass, &mut keep, grads)?;
-        }
-        Ok(found.sum)
+        Ok(found)
     }
 
     /// Logits (vocab) after one more piece of a single sequence, whose keys and values join the cache.
@@ -195,7 +254,7 @@ impl Model {
         };
         let (rope, window_rope) = (table(&self.config.rope)?, table(&self.config.window_rope)?);
         let positions = sequences.iter().flat_map(|(from, to)| *from as u32..*to as u32).collect();
-        Ok(Pass { spans, positions, rope, window_rope, cache, compute: self.compute, random })
+        Ok(Pass { spans, positions, rope, window_rope, cache, compute: self.compute, random, weights: Weights::Tuned })
     }
 
     /// Output (tokens, hidden) of the last layer, before the norm.
@@ -252,7 +311,7 @@ impl Model {
     }
 
     /// Loss of normalised x (rows, hidden) and the gradients of `scale` times it.
-    fn head_loss(&self, x: &Tensor, targets: &[u32], scale: f32, want: Gradients) -> Result<CrossEntropy> {
+    fn head_loss(&self, x: &Tensor, targets: &[u32], scale: Scale, want: Gradients) -> Result<CrossEntropy> {
         let (factor, head) = (self.config.logit_scale, self.head.get());
         let x = scaled(x, factor)?;
         let cap = self.config.logit_softcap;

@@ -17,5 +17,5 @@ pub use config::DecoderConfig;
 pub use decoder::{Batch, Model};
 pub use layout::{LayerLayout, LinearLayout};
 pub use parameter::{Grads, Parameter, Store};
-pub use pass::{Cache, Keep, Pass};
+pub use pass::{Cache, Keep, Pass, Weights};
 pub use rope::RopeConfig;

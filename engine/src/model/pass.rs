@@ -23,6 +23,16 @@ pub struct Pass<'a> {
     pub compute: DType,
     /// `Some` while training: the key of this micro-batch's random numbers.
     pub random: Option<u64>,
+    pub weights: Weights,
+}
+
+/// Which weights a pass runs through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// Those of the base with what the tuning attached.
+    Tuned,
+    /// Those of the base alone, as if nothing were attached. Base weights that are themselves trained stay as they are.
+    Base,
 }
 
 impl Pass<'_> {

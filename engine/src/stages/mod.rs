@@ -4,13 +4,16 @@ mod pt;
 mod sft;
 
 use crate::{
-    Result,
+    Places, Result,
     data::Needs,
     entry::{Entry, find},
-    model::{Batch, Grads, Model},
+    make::Connect,
+    model::{Batch, Grads, Model, Store},
+    prepare::Prepared,
     train::{Run, fit},
 };
 use api::{Outcome, Problems, RunConfig};
+use std::path::Path;
 
 /// A training stage.
 pub trait Stage: Entry {
@@ -25,8 +28,37 @@ pub trait Stage: Entry {
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Objective>, Problems>;
 }
 
+/// What a stage finds when its run begins.
+pub struct Setting<'a> {
+    pub config: &'a RunConfig,
+    pub prepared: &'a Prepared,
+    /// With what the tuning attached; nothing of it has been trained in this process yet.
+    pub model: &'a Model,
+    pub places: &'a Places,
+    /// A way to judges and scorers elsewhere.
+    pub connect: Connect<'a>,
+}
+
 /// What one run minimises.
 pub trait Objective: Send {
+    /// Loads what it needs besides the model, and adds the parameters that it trains besides those of the tuning.
+    fn begin(&mut self, setting: &Setting, store: &mut Store) -> Result<()> {
+        let _ = (setting, store);
+        Ok(())
+    }
+
+    /// Writes the parameters that it added into the folder of a checkpoint or of the result.
+    fn save(&self, dir: &Path) -> Result<()> {
+        let _ = dir;
+        Ok(())
+    }
+
+    /// Takes up what [`save`](Self::save) wrote into a checkpoint.
+    fn restore(&mut self, checkpoint: &Path) -> Result<()> {
+        let _ = checkpoint;
+        Ok(())
+    }
+
     /// Sum of the loss over a batch's targets; adds the gradients of `scale` times it to `grads`. `random` is the key
     /// of this micro-batch's random numbers.
     fn loss(&mut self, model: &Model, batch: &Batch, scale: f32, random: u64, grads: &mut Grads) -> Result<f64>;

@@ -23,7 +23,10 @@ use std::{
 /// Everything that one run has at hand.
 pub struct Run<'a> {
     pub model: &'a Model,
+    /// All that is trained.
     pub store: &'a Store,
+    /// What of it belongs to the tuning.
+    pub tuned: &'a Store,
     pub tuning: &'a dyn Tuning,
     pub base: Base<'a>,
     pub samples: Samples,
@@ -70,10 +73,11 @@ impl Run<'_> {
     }
 
     /// A checkpoint of the present step; older ones go once it has been verified.
-    pub fn save(&mut self) -> Result<()> {
+    pub fn save(&mut self, objective: &(impl Objective + ?Sized)) -> Result<()> {
         let state = self.log.state(self.step, self.epoch());
         let (name, bytes) = checkpoint::write(self.dir, self.step, &self.optimizer.state(), &state, |dir| {
-            self.tuning.save(dir, self.model, self.store, &self.base, Precision::Exact)
+            self.tuning.save(dir, self.model, self.tuned, &self.base, Precision::Exact)?;
+            objective.save(dir)
         })?;
         if let Some(limit) = self.output.save_total_limit {
             let faults = checkpoint::damage(&self.dir.join(&name));
@@ -117,7 +121,7 @@ pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<O
     let mut loader = Loader::start(run.samples.clone(), run.parts())?;
     while run.step < run.steps {
         if run.stop.load(Ordering::Relaxed) {
-            run.save()?;
+            run.save(objective)?;
             return Ok(Outcome::Stopped);
         }
         let begun = Instant::now();
@@ -155,7 +159,7 @@ pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<O
             run.validate(objective)?;
         }
         if run.every(run.output.save_steps) || run.step == run.steps {
-            run.save()?;
+            run.save(objective)?;
         }
     }
     Ok(Outcome::Succeeded)

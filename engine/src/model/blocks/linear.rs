@@ -9,7 +9,7 @@ use crate::{
         matmul::{self, Factor, Times},
         values::cast,
     },
-    model::{Grads, Keep, Parameter, Pass},
+    model::{Grads, Keep, Parameter, Pass, Weights},
 };
 use candle_core::{D, DType, Tensor};
 use std::sync::Arc;
@@ -48,6 +48,11 @@ impl Linear {
         let weight = cast(&self.weight.get(), DType::F32)?;
         let Some(branch) = &self.branch else { return Ok(weight) };
         Ok((weight + (branch.b.get().matmul(&branch.a.get())? * f64::from(branch.scale))?)?)
+    }
+
+    /// The branch where this pass has one.
+    fn branch_in(&self, pass: &Pass) -> Option<&LowRank> {
+        self.branch.as_ref().filter(|_| pass.weights == Weights::Tuned)
     }
 
     /// Whether backward reads x.
@@ -101,7 +106,7 @@ pub fn forward_all(linears: &[&Linear], x: &Tensor, pass: &Pass, keep: &mut Keep
     let mut ys = Vec::with_capacity(linears.len());
     for (linear, low) in linears.iter().zip(&lows) {
         let (weight, factor) = (linear.weight.get(), low.as_ref().map(|l| Factor::new(l, pass.compute)).transpose()?);
-        let b = linear.branch.as_ref().map(|branch| branch.b.get());
+        let b = linear.branch_in(pass).map(|branch| branch.b.get());
         let mut products = vec![Times::Across(&shared, &weight)];
         products.extend(factor.iter().zip(&b).map(|(low, b)| Times::Across(low, b)));
         let y = matmul::sum(&products, pass.compute)?;
@@ -183,11 +188,12 @@ fn branches_of<'a>(linears: &[&'a Linear]) -> impl Iterator<Item = &'a LowRank> 
 
 /// `scale · dropout(x) aᵀ` (tokens, rank) of each linear's branch; in one product where they see the same x.
 fn down_all(linears: &[&Linear], x: &Tensor, pass: &Pass) -> Result<Vec<Option<Tensor>>> {
-    if branches_of(linears).any(|b| b.key(pass).is_some()) {
+    let branches = || linears.iter().filter_map(|linear| linear.branch_in(pass));
+    if branches().any(|b| b.key(pass).is_some()) {
         let down = |b: &LowRank| matmul::narrow(&b.drop(x, pass)?, &scaled(&b.a.get(), b.scale)?, pass.compute);
-        return linears.iter().map(|l| l.branch.as_ref().map(down).transpose()).collect();
+        return linears.iter().map(|l| l.branch_in(pass).map(down).transpose()).collect();
     }
-    let factors = branches_of(linears).map(|b| scaled(&b.a.get(), b.scale)).collect::<Result<Vec<_>>>()?;
+    let factors = branches().map(|b| scaled(&b.a.get(), b.scale)).collect::<Result<Vec<_>>>()?;
     if factors.is_empty() {
         return Ok(linears.iter().map(|_| None).collect());
     }
@@ -199,7 +205,7 @@ fn down_all(linears: &[&Linear], x: &Tensor, pass: &Pass) -> Result<Vec<Option<T
         from += rank;
         Ok(low)
     };
-    linears.iter().map(|l| l.branch.as_ref().map(&mut part).transpose()).collect()
+    linears.iter().map(|l| l.branch_in(pass).map(&mut part).transpose()).collect()
 }
 
 /// `scale · dy b` (tokens, rank), the gradient of what [`down_all`] gave before its scale.

@@ -10,11 +10,11 @@ use crate::{
         activation::Activation,
         attention::{Shape, Span},
         composed,
-        head::{Gradients, cross_entropy},
+        head::{Gradients, Scale, cross_entropy},
         plain,
     },
     model::{
-        Batch, Model, Parameter, Source, Store, build,
+        Batch, Model, Parameter, Source, Store, Weights, build,
         families::family,
         rope::{RopeConfig, RopeScaling, RopeTable},
     },
@@ -54,7 +54,16 @@ fn pass<'a>(lengths: &[usize], dim: usize) -> Pass<'a> {
     let spans = spans.collect();
     let rope = Some(RopeTable::new(&rope, &sequences, &Device::Cpu).unwrap());
     let compute = DType::F32;
-    Pass { spans, positions: Vec::new(), rope, window_rope: None, cache: None, compute, random: None }
+    Pass {
+        spans,
+        positions: Vec::new(),
+        rope,
+        window_rope: None,
+        cache: None,
+        compute,
+        random: None,
+        weights: Weights::Tuned,
+    }
 }
 
 /// Compares gradients of a scalar function with its slopes along random directions in float64.
@@ -358,15 +367,22 @@ fn experts() {
 fn head() {
     let (h, w) = (random(&[300, 16]), random(&[50, 16]));
     let targets: Vec<u32> = (0..300).map(|i| i * 7 % 50).collect();
-    for cap in [None, Some(3.0)] {
-        let ours = cross_entropy(&h, &w, &targets, 0.25, cap, Gradients::HiddenAndWeight).unwrap();
-        let oracle = plain::cross_entropy(&h, &w, &targets, 0.25, cap).unwrap();
-        assert!((ours.sum / oracle.sum - 1.0).abs() < 1e-6);
+    let scales: Vec<f32> = (0..300).map(|i| (i % 5) as f32 * 0.25 - 0.5).collect();
+    let each = Tensor::new(scales.as_slice(), &Device::Cpu).unwrap();
+    for (cap, scale) in [(None, Scale::All(0.25)), (Some(3.0), Scale::All(0.25)), (Some(3.0), Scale::Rows(&scales))] {
+        let ours = cross_entropy(&h, &w, &targets, scale, cap, Gradients::HiddenAndWeight).unwrap();
+        let oracle = plain::cross_entropy(&h, &w, &targets, scale, cap).unwrap();
+        assert!((ours.sum() / oracle.sum() - 1.0).abs() < 1e-6);
         let (dh, dw) = (ours.hidden.unwrap(), ours.weight.unwrap());
         near("dh", &dh, &oracle.hidden.unwrap());
         near("dw", &dw, &oracle.weight.unwrap());
         check_slopes("head", &[&h, &w], &[&dh, &dw], |p| {
-            (plain::loss(&p[0], &p[1], &targets, cap).unwrap() * 0.25).unwrap()
+            let losses = plain::losses(&p[0], &p[1], &targets, cap).unwrap();
+            let scaled = match scale {
+                Scale::All(scale) => losses * f64::from(scale),
+                Scale::Rows(_) => losses.broadcast_mul(&each.to_dtype(p[0].dtype()).unwrap()),
+            };
+            scaled.unwrap().sum_all().unwrap()
         });
     }
 }
@@ -498,6 +514,46 @@ fn packing_and_cache_change_nothing() {
         let last = Tensor::from_vec(model.step(&a[5..], &mut cache).unwrap(), 40, &Device::Cpu).unwrap();
         near("cached", &last, &model.logits(&a, &[6]).unwrap().get(5).unwrap());
         assert_eq!(last.dtype(), DType::F32);
+    }
+}
+
+/// Any loss of the log probabilities has the gradient that the same loss has when the head computes it.
+#[test]
+fn losses_of_log_probabilities_have_their_gradients() {
+    for config in families() {
+        let (model, store) = tiny(&config, false, 5);
+        let (mut by, mut direct) = (Grads::default(), Grads::default());
+        let sum = model.learn(&batch(), 0.5, 1, &mut direct).unwrap();
+        let judge = |log_probs: &[f32]| Ok((log_probs.to_vec(), vec![-0.5; log_probs.len()]));
+        let log_probs = model.learn_by(&batch(), 1, &mut by, judge).unwrap();
+        assert_eq!(-log_probs.iter().copied().map(f64::from).sum::<f64>(), sum);
+        assert_eq!(log_probs, model.log_probs(&batch(), Weights::Tuned).unwrap());
+        for p in store.trainable() {
+            near(&p.name, by.get(&p.name).unwrap(), direct.get(&p.name).unwrap());
+        }
+    }
+}
+
+/// A pass through the base alone is that of a model to which nothing was attached.
+#[test]
+fn the_base_speaks_as_if_nothing_were_attached() {
+    struct Branches;
+    impl crate::model::Attach for Branches {
+        fn linear(&self, name: &str, linear: Linear, store: &mut Store) -> crate::Result<Linear> {
+            let (inp, out) = linear.dims()?;
+            let (a, b) = (store.add(format!("{name}.a"), random(&[2, inp])), store.add(name, random(&[out, 2])));
+            Ok(Linear { branch: Some(LowRank { site: name.into(), a, b, scale: 1.0, dropout: 0.0 }), ..linear })
+        }
+    }
+    for config in families() {
+        let config = family(&config).unwrap().config(&config).unwrap();
+        let [with, without]: [Model; 2] = [&Branches as &dyn crate::model::Attach, &()].map(|attach| {
+            build(&config, &Source::Random { seed: 1 }, attach, &mut Store::default(), &Device::Cpu, DType::F32)
+                .unwrap()
+        });
+        let base = with.log_probs(&batch(), Weights::Base).unwrap();
+        assert_eq!(base, without.log_probs(&batch(), Weights::Tuned).unwrap());
+        assert_ne!(base, with.log_probs(&batch(), Weights::Tuned).unwrap());
     }
 }
 
