@@ -15,6 +15,7 @@ pub mod params;
 pub mod plan;
 pub mod problem;
 pub mod question;
+pub mod rollout;
 pub mod routes;
 
 pub use catalog::{Card, Catalog, Text};

@@ -21,6 +21,8 @@ pub const JOB_METRICS: &str = "/api/jobs/{id}/metrics";
 /// `GET ?lines=N`, answers the tail of `worker.log` as text.
 pub const JOB_LOG: &str = "/api/jobs/{id}/log";
 pub const JOB_CHECKPOINTS: &str = "/api/jobs/{id}/checkpoints";
+/// `GET ?step=N` (the newest if none), answers the [`Rollout`](crate::rollout::Rollout)s of that step.
+pub const JOB_ROLLOUTS: &str = "/api/jobs/{id}/rollouts";
 /// `GET`: one SSE stream of [`Feed`](crate::job::Feed) for a page; replays from `Last-Event-ID` (or `?after=`).
 /// Without either it begins with an event `hello` that carries only the number to go on from.
 pub const EVENTS: &str = "/api/events";
