@@ -58,6 +58,9 @@ pub struct Job {
     pub kind: JobKind,
     pub state: JobState,
     pub config: RunConfig,
+    /// The job of its chain that must have succeeded before this one begins.
+    #[serde(default)]
+    pub after: Option<String>,
     /// Seconds since 1970.
     pub created_at: f64,
     pub started_at: Option<f64>,
@@ -113,6 +116,14 @@ pub struct NewJob {
     #[serde(default)]
     pub name: String,
     pub config: RunConfig,
+}
+
+/// Body of `POST /api/chains`: jobs that run one after the other, each once the one before it has succeeded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NewChain {
+    /// `{run:N}` in a text of a job's config stands for the folder of the N-th job of the chain, from 1, which must come
+    /// before it: its result, as `adapter_name_or_path` or `model_name_or_path` take it.
+    pub jobs: Vec<NewJob>,
 }
 
 /// One message of `GET /api/events`; the SSE `id` counts up without gaps, the SSE `event` is `feed`.

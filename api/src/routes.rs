@@ -11,6 +11,8 @@ pub const CHECK: &str = "/api/check";
 pub const CONFIG: &str = "/api/config";
 /// `GET` lists [`Job`](crate::Job)s, newest first; `POST` a [`NewJob`](crate::job::NewJob), answers the `Job`.
 pub const JOBS: &str = "/api/jobs";
+/// `POST` a [`NewChain`](crate::job::NewChain), answers its [`Job`](crate::Job)s.
+pub const CHAINS: &str = "/api/chains";
 /// `GET`, `DELETE` one job.
 pub const JOB: &str = "/api/jobs/{id}";
 pub const JOB_STOP: &str = "/api/jobs/{id}/stop";

@@ -137,6 +137,44 @@ async fn stopping_saves_first_and_a_waiting_job_never_starts() {
 }
 
 #[tokio::test]
+async fn a_chain_goes_on_by_itself_and_waits_for_what_stopped() {
+    let home = Home::new();
+    let studio = start(&home);
+    let job = |name: &str, config: Value| json!({"kind": "train", "name": name, "config": config});
+    let first = job("sft", json!({"steps": 60, "step_ms": 20}));
+    let second = job("rm", json!({"steps": 2, "adapter_name_or_path": "{run:1}"}));
+    let third = job("ppo", json!({"steps": 2, "adapter_name_or_path": "{run:1}", "reward_model": ["{run:2}"]}));
+    let refused = studio.post("/api/chains", json!({"jobs": [second]})).await;
+    assert_eq!((refused.0, &refused.1["problems"][0]["field"]), (400, &json!("adapter_name_or_path")));
+    assert_eq!(studio.post("/api/chains", json!({"jobs": []})).await.0, 400);
+
+    let (status, made) = studio.post("/api/chains", json!({"jobs": [first, second, third]})).await;
+    assert_eq!((status, &made[1]["after"], &made[2]["after"]), (201, &json!("sft"), &json!("rm")));
+    let folder = |id: &str| json!(fs::canonicalize(home.path()).unwrap().join("runs").join(id));
+    assert_eq!(made[2]["config"]["adapter_name_or_path"], folder("sft"));
+    assert_eq!(made[2]["config"]["reward_model"], json!([folder("rm")]));
+
+    studio.until_step("sft", 3).await;
+    assert_eq!(studio.get("/api/jobs/rm").await["progress"]["status"]["en"], "Waiting for sft");
+    studio.post("/api/jobs/sft/stop", json!({})).await;
+    studio.until("sft", "stopped").await;
+    // What doesn't belong to the chain passes it by.
+    let other = studio.job("train", "other", json!({"steps": 2})).await;
+    studio.until(&other, "succeeded").await;
+    let waiting = studio.get("/api/jobs/rm").await;
+    assert_eq!((&waiting["state"], studio.steps("rm").await.len()), (&json!("queued"), 0));
+    assert_eq!(waiting["progress"]["status"]["en"], "Waiting for sft, which was stopped: resume it");
+
+    studio.post("/api/jobs/sft/resume", json!({})).await;
+    let mut before = 0.0;
+    for id in ["sft", "rm", "ppo"] {
+        let job = studio.until(id, "succeeded").await;
+        assert!(before <= job["started_at"].as_f64().unwrap(), "{id}");
+        before = job["finished_at"].as_f64().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_worker_that_never_stops_is_ended() {
     let home = Home::new();
     let mut options = home.options();

@@ -9,8 +9,8 @@ use crate::{
 };
 use api::{
     Job, Problem,
-    job::{Checkpoint, JobKind, Metric, NewJob},
-    routes::{JOB, JOB_CHECKPOINTS, JOB_LOG, JOB_METRICS, JOB_RESUME, JOB_STOP, JOBS},
+    job::{Checkpoint, JobKind, Metric, NewChain, NewJob},
+    routes::{CHAINS, JOB, JOB_CHECKPOINTS, JOB_LOG, JOB_METRICS, JOB_RESUME, JOB_STOP, JOBS},
 };
 use axum::{
     extract::{Path, Query, State},
@@ -40,6 +40,9 @@ pub fn routes() -> Vec<Route> {
         Route::new(Method::POST, JOBS, "Put a job in the queue", post(create))
             .takes(Content::json::<NewJob>())
             .gives(StatusCode::CREATED, Content::json::<Job>()),
+        Route::new(Method::POST, CHAINS, "Put jobs in the queue that follow each other", post(create_chain))
+            .takes(Content::json::<NewChain>())
+            .gives(StatusCode::CREATED, Content::json::<Vec<Job>>()),
         Route::new(Method::GET, JOB, "One job", get(one)).gives(StatusCode::OK, Content::json::<Job>()),
         Route::new(Method::DELETE, JOB, "Delete an ended job and its folder", delete(remove)).gives_nothing(),
         Route::new(Method::POST, JOB_STOP, "Save and stop", post(stop)).gives(StatusCode::OK, Content::json::<Job>()),
@@ -72,6 +75,18 @@ async fn list(State(app): State<App>, Query(query): Query<ListQuery>) -> Reply<R
 }
 
 async fn create(State(app): State<App>, Json(new): Json<NewJob>) -> Reply<Response> {
+    acceptable(&new)?;
+    let job = app.supervisor.create(new).await?;
+    Ok((StatusCode::CREATED, axum::Json(job)).into_response())
+}
+
+async fn create_chain(State(app): State<App>, Json(chain): Json<NewChain>) -> Reply<Response> {
+    chain.jobs.iter().try_for_each(acceptable)?;
+    let jobs = app.supervisor.create_chain(chain).await?;
+    Ok((StatusCode::CREATED, axum::Json(jobs)).into_response())
+}
+
+fn acceptable(new: &NewJob) -> Reply<()> {
     if new.name.chars().count() > 200 {
         let problem = Problem::new("name_too_long", "The name is longer than 200 characters.", "名称超过 200 个字符。");
         return Err(Failure::bad(problem.hint("Choose a shorter one.", "请缩短名称。").field("name")));
@@ -91,8 +106,7 @@ async fn create(State(app): State<App>, Json(new): Json<NewJob>) -> Reply<Respon
         let problem = problem.hint("Give its hub id.", "请填写模型 ID。").field("model_name_or_path");
         return Err(Failure::bad(problem));
     }
-    let job = app.supervisor.create(new).await?;
-    Ok((StatusCode::CREATED, axum::Json(job)).into_response())
+    Ok(())
 }
 
 async fn one(State(app): State<App>, Path(id): Path<String>) -> Reply<axum::Json<Job>> {

@@ -29,6 +29,7 @@ impl Record {
             kind,
             state: JobState::Queued,
             config,
+            after: None,
             created_at,
             started_at: None,
             finished_at: None,
@@ -88,12 +89,13 @@ impl Change {
 
     pub async fn insert_job(&mut self, record: &Record) -> Result<()> {
         sqlx::query(
-            "INSERT INTO jobs (id, kind, state, place, created_at, config, progress, summary)
-             VALUES (?, ?, ?, (SELECT coalesce(max(place), 0) + 1 FROM jobs), ?, '{}', '{}', '{}')",
+            "INSERT INTO jobs (id, kind, state, place, after, created_at, config, progress, summary)
+             VALUES (?, ?, ?, (SELECT coalesce(max(place), 0) + 1 FROM jobs), ?, ?, '{}', '{}', '{}')",
         )
         .bind(&record.job.id)
         .bind(word(&record.job.kind)?)
         .bind(word(&record.job.state)?)
+        .bind(&record.job.after)
         .bind(record.job.created_at)
         .execute(&mut *self.tx)
         .await?;
@@ -148,6 +150,7 @@ fn record(row: &SqliteRow) -> Result<Record> {
         kind: from_word(row, "kind")?,
         state: from_word(row, "state")?,
         config: json(row, "config")?.unwrap_or_default(),
+        after: row.try_get("after")?,
         created_at: row.try_get("created_at")?,
         started_at: row.try_get("started_at")?,
         finished_at: row.try_get("finished_at")?,
@@ -186,6 +189,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("lathe.db")).await.unwrap();
         let mut record = Record::example("a");
+        record.job.after = Some("b".into());
         let mut change = store.begin().await.unwrap();
         change.insert_job(&record).await.unwrap();
         change.insert_job(&Record::example("b")).await.unwrap();

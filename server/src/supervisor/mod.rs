@@ -3,6 +3,7 @@
 
 mod adopt;
 mod apply;
+mod chain;
 mod ending;
 mod follower;
 mod pull;
@@ -84,27 +85,47 @@ impl Supervisor {
     /// Puts a job in the queue: folder, row, spec.
     pub async fn create(&self, new: NewJob) -> Reply<Job> {
         let _gate = self.gate.lock().await;
-        if self.base.store.queued().await?.len() >= LONGEST_QUEUE {
-            let problem = Problem::new(
-                "queue_full",
-                format!("{LONGEST_QUEUE} jobs wait already."),
-                format!("队列中已有 {LONGEST_QUEUE} 个任务。"),
-            );
-            let problem = problem.hint("Wait for some to finish, or stop some.", "请等待或停止部分任务。");
-            return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, problem));
+        self.room_in_queue(1).await?;
+        let mut record = self.fresh(new)?;
+        record.job.progress.status = self.waits_for(&record.job);
+        self.enqueue(&[&record]).await?;
+        Ok(record.job)
+    }
+
+    async fn room_in_queue(&self, more: usize) -> Reply<()> {
+        if self.base.store.queued().await?.len() + more <= LONGEST_QUEUE {
+            return Ok(());
         }
+        let problem = Problem::new(
+            "queue_full",
+            format!("At most {LONGEST_QUEUE} jobs may wait."),
+            format!("队列最多容纳 {LONGEST_QUEUE} 个任务。"),
+        );
+        let problem = problem.hint("Wait for some to finish, or stop some.", "请等待或停止部分任务。");
+        Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, problem))
+    }
+
+    /// A job with a folder of its own, known to nobody yet.
+    fn fresh(&self, new: NewJob) -> Reply<Record> {
         let id = self
             .make_folder(&wished_id(new.kind, &new.name, &new.config))
             .map_err(|e| Failure::io(["Making the run folder", "创建运行文件夹"], &e))?;
-        let mut record = Record::new(id, new.kind, new.config, now());
-        record.job.progress.status = self.waits_for(&record.job);
+        Ok(Record::new(id, new.kind, new.config, now()))
+    }
+
+    /// Puts fresh jobs in the queue, all or none.
+    async fn enqueue(&self, records: &[&Record]) -> Reply<()> {
         let mut change = self.base.store.begin().await?;
-        change.insert_job(&record).await?;
-        change.tell(&Feed::Job { job: Box::new(record.job.clone()) }).await?;
+        for record in records {
+            change.insert_job(record).await?;
+            change.tell(&Feed::Job { job: Box::new(record.job.clone()) }).await?;
+        }
         change.commit().await?;
-        self.write_spec(&record).map_err(|e| Failure::io(["Writing the run folder", "写入运行文件夹"], &e))?;
+        for record in records {
+            self.write_spec(record).map_err(|e| Failure::io(["Writing the run folder", "写入运行文件夹"], &e))?;
+        }
         self.wake.notify_one();
-        Ok(record.job)
+        Ok(())
     }
 
     /// Takes a waiting job out of the queue, or asks a running one to save and end.
@@ -201,6 +222,9 @@ impl Supervisor {
     async fn claim(&self) -> Result<(), sqlx::Error> {
         let _gate = self.gate.lock().await;
         for job in self.base.store.queued().await? {
+            if self.is_held_up(&job).await? {
+                continue;
+            }
             if let Some(room) = self.room(&job) {
                 self.start(&job.id, room).await?;
             }
