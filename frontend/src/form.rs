@@ -2,6 +2,7 @@
 //! lost when one looks at another tab.
 
 use crate::{
+    chain::{self, Chain},
     client,
     setting::{Section, Setting, differing, same, sections},
     store::Store,
@@ -78,6 +79,10 @@ pub struct TrainForm {
     pub checking: RwSignal<bool>,
     /// Groups that stand open.
     pub open: RwSignal<HashSet<String>>,
+    /// What runs before it, if it is the last of a chain.
+    pub chain: RwSignal<Option<Chain>>,
+    /// Their plans, in order.
+    pub before: RwSignal<Vec<Plan>>,
     /// The text field for another model is in use.
     pub other_model: RwSignal<bool>,
     store: Store,
@@ -93,6 +98,8 @@ impl TrainForm {
             plan: RwSignal::new(None),
             checking: RwSignal::new(false),
             open: RwSignal::default(),
+            chain: RwSignal::new(None),
+            before: RwSignal::default(),
             other_model: RwSignal::new(false),
             store,
             turn: RwSignal::new(0),
@@ -111,19 +118,39 @@ impl TrainForm {
             store.models.track();
             store.datasets.track();
             let config = form.config();
+            let jobs = match form.chain_in_force() {
+                Some(chain) => chain.checks(|stage| form.config_of(stage)),
+                None => vec![config.clone()],
+            };
             if store.catalog.with(Option::is_some) {
-                form.check(config);
+                form.check(config, jobs);
             }
         });
         form
     }
 
-    /// What is sent, shown as YAML, and started: only what differs from the defaults.
+    /// What is shown as YAML: only what differs from the defaults.
     pub fn config(self) -> RunConfig {
+        self.config_of(&self.stage())
+    }
+
+    /// What is started: the run, or the whole chain that ends with it.
+    pub fn jobs(self) -> Vec<RunConfig> {
+        match self.chain_in_force() {
+            Some(chain) => chain.jobs(|stage| self.config_of(stage)),
+            None => vec![self.config()],
+        }
+    }
+
+    fn chain_in_force(self) -> Option<Chain> {
+        self.chain.get().filter(|_| chain::ends_with(&self.stage()))
+    }
+
+    fn config_of(self, stage: &str) -> RunConfig {
         let Some(catalog) = self.store.catalog.get() else { return RunConfig::default() };
         let mut set = self.values.set.get();
         let current: Vec<Setting> =
-            sections(&catalog, &self.stage(), &self.adapter()).into_iter().flat_map(|s| s.settings).collect();
+            sections(&catalog, stage, &self.adapter()).into_iter().flat_map(|s| s.settings).collect();
         // What belongs to another goal or tuning type stays in the form and out of the run.
         for card in catalog.stages.iter().chain(&catalog.adapters) {
             for key in card.schema["properties"].as_object().into_iter().flat_map(|p| p.keys()) {
@@ -132,7 +159,7 @@ impl TrainForm {
                 }
             }
         }
-        set.set("stage", self.stage());
+        set.set("stage", stage);
         set.set("finetuning_type", self.adapter());
         differing(&set, &current, &FIRST)
     }
@@ -242,14 +269,16 @@ impl TrainForm {
         }
     }
 
-    /// Asks for the plan once the person pauses.
-    fn check(self, config: RunConfig) {
+    /// Asks for the plans of `jobs` once the person pauses, and remembers `config`.
+    fn check(self, config: RunConfig, jobs: Vec<RunConfig>) {
         let turn = self.turn.get_untracked() + 1;
         self.turn.set(turn);
-        let ready = config.text("model_name_or_path").is_some() && config.get("dataset").is_some();
+        let is_ready = |job: &RunConfig| job.text("model_name_or_path").is_some() && job.get("dataset").is_some();
+        let ready = jobs.iter().all(is_ready);
         self.checking.set(ready);
         if !ready {
             self.plan.set(None);
+            self.before.set(Vec::new());
             self.values.problems.set(Vec::new());
         }
         spawn_local(async move {
@@ -262,15 +291,24 @@ impl TrainForm {
             if !ready {
                 return;
             }
-            let reply = client::post::<_, CheckReply>(routes::CHECK, &config).await;
-            if self.turn.get_untracked() != turn {
-                return;
+            let (mut plans, mut problems) = (Vec::new(), Vec::new());
+            for job in &jobs {
+                let reply = client::post::<_, CheckReply>(routes::CHECK, job).await;
+                if self.turn.get_untracked() != turn {
+                    return;
+                }
+                let found = match reply {
+                    Ok(reply) => {
+                        plans.extend(reply.plan);
+                        reply.problems
+                    }
+                    Err(problems) => problems,
+                };
+                problems.extend(found.into_iter().filter(|p| !problems.contains(p)).collect::<Vec<_>>());
             }
-            let (plan, problems) = match reply {
-                Ok(reply) => (reply.plan, reply.problems),
-                Err(problems) => (None, problems),
-            };
-            self.plan.set(plan);
+            let last = if plans.len() == jobs.len() { plans.pop() } else { None };
+            self.plan.set(last);
+            self.before.set(plans);
             self.values.problems.set(problems);
             self.checking.set(false);
         });

@@ -1,6 +1,7 @@
 //! The studio in the browser: a client-side application that speaks to the server with the words of `api`.
 
 mod app;
+mod chain;
 mod client;
 mod curve;
 mod events;

@@ -16,6 +16,9 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+/// Tuning types whose result is a whole model: `model_name_or_path` takes it. That of all others is an adapter.
+pub const SAVES_MODEL: [&str; 2] = ["full", "freeze"];
+
 /// JSON schema of a parameter struct.
 pub fn schema<T: JsonSchema>() -> Value {
     schemars::schema_for!(T).to_value()

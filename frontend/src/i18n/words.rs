@@ -53,6 +53,14 @@ words! {
     off: "off", "关";
     empty_value: "automatic", "自动";
 
+    chain: "The whole chain in one go", "一次完成整条链";
+    chain_help: "Instructions first, then a reward model, then this run, each begun when the one before it is done.", "先训练指令，再训练奖励模型，最后是此运行；前一个完成后自动开始下一个。";
+    chain_switch: "Train SFT and the reward model before it", "先训练 SFT 与奖励模型";
+    chain_sft: "Instructions for SFT", "SFT 的指令数据";
+    chain_rm: "Pairs for the reward model", "奖励模型的偏好数据";
+    chain_line: "{stage}: {steps} steps, about {time}", "{stage}：{steps} 步，约 {time}";
+    choose_dataset: "Choose a dataset", "选择数据集";
+
     // States
     queued: "Waiting", "等待中";
     running: "Running", "运行中";

@@ -1,5 +1,6 @@
 //! Train: a model, data, a method, and the plan that says what will happen.
 
+mod chain;
 mod data;
 mod method;
 mod model;
@@ -17,7 +18,11 @@ use crate::{
     store::store,
     ui::{self, Ui},
 };
-use api::{Job, JobKind, job::NewJob, routes};
+use api::{
+    Job, JobKind, RunConfig,
+    job::{NewChain, NewJob},
+    routes,
+};
 use leptos::{ev, prelude::*, task::spawn_local};
 use leptos_router::hooks::use_navigate;
 
@@ -37,14 +42,20 @@ pub fn Train() -> impl IntoView {
         }
         starting.set(true);
         let navigate = navigate.clone();
-        let config = form.config();
-        let name = config.text("run_name").unwrap_or_default().to_owned();
+        let job = |config: RunConfig| {
+            let name = config.text("run_name").unwrap_or_default().to_owned();
+            NewJob { kind: JobKind::Train, name, config }
+        };
+        let mut jobs: Vec<NewJob> = form.jobs().into_iter().map(job).collect();
         spawn_local(async move {
-            let job = NewJob { kind: JobKind::Train, name, config };
-            match client::post::<_, Job>(routes::JOBS, &job).await {
-                Ok(job) => {
-                    let href = format!("/runs/{}", job.id);
-                    store.put(job);
+            let made = match jobs.len() {
+                1 => client::post::<_, Job>(routes::JOBS, &jobs.remove(0)).await.map(|job| vec![job]),
+                _ => client::post::<_, Vec<Job>>(routes::CHAINS, &NewChain { jobs }).await,
+            };
+            match made {
+                Ok(jobs) => {
+                    let href = jobs.first().map(|job| format!("/runs/{}", job.id)).unwrap_or_default();
+                    jobs.into_iter().for_each(|job| store.put(job));
                     navigate(&href, Default::default());
                 }
                 Err(problems) => {
@@ -93,6 +104,7 @@ pub fn Train() -> impl IntoView {
                 <model::ModelCard />
                 <data::DataCard />
                 <method::MethodCard />
+                <chain::ChainCard />
                 <settings::SettingsCard />
             </form>
             <aside class="stack stick" aria-label=w.plan><plan::PlanCard start starting /></aside>
