@@ -1,7 +1,13 @@
 //! Tuning types, `finetuning_type`: what is trained, and how that is saved. One file for each; one line here.
 
+pub mod bottleneck;
 mod full;
 pub mod lora;
+mod p_tuning;
+mod prefix;
+mod problems;
+mod prompt;
+pub mod virtual_tokens;
 
 use crate::{
     Result,
@@ -15,6 +21,7 @@ use crate::{
 use api::{Problem, Problems, RunConfig};
 use candle_core::{DType, Device};
 use std::path::Path;
+use tokenizers::Tokenizer;
 
 /// A tuning type.
 pub trait Adapter: Entry {
@@ -34,6 +41,17 @@ pub trait Adapter: Entry {
 
 /// One run's tuning: attaches itself to the model while that is built, and saves what was trained.
 pub trait Tuning: Attach {
+    /// Encodes texts that it begins with.
+    fn meet(&mut self, tokenizer: &Tokenizer) -> Result<()> {
+        let _ = tokenizer;
+        Ok(())
+    }
+
+    /// Virtual tokens before each sequence.
+    fn tokens_ahead(&self) -> usize {
+        0
+    }
+
     /// Parameters that would be trained, and the linears that carry them, without building anything.
     fn count(&self, config: &DecoderConfig) -> Result<(u64, Vec<String>)>;
 
@@ -73,7 +91,8 @@ pub struct Base<'a> {
     pub name: &'a str,
 }
 
-pub static ADAPTERS: &[&dyn Adapter] = &[&lora::Lora, &full::Full];
+pub static ADAPTERS: &[&dyn Adapter] =
+    &[&lora::Lora, &full::Full, &prompt::Prompt, &p_tuning::PTuning, &prefix::Prefix, &bottleneck::BottleneckAdapter];
 
 /// The tuning type of this name.
 pub fn adapter(name: &str) -> Result<&'static dyn Adapter> {

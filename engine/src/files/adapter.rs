@@ -232,6 +232,55 @@ pub fn write_folder(dir: &Path, config: &Value, tensors: &BTreeMap<String, Tenso
     write_atomically(&dir.join("README.md"), card)
 }
 
+/// What `README.md` says of an adapter that is no LoRA.
+pub struct Card<'a> {
+    pub title: &'a str,
+    pub tag: &'a str,
+    pub base: &'a str,
+    /// Whether PEFT reads the folder.
+    pub in_peft: bool,
+    pub rows: &'a [(&'a str, String)],
+}
+
+/// Writes an adapter that is no LoRA: `own` are the keys of its configuration besides those that all of PEFT's have.
+pub fn write_own(
+    dir: &Path,
+    peft_type: &str,
+    own: Map<String, Value>,
+    tensors: &BTreeMap<String, Tensor>,
+    card: &Card,
+) -> Result<()> {
+    let mut config = own;
+    config.extend([
+        ("auto_mapping".to_string(), Value::Null),
+        ("base_model_name_or_path".into(), json!(card.base)),
+        ("inference_mode".into(), json!(true)),
+        ("modules_to_save".into(), Value::Null),
+        ("peft_type".into(), json!(peft_type)),
+        ("peft_version".into(), json!(PEFT_VERSION)),
+        ("revision".into(), Value::Null),
+        ("task_type".into(), json!("CAUSAL_LM")),
+    ]);
+    config.sort_keys();
+    write_folder(dir, &Value::Object(config), tensors, &card.text())
+}
+
+impl Card<'_> {
+    fn text(&self) -> String {
+        let Self { title, tag, base, in_peft, rows } = self;
+        // A JSON string is a YAML string, whatever is in the name.
+        let quoted = json!(base);
+        let library = if *in_peft { "peft" } else { "lathe" };
+        let others = if *in_peft { ", or with PEFT" } else { "; PEFT has none of this kind" };
+        let rows: String = rows.iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
+        format!(
+            "---\nbase_model: {quoted}\nlibrary_name: {library}\npipeline_tag: text-generation\n\
+             tags:\n- {tag}\n- lathe\n---\n\n# {title}\n\nTrained with Lathe on top of `{base}`. Load it in Lathe as \
+             `adapter_name_or_path`{others}.\n\n| | |\n|---|---|\n{rows}"
+        )
+    }
+}
+
 fn plain_name(name: &str) -> String {
     // Modules that are saved whole have no such part in newer files.
     let name = name.strip_prefix(PREFIX).unwrap_or(name).replace(".modules_to_save.", ".");
