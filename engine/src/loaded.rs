@@ -2,8 +2,7 @@
 
 use crate::{
     Places, Result,
-    adapters::Tuning,
-    adapters::lora::LoraTuning,
+    adapters::{self, Tuning},
     compute,
     data::{Encoder, template::variables},
     device,
@@ -24,6 +23,9 @@ pub struct Loaded {
     pub encoder: Encoder,
     /// Tokens that end an answer.
     pub eos: Vec<u32>,
+    /// The adapter on it, with its parameters.
+    pub tuning: Option<Box<dyn Tuning>>,
+    pub store: Store,
 }
 
 impl Loaded {
@@ -32,15 +34,19 @@ impl Loaded {
         let opened = open(params, places)?;
         let encoder = encoder(&opened, &DataParams::default())?;
         let adapter = params.adapter_name_or_path.as_deref().filter(|a| !a.is_empty());
-        let tuning = adapter.map(|dir| LoraTuning::read(Path::new(dir))).transpose()?;
+        let tuning = adapter.map(|dir| adapters::read(Path::new(dir))).transpose()?;
         if let Some(tuning) = &tuning {
             tuning.count(&opened.config)?;
         }
-        let attach: &dyn Attach = tuning.as_ref().map_or(&(), |t| t);
+        let attach: &dyn Attach = match &tuning {
+            Some(tuning) => tuning.as_ref(),
+            None => &(),
+        };
         let source = Source::Files(&opened.files);
         let (compute, _) = compute::pick_for(&device::name(params.device.as_deref())?, asked, "compute_type")?;
         let device = device::open(params.device.as_deref())?;
-        let model = build(&opened.config, &source, attach, &mut Store::default(), &device, compute.dtype())?;
+        let mut store = Store::default();
+        let model = build(&opened.config, &source, attach, &mut store, &device, compute.dtype())?;
         if let Some(tuning) = &tuning {
             tuning.place(&model)?;
         }
@@ -49,7 +55,7 @@ impl Loaded {
         eos.extend(end_of_turn(&encoder));
         eos.sort_unstable();
         eos.dedup();
-        Ok(Self { model, files: opened.files, encoder, eos })
+        Ok(Self { model, files: opened.files, encoder, eos, tuning, store })
     }
 
     /// Begins an answer to a conversation.

@@ -52,6 +52,9 @@ pub fn export(
     refuse_existing(&dir)?;
     sink(Event::Status { text: Text::new("Loading the model", "正在加载模型"), done: 0, total: 0 })?;
     let loaded = Loaded::open(&ModelParams { train_from_scratch: false, ..model }, places, ComputeType::Fp32)?;
+    if let Some(tuning) = &loaded.tuning {
+        tuning.merges()?;
+    }
     let dtype = match params.export_dtype.as_deref() {
         Some("float32") => DType::F32,
         Some("bfloat16") => DType::BF16,

@@ -89,9 +89,12 @@ fn resolve(
     let output: OutputParams = read(config, &mut problems);
     let stage = keep(stage(&train.stage), &mut problems);
     let previous = model.adapter_name_or_path.as_deref().map(Path::new);
-    let tuning = keep(adapters::adapter(&train.finetuning_type), &mut problems)
+    let mut tuning = keep(adapters::adapter(&train.finetuning_type), &mut problems)
         .and_then(|a| keep(a.start(config, previous).map_err(Error::from), &mut problems));
     let opened = keep(open(&model, places), &mut problems);
+    if let (Some(tuning), Some(opened)) = (&mut tuning, &opened) {
+        keep(tuning.meet(&opened.tokenizer.tokenizer), &mut problems);
+    }
     let registry = Registry::open(dataset_dir(&data, places)).map(|registry| registry.also_in(&places.datasets()));
     let registry = keep(registry, &mut problems);
     if let (Some(registry), false) = (&registry, data.dataset.is_empty()) {
@@ -146,7 +149,7 @@ fn resolve(
         eval = eval.and(loader.load(&data.eval_dataset, &options)?.samples);
     }
     let longest = samples.longest().max(eval.longest());
-    opened.config.check_length(longest)?;
+    opened.config.check_length(longest, tuning.tokens_ahead())?;
     if packing && !blocks {
         samples = samples.packed(data.cutoff_len);
     }
@@ -162,7 +165,8 @@ fn resolve(
         trainable,
         full,
         samples: (samples.len() + eval.len()) as u64,
-        batch_tokens: largest_batch(&samples, &train),
+        batch_tokens: largest_batch(&samples, &train)
+            + (tuning.tokens_ahead() * train.per_device_train_batch_size) as u64,
         total_tokens: (tokens as f64 * epochs) as u64,
         trained_share: trained as f64 / tokens.max(1) as f64,
         compute: compute.dtype(),

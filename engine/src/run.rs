@@ -12,7 +12,6 @@ use crate::{
     train::{AdamW, Run, TrainerLog, checkpoint},
 };
 use api::{Event, JobKind, Outcome, Problem, RunConfig, Text, job::Spec};
-use candle_core::Device;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -114,7 +113,7 @@ fn train(
     let (mut step, mut history) = (0, Vec::new());
     if let Some(from) = resume_from(output.resume_from_checkpoint.as_ref(), dir, sink)? {
         let (done, state, trainer) = checkpoint::read(&from)?;
-        restore(&tuned, &from)?;
+        tuning.restore(&tuned, &from)?;
         objective.restore(&from)?;
         optimizer.restore(&store, state, done)?;
         step = done;
@@ -184,32 +183,6 @@ fn resume_from(wish: Option<&Value>, dir: &Path, sink: Sink) -> Result<Option<Pa
     .hint("Choose another, or true for the newest whole one.", "请换一个，或设为 true 使用最新的完整检查点。")
     .field("resume_from_checkpoint")
     .into())
-}
-
-/// Puts the trained values of a checkpoint in place.
-fn restore(store: &Store, checkpoint: &Path) -> Result<()> {
-    let values = if checkpoint.join("adapter_config.json").exists() {
-        crate::files::adapter::read_adapter(checkpoint, &Device::Cpu)?.1
-    } else {
-        let files = crate::files::ModelFiles::open(checkpoint)?;
-        let names: Vec<String> = files.names().map(str::to_owned).collect();
-        let read = |name: String| Ok((name.clone(), files.tensor(&name, candle_core::DType::F32, &Device::Cpu)?));
-        names.into_iter().map(read).collect::<Result<_>>()?
-    };
-    for parameter in store.trainable() {
-        let value = values.get(&parameter.name).filter(|v| v.shape() == parameter.get().shape()).ok_or_else(|| {
-            let (shown, name) = (checkpoint.display(), &parameter.name);
-            Problem::new(
-                "checkpoint_for_other_settings",
-                format!("{shown} does not fit this run: {name} is missing or has another shape."),
-                format!("{shown} 与此运行不符：{name} 缺失或形状不同。"),
-            )
-            .hint("Resume with the settings of the run that made it.", "请使用生成该检查点的运行设置来继续。")
-            .field("resume_from_checkpoint")
-        })?;
-        parameter.set(value.to_dtype(candle_core::DType::F32)?.to_device(parameter.get().device())?);
-    }
-    Ok(())
 }
 
 /// Refuses a run whose checkpoints would not fit on the disk.

@@ -7,10 +7,10 @@ use api::{
     Event, JobKind, Outcome, RunConfig,
     data::Message,
     job::Spec,
-    params::{ComputeType, ModelParams},
+    params::{ComputeType, GenerateParams, ModelParams},
 };
 use candle_core::{DType, Device, Tensor};
-use engine::{Places, adapters::ADAPTERS, files::ModelFiles, loaded::Loaded, run, stages::STAGES};
+use engine::{Places, adapters::ADAPTERS, files::ModelFiles, loaded::Loaded, model::Cache, run, stages::STAGES};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -96,10 +96,12 @@ impl Home {
 
     /// 30 steps of a stage and a tuning type from the same random base.
     fn config(&self, stage: &str, adapter: &str) -> Value {
+        // A few vectors before the text have to move far.
+        let rate = if adapter == "prompt" { 0.1 } else { 0.02 };
         json!({
             "model_name_or_path": self.path().join("runs/base"), "stage": stage, "finetuning_type": adapter,
             "dataset": "numbers", "max_steps": 30, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2,
-            "learning_rate": 0.02, "save_steps": 0, "packing": false, "lora_dropout": 0.1
+            "learning_rate": rate, "save_steps": 0, "packing": false, "lora_dropout": 0.1, "num_virtual_tokens": 40
         })
     }
 }
@@ -130,6 +132,12 @@ fn config_of(value: Value) -> RunConfig {
     serde_json::from_value(value).unwrap()
 }
 
+/// What the loss falls to in 30 steps, as a share of the first. Beside weights that are random and stay as they are,
+/// little can be learned.
+fn share(adapter: &str) -> f64 {
+    if ["prompt", "p_tuning", "prefix", "adapter"].contains(&adapter) { 0.97 } else { 0.85 }
+}
+
 /// Calls `check` with each stage and each tuning type of the registries.
 fn for_each_pair(check: impl Fn(&Home, &str, &str)) {
     let home = Home::new();
@@ -149,7 +157,7 @@ fn the_loss_falls_and_everything_trained_moves() {
         let losses = ended.losses();
         let mean = |range: &[f64]| range.iter().sum::<f64>() / range.len() as f64;
         assert_eq!(losses.len(), 30);
-        assert!(mean(&losses[25..]) < 0.9 * mean(&losses[..5]), "{what}: {losses:?}");
+        assert!(mean(&losses[25..]) < share(adapter) * losses[0], "{what}: {losses:?}");
 
         let values = |path: &Path| -> BTreeMap<String, Tensor> {
             let stored = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
@@ -158,7 +166,7 @@ fn the_loss_falls_and_everything_trained_moves() {
         let base = values(&home.path().join("runs/base/model.safetensors"));
         let adapter = ended.dir.join("adapter_model.safetensors");
         if adapter.exists() {
-            for (name, value) in values(&adapter).iter().filter(|(n, _)| n.contains("lora_B")) {
+            for (name, value) in values(&adapter).iter().filter(|(n, _)| n.contains("lora_B") || n.contains(".up.")) {
                 let size = value.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
                 assert!(size > 0.0, "{what}: {name} was never trained");
             }
@@ -262,6 +270,44 @@ fn the_merged_model_speaks_like_the_adapter_on_its_base() {
         None,
     );
     assert_eq!(second.outcome, Outcome::Failed);
+}
+
+/// Chat with it: what the cache gives is what a whole pass gives. A merge is refused with the way to use it.
+#[test]
+fn what_stands_beside_the_weights_is_used_and_not_merged() {
+    let home = Home::new();
+    let base = home.path().join("runs/base");
+    for adapter in ["prompt", "p_tuning", "prefix", "adapter"] {
+        let trained = home.run(adapter, home.config("sft", adapter));
+        let config = json!({"model_name_or_path": base, "adapter_name_or_path": trained.dir});
+        let merged = home.job(JobKind::Export, &format!("export-{adapter}"), config, None);
+        let Some(Event::Finished { problem: Some(problem), .. }) = merged.events.last() else {
+            panic!("merged {adapter}")
+        };
+        assert_eq!(problem.code, "not_mergeable");
+        assert!(problem.hint.contains("adapter_name_or_path"), "{problem:?}");
+
+        let (with, without) = (home.load(&base, Some(&trained.dir)), home.load(&base, None));
+        let prompt = with.encoder.prompt(&[Message::new("user", "What is 7?")], None).unwrap();
+        let last =
+            |loaded: &Loaded| loaded.model.logits(&prompt, &[prompt.len()]).unwrap().get(prompt.len() - 1).unwrap();
+        let mut cache = Cache::new(with.model.config.layers);
+        let (first, second) = prompt.split_at(3);
+        with.model.step(first, &mut cache).unwrap();
+        let step = with.model.step(second, &mut cache).unwrap();
+        let step = Tensor::new(step, &Device::Cpu).unwrap();
+        let distance =
+            |a: &Tensor, b: &Tensor| (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(distance(&step, &last(&with)) < 1e-4, "{adapter}");
+        assert!(distance(&step, &last(&without)) > 0.1, "{adapter} does nothing");
+        let params = GenerateParams { max_new_tokens: 300, do_sample: false, ..GenerateParams::default() };
+        let mut answer = with.answer(&[Message::new("user", "What is 7?")], params).unwrap();
+        while answer.finished.is_none() {
+            answer.advance(&with.model).unwrap();
+        }
+        let room = 256 - if adapter == "adapter" { 0 } else { 10 };
+        assert!(prompt.len() + answer.ids.len() <= room, "{adapter}");
+    }
 }
 
 /// Bad input ends in a sentence that names the thing; nothing panics.

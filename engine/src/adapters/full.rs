@@ -1,13 +1,13 @@
 //! All weights are trained; the result is a whole model.
 
-use super::{Adapter, Base, Precision, Tuning};
+use super::{Adapter, Base, Precision, Tuning, no_adapter_here};
 use crate::{
     Error, Result,
     entry::Entry,
     files::export,
     model::{Attach, DecoderConfig, Model, Parameter, Store},
 };
-use api::{Card, Problem, Problems, RunConfig, Text};
+use api::{Card, Problems, RunConfig, Text};
 use candle_core::DType;
 use serde_json::json;
 use std::path::Path;
@@ -31,18 +31,7 @@ impl Entry for Full {
 impl Adapter for Full {
     fn start(&self, _: &RunConfig, previous: Option<&Path>) -> Result<Box<dyn Tuning>, Problems> {
         if let Some(dir) = previous {
-            let dir = dir.display();
-            return Err(Problem::new(
-                "adapter_with_full",
-                format!("adapter_name_or_path is {dir}, but full tuning has no adapter."),
-                format!("adapter_name_or_path 为 {dir}，但全参数训练没有适配器。"),
-            )
-            .hint(
-                "Export the adapter first and train the merged model, or choose lora.",
-                "请先导出适配器再训练合并后的模型，或选择 lora。",
-            )
-            .field("adapter_name_or_path")
-            .into());
+            return Err(no_adapter_here(&dir.display().to_string()).into());
         }
         Ok(Box::new(AllWeights))
     }

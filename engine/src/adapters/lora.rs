@@ -94,6 +94,14 @@ impl Adapter for Lora {
         };
         tuning.map(|t| Box::new(t) as _).map_err(|e| Problems(e.into_problems()))
     }
+
+    fn peft_type(&self) -> Option<&'static str> {
+        Some("LORA")
+    }
+
+    fn read(&self, dir: &Path) -> Result<Box<dyn Tuning>> {
+        Ok(Box::new(LoraTuning::read(dir)?))
+    }
 }
 
 /// LoRA on the linears of one model, new or read from a PEFT folder.

@@ -12,7 +12,7 @@ use super::{
 use crate::{Error, Result};
 use api::Problem;
 use candle_core::{Device, Tensor};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, path::Path};
 
@@ -122,7 +122,11 @@ impl AdapterConfig {
 /// (`model.layers.0.self_attn.q_proj.lora_A.weight`, without `base_model.model.` and `.default`).
 pub fn read_adapter(dir: impl AsRef<Path>, device: &Device) -> Result<(AdapterConfig, BTreeMap<String, Tensor>)> {
     let dir = dir.as_ref();
-    let config = read_config(dir)?;
+    Ok((read_config(dir)?, read_tensors(dir, device)?))
+}
+
+/// The tensors of a PEFT folder of any type, named as [`read_adapter`] says.
+pub fn read_tensors(dir: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
     let path = dir.join(WEIGHTS);
     if !path.exists() {
         return Err(match folder::pickle_in(dir)? {
@@ -143,12 +147,24 @@ pub fn read_adapter(dir: impl AsRef<Path>, device: &Device) -> Result<(AdapterCo
     if tensors.is_empty() {
         return Err(wrong_file(&path, "it has no tensors"));
     }
-    Ok((config, tensors))
+    Ok(tensors)
+}
+
+/// Whether `dir` is a PEFT folder.
+pub fn is_adapter(dir: &Path) -> bool {
+    dir.join(CONFIG).exists()
+}
+
+/// The type of a PEFT folder, for example `LORA`.
+pub fn peft_type(dir: &Path) -> Result<String> {
+    let config = read_map(dir)?;
+    // Files of the first versions have none: there was only one type.
+    Ok(config.get("peft_type").and_then(Value::as_str).unwrap_or("LORA").to_owned())
 }
 
 /// Rows of the embedding or the head that an adapter holds whole, if it does.
 pub fn vocabulary(dir: &Path) -> Result<Option<u64>> {
-    if read_config(dir)?.modules_to_save.is_none_or(|modules| modules.is_empty()) {
+    if read_map(dir)?.get("modules_to_save").and_then(Value::as_array).is_none_or(Vec::is_empty) {
         return Ok(None);
     }
     let entries = read_header(&Source::open(&dir.join(WEIGHTS))?)?;
@@ -156,9 +172,25 @@ pub fn vocabulary(dir: &Path) -> Result<Option<u64>> {
     Ok(whole.and_then(|entry| entry.shape.first()).map(|rows| *rows as u64))
 }
 
-/// Reads and checks `adapter_config.json` alone.
+/// Reads and checks `adapter_config.json` of a LoRA adapter alone.
 pub fn read_config(dir: impl AsRef<Path>) -> Result<AdapterConfig> {
     let dir = dir.as_ref();
+    let config: AdapterConfig = read_config_as(dir)?;
+    if config.r == 0 || !config.lora_alpha.is_finite() {
+        let found = format!("r is {}, lora_alpha is {}", config.r, config.lora_alpha);
+        return Err(wrong_file(&dir.join(CONFIG), &found));
+    }
+    Ok(config)
+}
+
+/// `adapter_config.json` in the form of any type; null stands for the default.
+pub fn read_config_as<T: DeserializeOwned>(dir: &Path) -> Result<T> {
+    let config = Value::Object(read_map(dir)?);
+    serde_json::from_value(config).map_err(|error| wrong_file(&dir.join(CONFIG), &error.to_string()))
+}
+
+/// `adapter_config.json` without the keys that are null.
+fn read_map(dir: &Path) -> Result<Map<String, Value>> {
     if !dir.is_dir() {
         return Err(Error::io(dir)(std::io::ErrorKind::NotFound.into()));
     }
@@ -166,39 +198,87 @@ pub fn read_config(dir: impl AsRef<Path>) -> Result<AdapterConfig> {
     if !path.exists() {
         return Err(missing(dir, CONFIG).into());
     }
-    let mut value = read_json(&path)?;
-    if let Some(map) = value.as_object_mut() {
-        // Null stands for the default.
-        map.retain(|_, value| !value.is_null());
+    match read_json(&path)? {
+        Value::Object(mut map) => {
+            map.retain(|_, value| !value.is_null());
+            Ok(map)
+        }
+        _ => Err(wrong_file(&path, "it is no object")),
     }
-    let config: AdapterConfig = serde_json::from_value(value).map_err(|error| wrong_file(&path, &error.to_string()))?;
-    if config.r == 0 || !config.lora_alpha.is_finite() {
-        return Err(wrong_file(&path, &format!("r is {}, lora_alpha is {}", config.r, config.lora_alpha)));
-    }
-    Ok(config)
 }
 
 /// Writes an adapter into the existing folder `dir`: weights, configuration, model card. Names as in
 /// [`read_adapter`]; types as they are (float32, float16 or bfloat16).
 pub fn write_adapter(dir: impl AsRef<Path>, config: &AdapterConfig, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-    let dir = dir.as_ref();
+    let tensors = tensors.iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor.clone())).collect();
+    write_folder(dir.as_ref(), &config.to_json()?, &tensors, &model_card(config))
+}
+
+/// Writes a PEFT folder of any type: `tensors` by the names that they have in the file, `config` with `peft_type`,
+/// `card` as its README.md.
+pub fn write_folder(dir: &Path, config: &Value, tensors: &BTreeMap<String, Tensor>, card: &str) -> Result<()> {
     let mut plan: Vec<Planned> = tensors
         .iter()
-        .map(|(name, tensor)| Planned {
-            name: format!("{PREFIX}{name}"),
-            dtype: tensor.dtype(),
-            shape: tensor.dims().to_vec(),
-        })
+        .map(|(name, tensor)| Planned { name: name.clone(), dtype: tensor.dtype(), shape: tensor.dims().to_vec() })
         .collect();
     // Wider types first, so that each tensor is aligned to its own.
     plan.sort_by_key(|planned| std::cmp::Reverse(planned.dtype.size_in_bytes()));
     shard::write(&dir.join(WEIGHTS), &plan, |planned| {
-        let name = planned.name.strip_prefix(PREFIX).unwrap_or(&planned.name);
-        tensors.get(name).cloned().ok_or_else(|| Error::Internal(format!("no tensor {name}")))
+        let tensor = tensors.get(&planned.name).cloned();
+        tensor.ok_or_else(|| Error::Internal(format!("no tensor {}", planned.name)))
     })?;
-    let json = serde_json::to_string_pretty(&config.to_json()?).map_err(|error| Error::Internal(error.to_string()))?;
+    let json = serde_json::to_string_pretty(config).map_err(|error| Error::Internal(error.to_string()))?;
     write_atomically(&dir.join(CONFIG), json)?;
-    write_atomically(&dir.join("README.md"), model_card(config))
+    write_atomically(&dir.join("README.md"), card)
+}
+
+/// What `README.md` says of an adapter that is no LoRA.
+pub struct Card<'a> {
+    pub title: &'a str,
+    pub tag: &'a str,
+    pub base: &'a str,
+    /// Whether PEFT reads the folder.
+    pub in_peft: bool,
+    pub rows: &'a [(&'a str, String)],
+}
+
+/// Writes an adapter that is no LoRA: `own` are the keys of its configuration besides those that all of PEFT's have.
+pub fn write_own(
+    dir: &Path,
+    peft_type: &str,
+    own: Map<String, Value>,
+    tensors: &BTreeMap<String, Tensor>,
+    card: &Card,
+) -> Result<()> {
+    let mut config = own;
+    config.extend([
+        ("auto_mapping".to_string(), Value::Null),
+        ("base_model_name_or_path".into(), json!(card.base)),
+        ("inference_mode".into(), json!(true)),
+        ("modules_to_save".into(), Value::Null),
+        ("peft_type".into(), json!(peft_type)),
+        ("peft_version".into(), json!(PEFT_VERSION)),
+        ("revision".into(), Value::Null),
+        ("task_type".into(), json!("CAUSAL_LM")),
+    ]);
+    config.sort_keys();
+    write_folder(dir, &Value::Object(config), tensors, &card.text())
+}
+
+impl Card<'_> {
+    fn text(&self) -> String {
+        let Self { title, tag, base, in_peft, rows } = self;
+        // A JSON string is a YAML string, whatever is in the name.
+        let quoted = json!(base);
+        let library = if *in_peft { "peft" } else { "lathe" };
+        let others = if *in_peft { ", or with PEFT" } else { "; PEFT has none of this kind" };
+        let rows: String = rows.iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
+        format!(
+            "---\nbase_model: {quoted}\nlibrary_name: {library}\npipeline_tag: text-generation\n\
+             tags:\n- {tag}\n- lathe\n---\n\n# {title}\n\nTrained with Lathe on top of `{base}`. Load it in Lathe as \
+             `adapter_name_or_path`{others}.\n\n| | |\n|---|---|\n{rows}"
+        )
+    }
 }
 
 fn plain_name(name: &str) -> String {

@@ -46,7 +46,7 @@ impl Generation {
         prompt: Vec<u32>,
         params: GenerateParams,
     ) -> Result<Self> {
-        let context = model.config.context;
+        let context = model.context();
         if prompt.is_empty() || prompt.len() >= context {
             let n = prompt.len();
             return Err(Problem::new(

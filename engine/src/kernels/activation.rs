@@ -1,4 +1,4 @@
-//! Activations of MLPs, alone and as gates (Shazeer, 2020): SiLU, and GELU (Hendrycks and Gimpel, 2016) exact or by tanh.
+//! Activations of MLPs, alone and as gates (Shazeer, 2020): ReLU, SiLU, and GELU (Hendrycks and Gimpel, 2016) exact or by tanh.
 
 use super::{
     composed, device,
@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
+    Relu,
     Silu,
     /// `x Φ(x)`
     Gelu,
@@ -20,6 +21,11 @@ pub enum Activation {
 }
 
 /// Each gives the activation and its slope.
+#[inline(always)]
+fn relu(x: f32) -> (f32, f32) {
+    (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 })
+}
+
 #[inline(always)]
 fn silu(x: f32) -> (f32, f32) {
     let s = sigmoid(x);
@@ -48,6 +54,10 @@ const INVERSE_ROOT_TAU: f32 = 0.398_942_3;
 macro_rules! known {
     ($kind:expr, $f:ident => $body:expr) => {
         match $kind {
+            Activation::Relu => {
+                let $f = relu;
+                $body
+            }
             Activation::Silu => {
                 let $f = silu;
                 $body

@@ -39,6 +39,7 @@ pub fn layer_norm(x: &Tensor, w: &Tensor, b: &Tensor, eps: f32) -> Result<Tensor
 
 pub fn activate(kind: Activation, x: &Tensor) -> Result<Tensor> {
     Ok(match kind {
+        Activation::Relu => x.relu()?,
         Activation::Silu => x.silu()?,
         Activation::Gelu => x.gelu_erf()?,
         Activation::GeluTanh => x.gelu()?,

@@ -159,12 +159,16 @@ pub fn gradients<const N: usize>(
     dy: &Tensor,
     f: impl Fn([&Tensor; N]) -> Result<Tensor>,
 ) -> Result<[Tensor; N]> {
-    let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(&t.copy()?)).collect::<candle_core::Result<_>>()?;
-    let tensors: [&Tensor; N] = std::array::from_fn(|i| vars[i].as_tensor());
-    let grads = (f(tensors)? * dy)?.sum_all()?.backward()?;
-    let found: Vec<Tensor> = vars
-        .iter()
-        .map(|v| grads.get(v).cloned().ok_or_else(|| Error::Internal("no gradient reached an input".into())))
-        .collect::<Result<_>>()?;
+    let found = gradients_of(&inputs.map(Tensor::clone), dy, |inputs| f(std::array::from_fn(|i| &inputs[i])))?;
     found.try_into().map_err(|_| Error::Internal("a gradient is missing".into()))
+}
+
+/// As [`gradients`], of any number of inputs.
+pub fn gradients_of(inputs: &[Tensor], dy: &Tensor, f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<Vec<Tensor>> {
+    let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(&t.copy()?)).collect::<candle_core::Result<_>>()?;
+    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let grads = (f(&tensors)? * dy)?.sum_all()?.backward()?;
+    let found =
+        |var: &Var| grads.get(var).cloned().ok_or_else(|| Error::Internal("no gradient reached an input".into()));
+    vars.iter().map(found).collect()
 }

@@ -1,12 +1,15 @@
 //! Puts a decoder together from a configuration, a source of weights, and what a tuning type attaches to it.
 
 use super::{
-    blocks::{Attention, Experts, FeedForward, Layer, LayerNorm, Linear, Mlp, MlpInput, Norm, Qkv, RmsNorm},
+    blocks::{
+        Attention, Bottleneck, Experts, FeedForward, Layer, LayerNorm, Linear, Mlp, MlpInput, Norm, Qkv, RmsNorm,
+    },
     config::{DecoderConfig, NormKind},
     decoder::Model,
     layout::{LinearLayout, MlpLayout},
     names::{MlpNames, QkvNames},
     parameter::{Parameter, Store},
+    virtual_tokens::VirtualTokens,
 };
 use crate::{
     Error, Result,
@@ -40,6 +43,24 @@ pub trait Attach: Send + Sync {
         let _ = (name, store);
         Ok(linear)
     }
+
+    /// May put a bottleneck behind the branch of this name (`….attention_adapter`, `….mlp_adapter`), which gives
+    /// (tokens, width).
+    fn bottleneck(&self, name: &str, width: usize, device: &Device, store: &mut Store) -> Result<Option<Bottleneck>> {
+        let _ = (name, width, device, store);
+        Ok(None)
+    }
+
+    /// Virtual tokens before each sequence of the model with this embedding.
+    fn virtual_tokens(
+        &self,
+        config: &DecoderConfig,
+        embedding: &Parameter,
+        store: &mut Store,
+    ) -> Result<Option<VirtualTokens>> {
+        let _ = (config, embedding, store);
+        Ok(None)
+    }
 }
 
 /// Attaches nothing: the base model as it is.
@@ -68,6 +89,7 @@ pub fn build(
         true => embedding.clone(),
         false => builder.parameter(&weight(names.head), &[c.vocab_size, c.hidden_size], Value::Normal)?,
     };
+    let virtual_tokens = attach.virtual_tokens(c, &embedding, builder.store)?;
     Ok(Model {
         config: c.clone(),
         device: device.clone(),
@@ -77,6 +99,7 @@ pub fn build(
         layers,
         norm,
         head,
+        virtual_tokens,
         recompute: false,
         noise: None,
     })
@@ -103,6 +126,11 @@ impl Builder<'_> {
         let (c, layout) = (self.config, self.config.layer(i));
         let mut norm = |n: usize| layout.norms[n].as_deref().map(|name| self.norm(name, c.hidden_size)).transpose();
         let (attention_norm, attention_post_norm, mlp_norm, mlp_post_norm) = (norm(0)?, norm(1)?, norm(2)?, norm(3)?);
+        let mut bottleneck = |branch: &str| {
+            let name = format!("{}.{i}.{branch}_adapter", c.names.layers);
+            self.attach.bottleneck(&name, c.hidden_size, self.device, self.store)
+        };
+        let (attention_adapter, mlp_adapter) = (bottleneck("attention")?, bottleneck("mlp")?);
         let qkv: Vec<Linear> = layout.qkv.iter().map(|l| self.adapted(l)).collect::<Result<_>>()?;
         let (q_norm, k_norm) = match &layout.qk_norms {
             Some([(q, q_size), (k, k_size)]) => (Some(self.norm(q, *q_size)?), Some(self.norm(k, *k_size)?)),
@@ -131,6 +159,7 @@ impl Builder<'_> {
                 layer: i,
             },
             attention_post_norm,
+            attention_adapter,
             mlp_norm,
             mlp: match (&layout.mlp, &c.experts) {
                 (MlpLayout::Experts { router, experts }, Some(e)) => FeedForward::Experts(Experts {
@@ -152,6 +181,7 @@ impl Builder<'_> {
                 (MlpLayout::Experts { .. }, None) => return Err(Error::Internal("experts without numbers".into())),
             },
             mlp_post_norm,
+            mlp_adapter,
             parallel: c.parallel,
             scale: c.residual_scale,
         })

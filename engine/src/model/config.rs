@@ -40,6 +40,8 @@ pub struct DecoderConfig {
     pub logit_softcap: Option<f32>,
     /// Factors of the embedding, of what each branch adds to the residual, and of the logits.
     pub embedding_scale: f32,
+    /// The embedding's factor is on virtual tokens, too.
+    pub scales_virtual: bool,
     pub residual_scale: f32,
     pub logit_scale: f32,
     /// Attention and MLP read the same x.
@@ -127,6 +129,7 @@ impl DecoderConfig {
             attention_softcap: None,
             logit_softcap: None,
             embedding_scale: 1.0,
+            scales_virtual: false,
             residual_scale: 1.0,
             logit_scale: 1.0,
             parallel: false,
@@ -152,16 +155,17 @@ impl DecoderConfig {
             .collect();
     }
 
-    /// A problem if a sequence is longer than the positions that the model has learned; rotary ones have no end.
-    pub fn check_length(&self, length: usize) -> Result<()> {
-        let context = self.context;
+    /// A problem if a sequence behind some virtual tokens is longer than the positions that the model has learned;
+    /// rotary ones have no end.
+    pub fn check_length(&self, length: usize, virtual_tokens: usize) -> Result<()> {
+        let context = self.context.saturating_sub(virtual_tokens);
         if self.names.positions.is_none() || length <= context {
             return Ok(());
         }
         Err(Problem::new(
             "too_long",
-            format!("A sequence has {length} tokens, this model has learned {context} positions."),
-            format!("序列有 {length} 个 token，而此模型只学过 {context} 个位置。"),
+            format!("A sequence has {length} tokens, this model has learned {context} positions for them."),
+            format!("序列有 {length} 个 token，而此模型只学过 {context} 个可用位置。"),
         )
         .hint(format!("Set cutoff_len to {context} or less."), format!("请将 cutoff_len 设为不超过 {context}。"))
         .field("cutoff_len")
@@ -261,6 +265,7 @@ pub fn not_supported(key: &str, value: &Value) -> crate::Error {
 
 fn activation(name: &str) -> Result<Activation> {
     Ok(match name {
+        "relu" => Activation::Relu,
         "silu" | "swish" => Activation::Silu,
         "gelu" => Activation::Gelu,
         "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Activation::GeluTanh,

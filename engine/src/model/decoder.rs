@@ -6,6 +6,7 @@ use super::{
     parameter::{Grads, Parameter},
     pass::{Cache, Keep, Pass, Weights},
     rope::{RopeConfig, RopeTable},
+    virtual_tokens::{Ahead, VirtualTokens},
 };
 use crate::{
     Result,
@@ -32,6 +33,8 @@ pub struct Model {
     pub norm: Norm,
     /// (vocab, hidden); the embedding itself where they are tied.
     pub head: Arc<Parameter>,
+    /// Virtual tokens that a tuning puts before each sequence.
+    pub virtual_tokens: Option<VirtualTokens>,
     /// The type that products are computed in.
     pub compute: DType,
     /// Keep only the layers' inputs in training and compute the rest again.
@@ -79,18 +82,14 @@ impl Batch {
             Self { ids, lengths: vec![*length], rows, targets }
         })
     }
-
-    fn sequences(&self) -> Vec<(usize, usize)> {
-        self.lengths.iter().map(|n| (0, *n)).collect()
-    }
 }
 
 impl Model {
     /// Logits (tokens, vocab) of packed sequences.
     pub fn logits(&self, ids: &[u32], lengths: &[usize]) -> Result<Tensor> {
-        let batch = Batch { ids: ids.to_vec(), lengths: lengths.to_vec(), ..Batch::default() };
-        let pass = self.pass(&batch.sequences(), None, None)?;
-        let x = self.hidden(&batch.ids, &pass, &mut Keep::nothing())?;
+        let pass = self.pass(lengths, Weights::Tuned, None)?;
+        let x = self.hidden(ids, &pass, &mut Keep::nothing())?;
+        let x = pass.ahead.as_ref().map_or(Ok(x.clone()), |ahead| ahead.text(x))?;
         let x = self.norm.forward(&x, &pass, &mut Keep::nothing())?;
         self.head_logits(&x)
     }
@@ -117,10 +116,10 @@ impl Model {
     }
 
     fn states_here(&self, batch: &Batch, weights: Weights) -> Result<Tensor> {
-        let (mut pass, mut keep) = (self.pass(&batch.sequences(), None, None)?, Keep::nothing());
-        pass.weights = weights;
+        let (pass, mut keep) = (self.pass(&batch.lengths, weights, None)?, Keep::nothing());
         let x = self.hidden(&batch.ids, &pass, &mut keep)?;
-        self.norm.forward(&self.predicting(&x, batch)?, &pass, &mut keep)
+        let rows = Tensor::new(predicting(batch, &pass).as_slice(), &self.device)?;
+        self.norm.forward(&x.index_select(&rows, 0)?, &pass, &mut keep)
     }
 
     /// Sum of `-log p` over the targets of each sequence of a batch, without gradients.
@@ -175,14 +174,15 @@ impl Model {
         objective: impl FnOnce(&Tensor, &mut Grads) -> Result<(T, Option<Tensor>)> + Send,
     ) -> Result<T> {
         on_worker(|| {
-            let pass = self.pass(&batch.sequences(), None, Some(random))?;
-            let mut keep = Keep::default();
+            let pass = self.pass(&batch.lengths, Weights::Tuned, Some(random))?;
+            let (mut keep, rows) = (Keep::default(), predicting(batch, &pass));
             let x = self.hidden(&batch.ids, &pass, &mut keep)?;
-            let h = self.norm.forward(&self.predicting(&x, batch)?, &pass, &mut keep)?;
+            let predicting = x.index_select(&Tensor::new(rows.as_slice(), &self.device)?, 0)?;
+            let h = self.norm.forward(&predicting, &pass, &mut keep)?;
             let (found, dh) = objective(&h, grads)?;
             if let Some(dh) = dh {
                 let dh = self.norm.backward(dh, &pass, &mut keep, grads)?;
-                let dx = kernels::scatter_rows(&dh, &batch.rows, x.dim(0)?, 1.0)?;
+                let dx = kernels::scatter_rows(&dh, &rows, x.dim(0)?, 1.0)?;
                 self.hidden_backward(&batch.ids, dx, &pass, &mut keep, grads)?;
             }
             Ok(found)
@@ -218,11 +218,11 @@ impl Model {
     }
 
     fn step_here(&self, ids: &[u32], cache: &mut Cache) -> Result<Vec<f32>> {
-        let (start, end) = (cache.length, cache.length + ids.len());
-        let mut pass = self.pass(&[(start, end)], Some(cache), None)?;
-        pass.spans = vec![Span { queries: 0..ids.len(), keys: 0..end }];
-        let mut keep = Keep::nothing();
-        let x = self.hidden(ids, &pass, &mut keep)?.narrow(0, ids.len() - 1, 1)?.contiguous()?;
+        let mut pass = self.continuing(ids.len(), cache)?;
+        pass.cache = Some(cache);
+        let (end, mut keep) = (pass.spans[0].keys.end, Keep::nothing());
+        let x = self.hidden(ids, &pass, &mut keep)?;
+        let x = x.narrow(0, x.dim(0)? - 1, 1)?.contiguous()?;
         let x = self.norm.forward(&x, &pass, &mut keep)?;
         let logits = self.head_logits(&x)?.flatten_all()?.to_vec1()?;
         cache.length = end;
@@ -235,26 +235,68 @@ impl Model {
         all.map(|linear| (linear.weight.name.trim_end_matches(".weight").to_string(), linear))
     }
 
-    fn pass<'a>(
-        &self,
-        sequences: &[(usize, usize)],
-        cache: Option<&'a Cache>,
-        random: Option<u64>,
-    ) -> Result<Pass<'a>> {
-        self.config.check_length(sequences.iter().map(|(_, to)| *to).max().unwrap_or(0))?;
-        let mut start = 0;
-        let spans = sequences.iter().map(|(from, to)| {
-            let span = start..start + (to - from);
-            start = span.end;
-            Span { queries: span.clone(), keys: span }
+    /// Positions that a text may take.
+    pub fn context(&self) -> usize {
+        self.config.context.saturating_sub(self.virtual_tokens.as_ref().map_or(0, |tokens| tokens.count))
+    }
+
+    /// A pass over whole sequences of some lengths.
+    fn pass(&self, lengths: &[usize], weights: Weights, random: Option<u64>) -> Result<Pass<'_>> {
+        let tokens = self.virtual_tokens.as_ref().filter(|_| weights == Weights::Tuned);
+        let count = tokens.map_or(0, |tokens| tokens.count);
+        self.config.check_length(lengths.iter().copied().max().unwrap_or(0), count)?;
+        let ahead = tokens.map(|tokens| Ahead::new(tokens, lengths, random, &self.device)).transpose()?;
+        let (inputs, keys) = ahead.as_ref().map_or((0, 0), |ahead| (ahead.inputs(), ahead.keys()));
+        let (mut query, mut key) = (0, 0);
+        let spans = lengths.iter().map(|length| {
+            let span = Span { queries: query..query + inputs + length, keys: key..key + count + length };
+            (query, key) = (span.queries.end, span.keys.end);
+            span
         });
         let spans = spans.collect();
+        let sequences: Vec<_> = lengths.iter().map(|length| (keys, count + length)).collect();
+        Ok(Pass { ahead, weights, random, ..self.pass_at(&sequences, spans)? })
+    }
+
+    /// A pass over one more piece of a single sequence. The first piece has the virtual tokens before it; those that are
+    /// keys join the cache at once.
+    fn continuing(&self, length: usize, cache: &mut Cache) -> Result<Pass<'_>> {
+        let begins = cache.length == 0;
+        let tokens = self.virtual_tokens.as_ref().filter(|_| begins);
+        let ahead = tokens.map(|tokens| Ahead::new(tokens, &[length], None, &self.device)).transpose()?;
+        let (inputs, keys) = ahead.as_ref().map_or((0, 0), |ahead| (ahead.inputs(), ahead.keys()));
+        if let Some(ahead) = ahead.as_ref().filter(|_| keys > 0) {
+            for layer in 0..self.layers.len() {
+                let prefix = ahead.layer(layer, self.compute)?;
+                prefix.map(|(k, v)| cache.extend(layer, k, v)).transpose()?;
+            }
+            cache.length = keys;
+        }
+        let (start, queries) = (cache.length, inputs + length);
+        self.config.check_length(start + queries, 0)?;
+        let spans = vec![Span { queries: 0..queries, keys: 0..start + queries }];
+        let ahead = ahead.filter(|_| inputs > 0);
+        Ok(Pass { ahead, ..self.pass_at(&[(start, start + queries)], spans)? })
+    }
+
+    /// A pass with the first and the last position (and one more) of each sequence.
+    fn pass_at(&self, sequences: &[(usize, usize)], spans: Vec<Span>) -> Result<Pass<'_>> {
         let table = |rope: &Option<RopeConfig>| {
             rope.as_ref().map(|rope| RopeTable::new(rope, sequences, &self.device)).transpose()
         };
         let (rope, window_rope) = (table(&self.config.rope)?, table(&self.config.window_rope)?);
         let positions = sequences.iter().flat_map(|(from, to)| *from as u32..*to as u32).collect();
-        Ok(Pass { spans, positions, rope, window_rope, cache, compute: self.compute, random, weights: Weights::Tuned })
+        Ok(Pass {
+            spans,
+            positions,
+            rope,
+            window_rope,
+            cache: None,
+            ahead: None,
+            compute: self.compute,
+            random: None,
+            weights: Weights::Tuned,
+        })
     }
 
     /// Output (tokens, hidden) of the last layer, before the norm.
@@ -262,11 +304,16 @@ impl Model {
         let x = self.embedding.get().index_select(&Tensor::new(ids, &self.device)?, 0)?;
         let mut x = cast(&x, DType::F32)?;
         if let (Some(alpha), Some(key)) = (self.noise, pass.random_at("embedding")) {
-            x = kernels::dropout::noise(&x, &noise_bounds(&pass.spans, x.dim(1)?, alpha), key)?;
+            let inputs = pass.ahead.as_ref().map_or(0, Ahead::inputs);
+            let lengths = pass.spans.iter().map(|span| span.queries.len() - inputs);
+            x = kernels::dropout::noise(&x, &noise_bounds(lengths, x.dim(1)?, alpha), key)?;
         }
-        if self.config.embedding_scale != 1.0 {
-            x = (x * f64::from(self.config.embedding_scale))?;
-        }
+        let scale = self.config.embedding_scale;
+        x = match &pass.ahead {
+            None => scaled(&x, scale)?,
+            Some(ahead) if self.config.scales_virtual => scaled(&ahead.join_input(x)?, scale)?,
+            Some(ahead) => ahead.join_input(scaled(&x, scale)?)?,
+        };
         if let Some(positions) = &self.positions {
             let rows = Tensor::new(pass.positions.as_slice(), &self.device)?;
             x = kernels::add(x, &positions.get().index_select(&rows, 0)?)?;
@@ -294,12 +341,19 @@ impl Model {
                 false => layer.backward(dx, pass, keep, grads)?,
             };
         }
+        if let Some(positions) = self.positions.as_ref().filter(|p| p.trainable) {
+            grads.add(positions, kernels::scatter_rows(&dx, &pass.positions, self.config.context, 1.0)?)?;
+        }
+        if let Some(ahead) = &pass.ahead {
+            dx = ahead.backward(
+                dx,
+                if self.config.scales_virtual { self.config.embedding_scale } else { 1.0 },
+                grads,
+            )?;
+        }
         if self.embedding.trainable {
             let table = kernels::scatter_rows(&dx, ids, self.config.vocab_size, self.config.embedding_scale)?;
             grads.add(&self.embedding, table)?;
-        }
-        if let Some(positions) = self.positions.as_ref().filter(|p| p.trainable) {
-            grads.add(positions, kernels::scatter_rows(&dx, &pass.positions, self.config.context, 1.0)?)?;
         }
         Ok(())
     }
@@ -321,17 +375,17 @@ impl Model {
         }
         Ok(found)
     }
+}
 
-    /// The rows of x that predict a trained token.
-    fn predicting(&self, x: &Tensor, batch: &Batch) -> Result<Tensor> {
-        Ok(x.index_select(&Tensor::new(batch.rows.as_slice(), &self.device)?, 0)?)
-    }
+/// The rows of the input that predict a trained token.
+fn predicting(batch: &Batch, pass: &Pass) -> Vec<u32> {
+    pass.ahead.as_ref().map_or_else(|| batch.rows.clone(), |ahead| ahead.moved(&batch.rows, &batch.lengths))
 }
 
 /// NEFTune's largest noise for each token: alpha / sqrt(tokens of its sequence x width) (Jain et al., 2023, algorithm 1).
-fn noise_bounds(spans: &[Span], width: usize, alpha: f32) -> Vec<f32> {
-    let bound = |span: &Span| alpha / ((span.queries.len() * width) as f32).sqrt();
-    spans.iter().flat_map(|span| std::iter::repeat_n(bound(span), span.queries.len())).collect()
+fn noise_bounds(lengths: impl Iterator<Item = usize>, width: usize, alpha: f32) -> Vec<f32> {
+    let bound = |length: usize| alpha / ((length * width) as f32).sqrt();
+    lengths.flat_map(|length| std::iter::repeat_n(bound(length), length)).collect()
 }
 
 fn scaled(x: &Tensor, factor: f32) -> Result<Tensor> {
@@ -344,8 +398,7 @@ mod tests {
 
     #[test]
     fn the_largest_noise_follows_the_length_of_the_sequence() {
-        let span = |range: std::ops::Range<usize>| Span { queries: range.clone(), keys: range };
         // 5 / sqrt(4 x 25) and 5 / sqrt(1 x 25).
-        assert_eq!(noise_bounds(&[span(0..4), span(4..5)], 25, 5.0), [0.5, 0.5, 0.5, 0.5, 1.0]);
+        assert_eq!(noise_bounds([4, 1].into_iter(), 25, 5.0), [0.5, 0.5, 0.5, 0.5, 1.0]);
     }
 }

@@ -11,6 +11,7 @@ mod names;
 mod parameter;
 mod pass;
 mod rope;
+mod virtual_tokens;
 
 pub use build::{Attach, Source, build};
 pub use config::DecoderConfig;
@@ -19,3 +20,4 @@ pub use layout::{LayerLayout, LinearLayout};
 pub use parameter::{Grads, Parameter, Store};
 pub use pass::{Cache, Keep, Pass, Weights};
 pub use rope::RopeConfig;
+pub use virtual_tokens::{Encode, Place, VirtualTokens};

@@ -1,7 +1,7 @@
 //! What one forward (and backward) pass knows besides its input: where sequences begin, positions, the key/value
 //! cache, and what backward will need.
 
-use super::rope::RopeTable;
+use super::{rope::RopeTable, virtual_tokens::Ahead};
 use crate::{
     Error, Result,
     kernels::attention::Span,
@@ -19,6 +19,8 @@ pub struct Pass<'a> {
     /// Of layers with a window, where it is another.
     pub(crate) window_rope: Option<RopeTable>,
     pub cache: Option<&'a Cache>,
+    /// Virtual tokens before each sequence.
+    pub(crate) ahead: Option<Ahead<'a>>,
     /// The type that products are computed in and that activations have; sums along the residuals are float32.
     pub compute: DType,
     /// `Some` while training: the key of this micro-batch's random numbers.

@@ -49,7 +49,7 @@ fn norms_gates_and_rotations() {
         near("norm's dw", &dw.unwrap(), &expected_dw.unwrap(), DType::F32);
         assert!(rms_norm_backward(&tx, &w, &tdy, 1e-5, false).unwrap().1.is_none());
 
-        for kind in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+        for kind in [Activation::Relu, Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
             near("gate", &gated(kind, &tx, &tdy).unwrap(), &activation::gated(kind, &x, &dy).unwrap(), like);
             let (dg, du) = gated_backward(kind, &tx, &tdy, &tx).unwrap();
             let (expected_dg, expected_du) = activation::gated_backward(kind, &x, &dy, &x).unwrap();

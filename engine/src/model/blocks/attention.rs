@@ -125,6 +125,9 @@ impl Block for Attention {
         let q = self.head(q, self.shape.heads, self.q_norm.as_ref(), pass, keep)?;
         let mut k = self.head(k, self.shape.kv_heads, self.k_norm.as_ref(), pass, keep)?;
         let mut v = v.reshape((v.dim(0)?, self.shape.kv_heads, self.shape.dim))?;
+        if let Some(ahead) = &pass.ahead {
+            (k, v) = ahead.join_keys(self.layer, k, v)?;
+        }
         if let Some(cache) = pass.cache {
             (k, v) = cache.extend(self.layer, k, v)?;
         }
@@ -138,8 +141,11 @@ impl Block for Attention {
     fn backward(&self, dy: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
         let dy = self.out.backward(dy, pass, keep, grads)?;
         let (v, k, q) = (keep.pop()?, keep.pop()?, keep.pop()?);
-        let (dq, dk, dv) =
+        let (dq, mut dk, mut dv) =
             time("attention, backward", || attention::attention_backward(&q, &k, &v, &dy, &pass.spans, self.shape))?;
+        if let Some(ahead) = &pass.ahead {
+            (dk, dv) = ahead.split_keys(self.layer, dk, dv)?;
+        }
         let dk = self.head_backward(dk, self.k_norm.as_ref(), pass, keep, grads)?;
         let dq = self.head_backward(dq, self.q_norm.as_ref(), pass, keep, grads)?;
         self.project_backward([dq, dk, dv.flatten(1, 2)?], pass, keep, grads)

@@ -1,9 +1,9 @@
 //! A decoder layer, and the wrapper that keeps only its input and computes the rest again.
 
-use super::{Attention, Block, Experts, Linear, Mlp, Norm};
+use super::{Attention, Block, Bottleneck, Experts, Linear, Mlp, Norm};
 use crate::{
     Result, kernels,
-    model::{Grads, Keep, Pass},
+    model::{Grads, Keep, Pass, Weights},
 };
 use candle_core::Tensor;
 
@@ -12,9 +12,11 @@ pub struct Layer {
     pub attention_norm: Option<Norm>,
     pub attention: Attention,
     pub attention_post_norm: Option<Norm>,
+    pub attention_adapter: Option<Bottleneck>,
     pub mlp_norm: Option<Norm>,
     pub mlp: FeedForward,
     pub mlp_post_norm: Option<Norm>,
+    pub mlp_adapter: Option<Bottleneck>,
     /// `y = x + attention(x) + mlp(x)` instead.
     pub parallel: bool,
     /// Factor on what each branch adds.
@@ -42,6 +44,7 @@ impl Layer {
             before: self.attention_norm.as_ref(),
             block: &self.attention,
             behind: self.attention_post_norm.as_ref(),
+            adapter: self.attention_adapter.as_ref(),
             scale: self.scale,
         }
     }
@@ -51,7 +54,13 @@ impl Layer {
             FeedForward::Dense(mlp) => mlp,
             FeedForward::Experts(experts) => experts,
         };
-        Branch { before: self.mlp_norm.as_ref(), block, behind: self.mlp_post_norm.as_ref(), scale: self.scale }
+        Branch {
+            before: self.mlp_norm.as_ref(),
+            block,
+            behind: self.mlp_post_norm.as_ref(),
+            adapter: self.mlp_adapter.as_ref(),
+            scale: self.scale,
+        }
     }
 }
 
@@ -74,6 +83,8 @@ struct Branch<'a> {
     before: Option<&'a Norm>,
     block: &'a dyn Block,
     behind: Option<&'a Norm>,
+    /// Where the pass runs through what the tuning attached.
+    adapter: Option<&'a Bottleneck>,
     scale: f32,
 }
 
@@ -86,11 +97,17 @@ impl Branch<'_> {
         if let Some(norm) = self.behind {
             y = norm.forward(&y, pass, keep)?;
         }
+        if let Some(adapter) = self.adapter.filter(|_| pass.weights == Weights::Tuned) {
+            y = adapter.forward(&y, pass, keep)?;
+        }
         scaled(y, self.scale)
     }
 
     fn backward(&self, dy: Tensor, pass: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
         let mut dy = scaled(dy, self.scale)?;
+        if let Some(adapter) = self.adapter.filter(|_| pass.weights == Weights::Tuned) {
+            dy = adapter.backward(dy, pass, keep, grads)?;
+        }
         if let Some(norm) = self.behind {
             dy = norm.backward(dy, pass, keep, grads)?;
         }

@@ -2,6 +2,7 @@
 //! Shapes: x (tokens, dim), with the sequences packed one after another and their places in [`Pass`].
 
 mod attention;
+mod bottleneck;
 mod experts;
 mod layer;
 mod linear;
@@ -9,6 +10,7 @@ mod mlp;
 mod norm;
 
 pub use attention::{Attention, Qkv};
+pub use bottleneck::Bottleneck;
 pub use experts::Experts;
 pub use layer::{FeedForward, Layer, Recompute};
 pub use linear::{Linear, LowRank};

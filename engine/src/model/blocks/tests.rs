@@ -60,6 +60,7 @@ fn pass<'a>(lengths: &[usize], dim: usize) -> Pass<'a> {
         rope,
         window_rope: None,
         cache: None,
+        ahead: None,
         compute,
         random: None,
         weights: Weights::Tuned,
@@ -186,7 +187,7 @@ fn linear_with_low_rank_branch() {
     }
 }
 
-const ACTIVATIONS: [Activation; 3] = [Activation::Silu, Activation::Gelu, Activation::GeluTanh];
+const ACTIVATIONS: [Activation; 4] = [Activation::Relu, Activation::Silu, Activation::Gelu, Activation::GeluTanh];
 
 fn gated(kind: Activation, gate: &Tensor, up: &Tensor) -> Tensor {
     (composed::activate(kind, gate).unwrap() * up).unwrap()

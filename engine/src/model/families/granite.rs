@@ -31,6 +31,7 @@ impl Family for Granite {
         Ok(DecoderConfig {
             attention_scale: factor(config, "attention_multiplier"),
             embedding_scale: factor(config, "embedding_multiplier"),
+            scales_virtual: true,
             residual_scale: factor(config, "residual_multiplier"),
             logit_scale: 1.0 / factor(config, "logits_scaling"),
             ..DecoderConfig::read(config)?
