@@ -4,9 +4,9 @@ use super::{
     atomic::write_atomically,
     export::is_vocabulary,
     folder,
-    safetensors::{float_type, read_header},
-    shard::{self, Planned},
+    safetensors::read_header,
     source::Source,
+    tensors,
     tokenizer::{read_json, wrong_file},
 };
 use crate::{Error, Result};
@@ -131,19 +131,8 @@ pub fn read_adapter(dir: impl AsRef<Path>, device: &Device) -> Result<(AdapterCo
         }
         .into());
     }
-    let source = Source::open(&path)?;
-    let mut tensors = BTreeMap::new();
-    for entry in read_header(&source)? {
-        let kind = float_type(&entry.dtype)
-            .ok_or_else(|| wrong_file(&path, &format!("{} has the type {}", entry.name, entry.dtype)))?;
-        let bytes = source.read(entry.offset, entry.size)?;
-        let tensor = Tensor::from_raw_buffer(&bytes, kind, &entry.shape, device)?;
-        tensors.insert(plain_name(&entry.name), tensor);
-    }
-    if tensors.is_empty() {
-        return Err(wrong_file(&path, "it has no tensors"));
-    }
-    Ok((config, tensors))
+    let tensors = tensors::read(&path, device)?;
+    Ok((config, tensors.into_iter().map(|(name, tensor)| (plain_name(&name), tensor)).collect()))
 }
 
 /// Rows of the embedding or the head that an adapter holds whole, if it does.
@@ -182,20 +171,8 @@ pub fn read_config(dir: impl AsRef<Path>) -> Result<AdapterConfig> {
 /// [`read_adapter`]; types as they are (float32, float16 or bfloat16).
 pub fn write_adapter(dir: impl AsRef<Path>, config: &AdapterConfig, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     let dir = dir.as_ref();
-    let mut plan: Vec<Planned> = tensors
-        .iter()
-        .map(|(name, tensor)| Planned {
-            name: format!("{PREFIX}{name}"),
-            dtype: tensor.dtype(),
-            shape: tensor.dims().to_vec(),
-        })
-        .collect();
-    // Wider types first, so that each tensor is aligned to its own.
-    plan.sort_by_key(|planned| std::cmp::Reverse(planned.dtype.size_in_bytes()));
-    shard::write(&dir.join(WEIGHTS), &plan, |planned| {
-        let name = planned.name.strip_prefix(PREFIX).unwrap_or(&planned.name);
-        tensors.get(name).cloned().ok_or_else(|| Error::Internal(format!("no tensor {name}")))
-    })?;
+    let named = tensors.iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor.clone())).collect();
+    tensors::write(&dir.join(WEIGHTS), &named)?;
     let json = serde_json::to_string_pretty(&config.to_json()?).map_err(|error| Error::Internal(error.to_string()))?;
     write_atomically(&dir.join(CONFIG), json)?;
     write_atomically(&dir.join("README.md"), model_card(config))

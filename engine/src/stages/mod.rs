@@ -1,7 +1,9 @@
 //! Training stages, `stage`: what is learned from an example, and with which loss. One file for each; one line here.
 
 mod pt;
+pub mod reference;
 mod sft;
+pub mod value_head;
 
 use crate::{
     Places, Result,
