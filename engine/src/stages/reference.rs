@@ -31,6 +31,23 @@ pub struct ReferenceParams {
     pub ref_model_adapters: Option<String>,
 }
 
+impl ReferenceParams {
+    /// A problem where an adapter has no model to go on.
+    pub fn check(&self) -> Result<(), Problem> {
+        let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        if !given(&self.ref_model_adapters) || given(&self.ref_model) {
+            return Ok(());
+        }
+        Err(Problem::new(
+            "adapter_without_model",
+            "ref_model_adapters is given without ref_model.",
+            "给出了 ref_model_adapters，但没有 ref_model。",
+        )
+        .hint("Set ref_model to the model that the adapter belongs to.", "请将 ref_model 设为该适配器所属的模型。")
+        .field("ref_model"))
+    }
+}
+
 pub enum Reference {
     /// The trained model with its tuning switched off.
     Base,
