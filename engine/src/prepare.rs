@@ -106,6 +106,7 @@ fn resolve(
         problems.push(no_dataset());
     }
     problems.0.extend(wrong_shares(&data));
+    problems.0.extend(stage.and_then(|stage| pairs_packed(stage, &data)));
     let counted = match (&tuning, &opened) {
         (Some(tuning), Some(opened)) => keep(tuning.count(&opened.config), &mut problems),
         _ => None,
@@ -397,6 +398,23 @@ fn wrong_shares(data: &DataParams) -> Option<Problem> {
     };
     let hint = "Give one positive number for each dataset, for example 0.7,0.3.";
     Some(problem.hint(hint, "请为每个数据集给出一个正数，例如 0.7,0.3。").field("interleave_probs"))
+}
+
+/// A problem where samples of two sequences are asked to be packed.
+fn pairs_packed(stage: &dyn Stage, data: &DataParams) -> Option<Problem> {
+    let field = match (data.packing, data.neat_packing) {
+        (Some(true), _) => "packing",
+        (_, true) => "neat_packing",
+        _ => return None,
+    };
+    let name = stage.card().name;
+    let problem = Problem::new(
+        "packing_pairs",
+        format!("{field} is on, but the stage {name} compares answers two by two and packs nothing."),
+        format!("{field} 已开启，但 {name} 阶段成对比较回答，不做打包。"),
+    );
+    let hint = "Turn it off: batches have no padding in any case.";
+    (stage.needs().sequences() > 1).then(|| problem.hint(hint, "请关闭它：批次本来就没有填充。").field(field))
 }
 
 /// Puts `rope_scaling` of the run into the model's configuration, with transformers' usual factors.

@@ -269,6 +269,10 @@ impl Tuning for LoraTuning {
         Ok((adapters + whole * vocabulary, targets))
     }
 
+    fn switches_off(&self) -> bool {
+        self.whole.is_empty() && self.values.is_empty()
+    }
+
     fn place(&self, model: &Model) -> Result<()> {
         for parameter in [&model.embedding, &model.head] {
             let Some(value) = self.values.get(&parameter.name) else { continue };

@@ -55,6 +55,12 @@ pub trait Tuning: Attach {
     /// Parameters that would be trained, and the linears that carry them, without building anything.
     fn count(&self, config: &DecoderConfig) -> Result<(u64, Vec<String>)>;
 
+    /// Whether a pass through the base alone (`Weights::Base`) is the model as it was before the run: what is attached can be
+    /// switched off, no base weight is trained, and the tuning begins with no values of its own.
+    fn switches_off(&self) -> bool {
+        false
+    }
+
     /// Puts parameters in place that are trained whole and begin with other values than the model's files have.
     fn place(&self, model: &Model) -> Result<()> {
         let _ = model;

@@ -102,10 +102,28 @@ impl Encoder {
         if self.options.train_on_prompt {
             return self.whole(&self.rendered(example)?);
         }
+        self.answered(example, self.options.mask_history)
+    }
+
+    /// The conversation as a prompt and its last answer: that alone is trained, and nothing stands behind the token that ends
+    /// it. What answers are compared and judged by.
+    pub fn last_answer(&self, example: &Example) -> Result<Sequence> {
+        let mut sequence = self.answered(example, true)?;
+        let end = sequence.trained.iter().rposition(|trained| *trained).map_or(0, |last| last + 1);
+        sequence.ids.truncate(end);
+        sequence.trained.truncate(end);
+        if let Some(start) = sequence.trained.iter().position(|trained| *trained) {
+            sequence.trained[start..].fill(true);
+        }
+        Ok(sequence)
+    }
+
+    /// The conversation with its answers, or the last one, trained.
+    fn answered(&self, example: &Example, last: bool) -> Result<Sequence> {
         let template = self.template.of(example.tools.as_ref());
         let values = example::values(example, template.takes_calls());
         let answers = Answers::find(template, &values, example.tools.as_ref(), &self.options.extra)?;
-        let spans = if self.options.mask_history { answers.last() } else { &answers.spans };
+        let spans = if last { answers.last() } else { &answers.spans };
         let encoding = self.encode(&answers.text, false)?;
         let trained = trained(encoding.get_offsets(), spans);
         Ok(Sequence { ids: encoding.get_ids().to_vec(), trained })
@@ -135,6 +153,11 @@ impl Encoder {
         extra.extend(variables.clone());
         let text = self.template.of(tools).render(messages, tools, true, &extra)?;
         Ok(self.encode(&text, false)?.get_ids().to_vec())
+    }
+
+    /// The ids of a text that says its special tokens itself, such as a rendered conversation.
+    pub fn rendered_ids(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.encode(text, false)?.get_ids().to_vec())
     }
 
     /// A plain text, whole, all trained: with what the tokenizer puts around a text (often a first token), and a last token
@@ -290,6 +313,27 @@ mod tests {
             assert_eq!(sequence.ids[..prompt.len()], prompt, "{name}");
             assert!(sequence.trained[prompt.len()] && !sequence.trained[prompt.len() - 1], "{name}");
         }
+    }
+
+    #[test]
+    fn a_last_answer_is_trained_alone_and_ends_its_sequence() {
+        let encoder =
+            encoder(named("chatml").unwrap(), EncodeOptions { train_on_prompt: true, ..EncodeOptions::default() });
+        let asked = talk(&[("user", "a"), ("assistant", "b"), ("user", "c")]);
+        let sequence =
+            |answer: &str| encoder.last_answer(&asked.answered_by(&Message::new("assistant", answer))).unwrap();
+        let (good, bad) = (sequence("good"), sequence("no"));
+        assert_eq!(
+            (learned(&encoder, &good).as_str(), learned(&encoder, &bad).as_str()),
+            ("good<|im_end|>", "no<|im_end|>")
+        );
+        assert!(good.trained.last().unwrap() & bad.trained.last().unwrap());
+        let prompt = good.len() - good.targets();
+        assert_eq!(good.ids[..prompt], bad.ids[..bad.len() - bad.targets()]);
+        assert_eq!(good.ids[..prompt], encoder.prompt(&asked.messages, None).unwrap());
+        // Another answer takes the place of the one that stands there.
+        let again = asked.answered_by(&Message::new("assistant", "x")).answered_by(&Message::new("assistant", "good"));
+        assert_eq!(encoder.last_answer(&again).unwrap(), good);
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub struct Example {
     /// Preference data: the better and the worse answer to `messages`.
     pub chosen: Option<Message>,
     pub rejected: Option<Message>,
+    /// Preference data: by how much the better one is better; 0 where the row doesn't say.
+    pub margin: f32,
     /// KTO data: whether the last answer is wanted.
     pub desirable: Option<bool>,
 }
@@ -49,6 +51,19 @@ impl Example {
     pub fn bytes(&self) -> usize {
         let messages = self.messages.iter().chain(&self.chosen).chain(&self.rejected);
         messages.map(|message| message.content.len()).sum::<usize>() + self.text.as_ref().map_or(0, String::len)
+    }
+
+    /// The conversation with this answer at its end, in the place of one that stands there.
+    pub fn answered_by(&self, answer: &Message) -> Self {
+        let asked = self.messages.len() - usize::from(self.messages.last().is_some_and(is_answer));
+        let mut messages = self.messages[..asked].to_vec();
+        messages.push(answer.clone());
+        let given = self.given.as_ref().map(|given| {
+            let mut given = given[..asked.min(given.len())].to_vec();
+            given.extend(to_values(&messages[asked..], true));
+            given
+        });
+        Self { messages, given, chosen: None, rejected: None, ..self.clone() }
     }
 
     /// The conversation as a person reads it; the chosen answer stands at its end.
@@ -156,6 +171,17 @@ pub fn needed<'a>(row: &'a Map<String, Value>, column: &str) -> Result<&'a Value
 pub fn needed_text<'a>(row: &'a Map<String, Value>, column: &str) -> Result<&'a str, Box<Problem>> {
     let value = needed(row, column)?;
     value.as_str().ok_or_else(|| wrong(column, value, ["a text", "文本"]))
+}
+
+/// By how much the better answer of a row is better, in the column `margin`.
+pub fn margin(row: &Map<String, Value>) -> Result<f32, Box<Problem>> {
+    match row.get("margin") {
+        None | Some(Value::Null) => Ok(0.0),
+        Some(value) => {
+            let number = value.as_f64().map(|n| n as f32).filter(|n| n.is_finite());
+            number.ok_or_else(|| wrong("margin", value, ["a number", "数字"]))
+        }
+    }
 }
 
 /// The tools of a row as transformers takes them: JSON text or a list, wrapped as `{"type": "function", …}`.

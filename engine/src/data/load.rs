@@ -5,8 +5,8 @@ use super::example::{Kind, at_row};
 use super::samples::Part;
 use super::walk::{self, walk};
 use super::{Encoder, Example, Registry, Samples, Sequence, Spool, SpoolWriter, info, reader};
-use crate::{Error, Result, files::digest};
-use api::{Problem, Problems, params::MixStrategy, plan::PlannedDataset};
+use crate::{Error, Result, files::digest, stages::STAGES};
+use api::{Problem, Problems, data::Message, params::MixStrategy, plan::PlannedDataset};
 use rayon::prelude::*;
 use std::{
     fs,
@@ -23,6 +23,33 @@ pub enum Needs {
     Instructions,
     /// Texts, all of it trained; conversations are taken as the text that the chat template makes of them.
     Text,
+    /// Both: conversations with their answers trained, and texts, whose mark is 1.
+    Mixed,
+    /// Pairs of answers to one prompt. A sample is two sequences, the chosen answer first; their mark is the margin.
+    Preferences,
+    /// Answers that are wanted (mark 1) or not (0). A sample is two sequences: the prompt with its answer, and with the
+    /// answer of the row before, which tells how far the policy has gone from its reference.
+    Kto,
+}
+
+impl Needs {
+    /// Sequences of a sample, which always stay together.
+    pub fn sequences(self) -> usize {
+        match self {
+            Self::Instructions | Self::Text | Self::Mixed => 1,
+            Self::Preferences | Self::Kto => 2,
+        }
+    }
+
+    /// Whether rows of this kind can be learned from.
+    pub fn takes(self, kind: Kind) -> bool {
+        match self {
+            Self::Instructions => kind == Kind::Instructions,
+            Self::Text | Self::Mixed => matches!(kind, Kind::Instructions | Kind::Text),
+            Self::Preferences => kind == Kind::Preferences,
+            Self::Kto => kind == Kind::Kto,
+        }
+    }
 }
 
 /// How datasets become samples.
@@ -122,10 +149,7 @@ impl Loader<'_> {
                 }
             };
             let spool = Arc::new(encoded.spool);
-            let part = match options.blocks {
-                true => Part::blocks(spool, options.cutoff_len),
-                false => Part::rows(spool, options.cutoff_len)?,
-            };
+            let part = part(spool, options.needs, options.blocks, options.cutoff_len)?;
             let kept = || (0..part.len()).filter(|piece| part.targets(*piece) > 0);
             let tokens = kept().map(|piece| part.length(piece) as u64).sum();
             datasets.push(PlannedDataset { name: name.clone(), samples: kept().count() as u64, tokens });
@@ -170,11 +194,12 @@ impl Loader<'_> {
             let facts = self.encode(name, limit, Some(BEGINNING), options.needs, total, &mut spool)?;
             let spool = spool.finish()?;
             if facts.rows < total {
-                let kept = spool.len() as u64 * total / facts.rows.max(1);
+                let each = options.needs.sequences();
+                let kept = (spool.len() / each) as u64 * total / facts.rows.max(1);
                 let notes = vec![estimate_note(name, facts.rows, total)];
                 let skipped = total - kept;
                 let facts = Facts { rows: total, skipped, ..facts };
-                return Ok(Encoded { spool: spool.stretched(kept as usize), facts, notes });
+                return Ok(Encoded { spool: spool.stretched(kept as usize * each), facts, notes });
             }
             return Ok(Encoded { spool, facts, notes: Vec::new() });
         }
@@ -200,22 +225,26 @@ impl Loader<'_> {
         let (registry, encoder) = (self.registry, self.encoder);
         let entry = registry.entry(name)?;
         let (send, batches) = mpsc::sync_channel(1);
-        let mut facts = Facts::default();
-        let mut faults = Faults::default();
+        let (mut facts, mut faults) = (Facts::default(), Faults::default());
+        let mut before = None;
         let read = thread::scope(|scope| {
             let reader = scope.spawn(move || read_batches(registry, entry, limit, enough, &send));
             let encoded = batches.into_iter().try_for_each(|batch: Vec<ReadRow>| {
                 facts.rows += batch.len() as u64;
                 let tools = |(_, example): &ReadRow| example.as_ref().is_ok_and(|example| example.tools.is_some());
                 facts.unseen_tools |= !encoder.template().takes_tools() && batch.iter().any(tools);
-                let encode = |(row, example): ReadRow| {
+                let others = if needs == Needs::Kto { answers_before(&batch, &mut before) } else { Vec::new() };
+                let encode = |(i, (row, example)): (usize, ReadRow)| {
                     let example = example.map_err(Error::Problem)?;
-                    encoded(&example, needs, encoder).map_err(|e| at_row(e.into_problem(), name, row).into())
+                    let other = others.get(i).and_then(Option::as_ref);
+                    encoded(&example, other, needs, encoder).map_err(|e| at_row(e.into_problem(), name, row).into())
                 };
-                for sequence in batch.into_par_iter().map(encode).collect::<Vec<Result<Sequence>>>() {
-                    match sequence {
-                        Ok(sequence) if sequence.targets() == 0 => facts.skipped += 1,
-                        Ok(sequence) => spool.push(&sequence)?,
+                for sample in batch.into_par_iter().enumerate().map(encode).collect::<Vec<Result<Sample>>>() {
+                    match sample {
+                        Ok(sample) if sample.sequences.iter().any(|s| s.targets() == 0) => facts.skipped += 1,
+                        Ok(sample) => {
+                            sample.sequences.iter().try_for_each(|s| spool.push_marked(s, sample.mark))?;
+                        }
                         Err(error) => faults.add(error),
                     }
                 }
@@ -334,11 +363,54 @@ pub fn examples(
     })
 }
 
-/// The tokens of an example, whole.
-pub fn encoded(example: &Example, needs: Needs, encoder: &Encoder) -> Result<Sequence> {
+/// What a row becomes, whole.
+pub struct Sample {
+    pub sequences: Vec<Sequence>,
+    /// See [`Needs`].
+    pub mark: f32,
+}
+
+/// An example as sequences. `other` is the answer of another row, for [`Needs::Kto`].
+pub fn encoded(example: &Example, other: Option<&Message>, needs: Needs, encoder: &Encoder) -> Result<Sample> {
+    let answered = |answer: &Message| encoder.last_answer(&example.answered_by(answer));
+    let one = |sequence: Sequence, mark: f32| Ok(Sample { sequences: vec![sequence], mark });
+    match (needs, &example.chosen, &example.rejected) {
+        (Needs::Preferences, Some(chosen), Some(rejected)) => {
+            Ok(Sample { sequences: vec![answered(chosen)?, answered(rejected)?], mark: example.margin })
+        }
+        (Needs::Kto, ..) if example.desirable.is_some() => {
+            let own = encoder.last_answer(example)?;
+            let other = other.map_or_else(|| Ok(own.clone()), answered)?;
+            let mark = f32::from(u8::from(example.desirable == Some(true)));
+            Ok(Sample { sequences: vec![own, other], mark })
+        }
+        (Needs::Text, ..) => one(encoder.conversation_as_text(example)?, 0.0),
+        (Needs::Mixed, ..) => one(encoder.conversation(example)?, f32::from(u8::from(example.text.is_some()))),
+        _ => one(encoder.conversation(example)?, 0.0),
+    }
+}
+
+/// Of each row of a batch, the answer of the row before it; of the very first row, the last one of its batch. `before` is the
+/// last answer of the batch before, and then that of this one.
+fn answers_before(batch: &[ReadRow], before: &mut Option<Message>) -> Vec<Option<Message>> {
+    let answer = |(_, example): &ReadRow| example.as_ref().ok()?.messages.last().cloned();
+    let last = batch.iter().rev().find_map(answer);
+    let mut previous = std::mem::replace(before, last.clone()).or(last);
+    let one = |row: &ReadRow| {
+        let other = previous.clone();
+        previous = answer(row).or(previous.take());
+        other
+    };
+    batch.iter().map(one).collect()
+}
+
+/// The rows of one dataset as pieces.
+fn part(spool: Arc<Spool>, needs: Needs, blocks: bool, cutoff: usize) -> Result<Part> {
     match needs {
-        Needs::Instructions => encoder.conversation(example),
-        Needs::Text => encoder.conversation_as_text(example),
+        Needs::Preferences => Ok(Part::pairs(spool, cutoff, true)),
+        Needs::Kto => Ok(Part::pairs(spool, cutoff, false)),
+        _ if blocks => Ok(Part::blocks(spool, cutoff)),
+        _ => Part::rows(spool, cutoff),
     }
 }
 
@@ -369,30 +441,33 @@ fn estimate_note(name: &str, seen: u64, rows: u64) -> Problem {
     .field("dataset")
 }
 
+/// A problem unless rows of this kind can be learned from: it names the stages for which they are.
 fn check_kind(name: &str, kind: Kind, needs: Needs) -> Result<()> {
-    let (en, zh, hint_en, hint_zh) = match (kind, needs) {
-        (Kind::Instructions, _) | (Kind::Text, Needs::Text) => return Ok(()),
-        (Kind::Text, Needs::Instructions) => (
-            "is plain text, and the stage sft needs answers to learn.",
-            "是纯文本，而 sft 阶段需要可学习的回答。",
-            "Choose the stage pt, or a dataset with questions and answers.",
-            "请选择 pt 阶段，或选择带问答的数据集。",
-        ),
-        (Kind::Preferences, _) => (
-            "holds pairs of a chosen and a rejected answer, and this stage needs answers to learn.",
-            "是偏好数据（chosen 与 rejected 成对），而此阶段需要可学习的回答。",
-            "Choose a dataset with questions and answers.",
-            "请选择带问答的数据集。",
-        ),
-        (Kind::Kto, _) => (
-            "holds answers marked good or bad (KTO), and this stage needs answers to learn.",
-            "是 KTO 数据（回答标注好坏），而此阶段需要可学习的回答。",
-            "Choose a dataset with questions and answers.",
-            "请选择带问答的数据集。",
-        ),
+    if needs.takes(kind) {
+        return Ok(());
+    }
+    let (holds, holds_zh) = match kind {
+        Kind::Instructions => ("questions with answers", "问答"),
+        Kind::Text => ("plain text", "纯文本"),
+        Kind::Preferences => ("pairs of a chosen and a rejected answer", "偏好数据（chosen 与 rejected 成对）"),
+        Kind::Kto => ("answers marked good or bad (KTO)", "KTO 数据（回答标注好坏）"),
     };
-    let problem = Problem::new("dataset_kind_mismatch", format!("Dataset {name} {en}"), format!("数据集 {name} {zh}"));
-    Err(problem.hint(hint_en, hint_zh).field("dataset").into())
+    let (wants, wants_zh) = match needs {
+        Needs::Instructions => ("answers to learn", "可学习的回答"),
+        Needs::Text | Needs::Mixed => ("text or answers to learn", "可学习的文本或回答"),
+        Needs::Preferences => ("pairs of a chosen and a rejected answer", "成对的 chosen 与 rejected 回答"),
+        Needs::Kto => ("answers marked good or bad", "标注好坏的回答"),
+    };
+    let stages = STAGES.iter().filter(|stage| stage.needs().takes(kind)).map(|stage| stage.card().name);
+    let stages = stages.collect::<Vec<_>>();
+    let problem = Problem::new(
+        "dataset_kind_mismatch",
+        format!("Dataset {name} holds {holds}, and this stage needs {wants}."),
+        format!("数据集 {name} 是{holds_zh}，而此阶段需要{wants_zh}。"),
+    );
+    let hint = format!("Choose another dataset, or a stage that takes it: {}.", stages.join(", "));
+    let hint_zh = format!("请选择其他数据集，或可用它的阶段：{}。", stages.join("、"));
+    Err(problem.hint(hint, hint_zh).field("dataset").into())
 }
 
 fn nothing_left(rows: u64, skipped: u64, names: &[String], cutoff: usize) -> Problem {

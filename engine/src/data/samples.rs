@@ -14,6 +14,9 @@ pub struct Part {
     targets: Arc<[u32]>,
 }
 
+/// Rows of a piece where a sample is two sequences.
+const PAIR: usize = 2;
+
 /// How rows become pieces.
 #[derive(Clone, Copy)]
 enum Cut {
@@ -22,6 +25,9 @@ enum Cut {
     /// All rows one after another, cut into blocks. A block's first token has nothing before it and isn't trained; all
     /// others are. Rows see each other inside a block: only for plain text, where each ends with a last token of its own.
     Blocks(usize),
+    /// Two rows together are one, each a prompt and an answer of which so many tokens are kept. Rows that share a prompt
+    /// keep the same part of it.
+    Pairs { most: usize, shared: bool },
 }
 
 /// A piece of one of the parts.
@@ -72,6 +78,20 @@ impl Part {
         Self { spool, cut: Cut::Blocks(length), targets }
     }
 
+    /// Pairs of rows. In each, the tokens without a loss are the prompt, those behind them the answer; with `shared` both
+    /// answer the same prompt.
+    pub fn pairs(spool: Arc<Spool>, most: usize, shared: bool) -> Self {
+        let pieces = spool.len() / PAIR;
+        let mut part = Self { spool, cut: Cut::Pairs { most, shared }, targets: Arc::default() };
+        let targets = (0..pieces).map(|piece| {
+            let kept = [0, 1].map(|i| part.kept(piece * PAIR + i).1 as u32);
+            // Both must have something to learn.
+            if kept.contains(&0) { 0 } else { kept.iter().sum() }
+        });
+        part.targets = targets.collect();
+        part
+    }
+
     /// Pieces.
     pub fn len(&self) -> usize {
         self.targets.len()
@@ -86,6 +106,37 @@ impl Part {
         match self.cut {
             Cut::Rows(most) => self.spool.length(piece).min(most),
             Cut::Blocks(_) => self.targets[piece] as usize + 1,
+            Cut::Pairs { .. } => self.sequences(piece).sum(),
+        }
+    }
+
+    /// Tokens of the longest sequence of a piece.
+    fn longest(&self, piece: usize) -> usize {
+        match self.cut {
+            Cut::Pairs { .. } => self.sequences(piece).max().unwrap_or(0),
+            _ => self.length(piece),
+        }
+    }
+
+    /// Tokens of each sequence of a pair.
+    fn sequences(&self, piece: usize) -> impl Iterator<Item = usize> + '_ {
+        (piece * PAIR..(piece + 1) * PAIR).map(|row| {
+            let (prompt, answer) = self.kept(row);
+            prompt + answer
+        })
+    }
+
+    /// Tokens of prompt and answer that are kept of a row of a pair.
+    fn kept(&self, row: usize) -> (usize, usize) {
+        let answer = |row: usize| self.spool.targets()[row] as usize;
+        let prompt = self.spool.length(row) - answer(row);
+        match self.cut {
+            Cut::Pairs { most, shared } => {
+                let longest = if shared { answer(row).max(answer(row ^ 1)) } else { answer(row) };
+                let (prompt, kept) = shortened(prompt, longest, most);
+                (prompt, kept.min(answer(row)))
+            }
+            _ => (prompt, answer(row)),
         }
     }
 
@@ -94,22 +145,71 @@ impl Part {
         self.targets[piece] as usize
     }
 
-    /// Whether tokens were cut off the end of a piece.
+    /// Whether tokens of a piece were cut off.
     pub fn is_cut(&self, piece: usize) -> bool {
-        matches!(self.cut, Cut::Rows(most) if self.spool.length(piece) > most)
-    }
-
-    /// Ids of a piece, and which of them are trained.
-    fn read(&self, piece: usize, bytes: &mut Vec<u8>) -> Result<(Vec<u32>, Vec<bool>)> {
         match self.cut {
-            Cut::Rows(_) => self.spool.read(self.spool.start(piece), self.length(piece), bytes),
-            Cut::Blocks(length) => {
-                let (ids, _) = self.spool.read((piece * length) as u64, self.length(piece), bytes)?;
-                let trained = (0..ids.len()).map(|i| i > 0).collect();
-                Ok((ids, trained))
+            Cut::Rows(most) => self.spool.length(piece) > most,
+            Cut::Blocks(_) => false,
+            Cut::Pairs { .. } => {
+                let rows = piece * PAIR..(piece + 1) * PAIR;
+                rows.map(|row| self.spool.length(row)).sum::<usize>() > self.length(piece)
             }
         }
     }
+
+    /// Reads the sequences of a piece.
+    fn read(&self, piece: usize, bytes: &mut Vec<u8>, into: &mut Vec<Read>) -> Result<()> {
+        match self.cut {
+            Cut::Rows(_) => {
+                let (ids, trained) = self.spool.read(self.spool.start(piece), self.length(piece), bytes)?;
+                into.push(Read { ids, trained, mark: self.spool.mark(piece) });
+            }
+            Cut::Blocks(length) => {
+                let (ids, _) = self.spool.read((piece * length) as u64, self.length(piece), bytes)?;
+                let trained = (0..ids.len()).map(|i| i > 0).collect();
+                into.push(Read { ids, trained, mark: 0.0 });
+            }
+            Cut::Pairs { .. } => {
+                for row in piece * PAIR..(piece + 1) * PAIR {
+                    let (prompt, answer) = self.kept(row);
+                    let (mut ids, mut trained) =
+                        self.spool.read(self.spool.start(row), self.spool.length(row), bytes)?;
+                    let whole = ids.len() - self.spool.targets()[row] as usize;
+                    shorten(&mut ids, prompt, whole, answer);
+                    shorten(&mut trained, prompt, whole, answer);
+                    into.push(Read { ids, trained, mark: self.spool.mark(row) });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One sequence as a batch takes it.
+struct Read {
+    ids: Vec<u32>,
+    trained: Vec<bool>,
+    mark: f32,
+}
+
+/// Tokens of a prompt and its answer that are kept when they may have `most` together: the shorter one whole if it has less
+/// than half of the room, otherwise both in proportion. As LLaMA-Factory shares `cutoff_len` out (`infer_seqlen`).
+pub fn shortened(prompt: usize, answer: usize, most: usize) -> (usize, usize) {
+    let room = if answer.saturating_mul(2) < most {
+        most
+    } else if prompt.saturating_mul(2) < most {
+        most - prompt
+    } else {
+        (most as u128 * answer as u128 / (prompt + answer).max(1) as u128) as usize
+    };
+    let answer = room.min(answer);
+    (prompt.min(most - answer), answer)
+}
+
+/// Keeps the first `prompt` of the `whole` tokens of a prompt, and the first `answer` of those behind them.
+pub fn shorten<T>(tokens: &mut Vec<T>, prompt: usize, whole: usize, answer: usize) {
+    tokens.truncate(whole + answer);
+    tokens.drain(prompt..whole);
 }
 
 impl Samples {
@@ -239,18 +339,20 @@ impl Samples {
         self.pieces(i).iter().map(|place| self.part(place).targets(place.piece as usize)).sum()
     }
 
-    /// Tokens of the longest piece.
+    /// Tokens of the longest sequence.
     pub fn longest(&self) -> usize {
-        self.places.iter().map(|place| self.tokens(place)).max().unwrap_or(0)
+        self.places.iter().map(|place| self.part(place).longest(place.piece as usize)).max().unwrap_or(0)
     }
 
     /// Reads the samples `of` as one batch.
     pub fn batch(&self, of: &[u32]) -> Result<Batch> {
         let mut bytes = Vec::new();
-        let places = of.iter().flat_map(|i| self.pieces(*i as usize));
-        let read = places.map(|place| self.part(place).read(place.piece as usize, &mut bytes));
-        let read: Vec<(Vec<u32>, Vec<bool>)> = read.collect::<Result<_>>()?;
-        Ok(Batch::new(read.iter().map(|(ids, trained)| (ids.as_slice(), trained.as_slice()))))
+        let mut read = Vec::new();
+        for place in of.iter().flat_map(|i| self.pieces(*i as usize)) {
+            self.part(place).read(place.piece as usize, &mut bytes, &mut read)?;
+        }
+        let batch = Batch::new(read.iter().map(|row| (row.ids.as_slice(), row.trained.as_slice())));
+        Ok(Batch { marks: read.iter().map(|row| row.mark).collect(), ..batch })
     }
 
     fn pieces(&self, i: usize) -> &[Place] {
@@ -447,6 +549,45 @@ mod tests {
         assert_eq!(all, order(&unpacked));
         // What is longer than the limit stays alone.
         assert_eq!(Samples::of(vec![part(0, &[9, 3, 4])]).packed(7).len(), 2);
+    }
+
+    #[test]
+    fn pairs_stay_together_and_keep_the_end_of_their_answers() {
+        // LLaMA-Factory's `infer_seqlen`.
+        for ((prompt, answer, most), kept) in [
+            ((10, 4, 100), (10, 4)),
+            ((100, 4, 20), (16, 4)),
+            ((5, 100, 20), (5, 15)),
+            ((30, 60, 30), (10, 20)),
+            ((1, 9, 2), (1, 1)),
+        ] {
+            assert_eq!(shortened(prompt, answer, most), kept);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = SpoolWriter::nameless(dir.path()).unwrap();
+        let row = |first: u32, prompt: u32, answer: u32| Sequence {
+            ids: (first..first + prompt + answer).collect(),
+            trained: (0..prompt + answer).map(|i| i >= prompt).collect(),
+        };
+        for i in 0..6u32 {
+            writer.push_marked(&row(100 * i, 4, 1 + i), i as f32).unwrap();
+        }
+        let spool = Arc::new(writer.finish().unwrap());
+        let samples = Samples::of(vec![Part::pairs(spool.clone(), 100, true)]);
+        assert_eq!((samples.len(), samples.length(1), samples.targets(1), samples.longest()), (3, 15, 7, 10));
+        let batch = samples.batch(&[2, 0]).unwrap();
+        assert_eq!(
+            (batch.lengths.as_slice(), batch.marks.as_slice()),
+            ([9, 10, 5, 6].as_slice(), [4., 5., 0., 1.].as_slice())
+        );
+        assert_eq!((batch.ids[0], batch.ids[9], batch.targets[..5].to_vec()), (400, 500, (404..409).collect()));
+        // 4 tokens of the prompt and 6 of the longer answer, in the room of 8: 4 of each.
+        let cut = Part::pairs(spool, 8, true);
+        assert!(cut.is_cut(2) && !cut.is_cut(0));
+        let batch = Samples::of(vec![cut]).batch(&[2]).unwrap();
+        assert_eq!((batch.lengths.as_slice(), batch.ids[..4].to_vec()), ([8, 8].as_slice(), vec![400, 401, 402, 403]));
+        let (train, held) = samples.split(1.0, 3).unwrap();
+        assert_eq!((train.batch(&[0, 1]).unwrap().lengths.len(), held.batch(&[0]).unwrap().lengths.len()), (4, 2));
     }
 
     #[test]

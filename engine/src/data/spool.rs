@@ -1,4 +1,4 @@
-//! Encoded rows on the disk: a run's memory doesn't grow with its dataset. Four bytes a token in a file, twelve bytes a row
+//! Encoded rows on the disk: a run's memory doesn't grow with its dataset. Four bytes a token in a file, sixteen bytes a row
 //! in memory say where each stands. A spool lasts as a folder of the [cache](super::cache), or goes with its process.
 
 use super::Sequence;
@@ -20,6 +20,7 @@ pub struct SpoolWriter {
     dir: PathBuf,
     ends: Vec<u64>,
     targets: Vec<u32>,
+    marks: Vec<f32>,
 }
 
 /// Rows that were written.
@@ -32,6 +33,8 @@ pub struct Spool {
     ends: Vec<u64>,
     /// Tokens with a loss of each row.
     targets: Arc<[u32]>,
+    /// The mark of each row.
+    marks: Arc<[f32]>,
 }
 
 /// Tells the files of one process apart in the moment that they have a name.
@@ -43,8 +46,8 @@ const TRAINED: u32 = 1 << 31;
 /// Names in the folder of a spool that lasts.
 const TOKENS: &str = "tokens";
 const ROWS: &str = "rows";
-/// Bytes of a row in the file of that name: its end (u64) and its targets (u32).
-const ROW: usize = 12;
+/// Bytes of a row in the file of that name: its end (u64), its targets (u32) and its mark (f32).
+const ROW: usize = 16;
 
 impl SpoolWriter {
     /// Writes into a file of the folder `dir`, which is deleted at once and lives on while it is open: nothing is left
@@ -69,7 +72,7 @@ impl SpoolWriter {
 
     fn writing(file: File, dir: &Path) -> Self {
         let out = BufWriter::with_capacity(1 << 20, file);
-        Self { out, dir: dir.into(), ends: Vec::new(), targets: Vec::new() }
+        Self { out, dir: dir.into(), ends: Vec::new(), targets: Vec::new(), marks: Vec::new() }
     }
 
     /// Rows written so far.
@@ -81,7 +84,13 @@ impl SpoolWriter {
         self.ends.is_empty()
     }
 
+    /// A row without a mark.
     pub fn push(&mut self, sequence: &Sequence) -> Result<()> {
+        self.push_marked(sequence, 0.0)
+    }
+
+    /// A row with a number that its stage reads.
+    pub fn push_marked(&mut self, sequence: &Sequence, mark: f32) -> Result<()> {
         if let Some(id) = sequence.ids.iter().find(|id| **id >= TRAINED) {
             return Err(Error::Internal(format!("token id {id} has more than 31 bits")));
         }
@@ -93,23 +102,27 @@ impl SpoolWriter {
         }
         self.ends.push(self.ends.last().copied().unwrap_or(0) + sequence.len() as u64);
         self.targets.push(sequence.targets() as u32);
+        self.marks.push(mark);
         Ok(())
     }
 
     /// The written rows.
     pub fn finish(self) -> Result<Spool> {
-        let Self { out, dir, mut ends, targets } = self;
+        let Self { out, dir, mut ends, targets, marks } = self;
         let file = out.into_inner().map_err(|e| Error::io(&dir)(e.into_error()))?;
         ends.shrink_to_fit();
-        Ok(Spool { file: Some(file), dir, ends, targets: targets.into() })
+        Ok(Spool { file: Some(file), dir, ends, targets: targets.into(), marks: marks.into() })
     }
 
     /// As [`finish`](Self::finish), with what [`Spool::open`] needs beside the tokens.
     pub fn keep(self) -> Result<Spool> {
         let spool = self.finish()?;
         let path = spool.dir.join(ROWS);
-        let rows = spool.ends.iter().zip(spool.targets.iter());
-        let bytes: Vec<u8> = rows.flat_map(|(end, n)| end.to_le_bytes().into_iter().chain(n.to_le_bytes())).collect();
+        let rows = spool.ends.iter().zip(spool.targets.iter()).zip(spool.marks.iter());
+        let bytes = rows.flat_map(|((end, targets), mark)| {
+            end.to_le_bytes().into_iter().chain(targets.to_le_bytes()).chain(mark.to_le_bytes())
+        });
+        let bytes: Vec<u8> = bytes.collect();
         fs::write(&path, bytes).map_err(Error::io(&path))?;
         Ok(spool)
     }
@@ -127,14 +140,16 @@ impl Spool {
         let bytes = fs::read(dir.join(ROWS)).ok()?;
         let (rows, rest) = bytes.as_chunks::<ROW>();
         let row = |b: &[u8; ROW]| {
-            let [e0, e1, e2, e3, e4, e5, e6, e7, t0, t1, t2, t3] = *b;
-            (u64::from_le_bytes([e0, e1, e2, e3, e4, e5, e6, e7]), u32::from_le_bytes([t0, t1, t2, t3]))
+            let [e0, e1, e2, e3, e4, e5, e6, e7, t0, t1, t2, t3, m0, m1, m2, m3] = *b;
+            let (targets, mark) = (u32::from_le_bytes([t0, t1, t2, t3]), f32::from_le_bytes([m0, m1, m2, m3]));
+            (u64::from_le_bytes([e0, e1, e2, e3, e4, e5, e6, e7]), (targets, mark))
         };
-        let (ends, targets): (Vec<u64>, Vec<u32>) = rows.iter().map(row).unzip();
+        let (ends, rest_of): (Vec<u64>, Vec<(u32, f32)>) = rows.iter().map(row).unzip();
+        let (targets, marks): (Vec<u32>, Vec<f32>) = rest_of.into_iter().unzip();
         let file = File::open(dir.join(TOKENS)).ok()?;
         let size = ends.last().copied().unwrap_or(0).checked_mul(size_of::<u32>() as u64)?;
         let whole = rest.is_empty() && ends.is_sorted() && file.metadata().is_ok_and(|meta| meta.len() == size);
-        whole.then(|| Self { file: Some(file), dir: dir.into(), ends, targets: targets.into() })
+        whole.then(|| Self { file: Some(file), dir: dir.into(), ends, targets: targets.into(), marks: marks.into() })
     }
 
     /// As many rows as asked for, with the lengths of these again and again: an estimate that can't be read.
@@ -147,7 +162,8 @@ impl Spool {
                 (end, self.targets[i])
             })
             .unzip::<u64, u32, Vec<u64>, Vec<u32>>();
-        Self { file: None, dir: self.dir.clone(), ends, targets: targets.into() }
+        let marks = vec![0.0; ends.len()];
+        Self { file: None, dir: self.dir.clone(), ends, targets: targets.into(), marks: marks.into() }
     }
 
     pub fn len(&self) -> usize {
@@ -176,6 +192,11 @@ impl Spool {
     /// Tokens with a loss of each row.
     pub fn targets(&self) -> &Arc<[u32]> {
         &self.targets
+    }
+
+    /// What [`SpoolWriter::push_marked`] said of a row.
+    pub fn mark(&self, row: usize) -> f32 {
+        self.marks[row]
     }
 
     /// Tokens with a loss among the first `most` of a row; 0 where rows were only counted.
@@ -215,6 +236,7 @@ mod tests {
             let read = spool.read(spool.start(at), spool.length(at), &mut Vec::new()).unwrap();
             assert_eq!((read.0, read.1), (row.ids.clone(), row.trained.clone()));
             assert_eq!(spool.targets()[at] as usize, row.targets());
+            assert_eq!(spool.mark(at), i as f32 / 2.0);
             assert_eq!(spool.targets_within(at, 3).unwrap(), row.trained.iter().take(3).filter(|t| **t).count());
         }
     }
@@ -223,7 +245,7 @@ mod tests {
     fn what_was_written_is_read_in_any_order_and_no_file_stays() {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = SpoolWriter::nameless(dir.path()).unwrap();
-        (0..1000).for_each(|i| writer.push(&row(i)).unwrap());
+        (0..1000).for_each(|i| writer.push_marked(&row(i), i as f32 / 2.0).unwrap());
         assert_eq!((writer.len(), fs::read_dir(dir.path()).unwrap().count()), (1000, 0));
         let spool = writer.finish().unwrap();
         check(&spool);
@@ -235,7 +257,7 @@ mod tests {
     fn what_is_kept_is_found_again_and_only_whole() {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = SpoolWriter::lasting(dir.path()).unwrap();
-        (0..1000).for_each(|i| writer.push(&row(i)).unwrap());
+        (0..1000).for_each(|i| writer.push_marked(&row(i), i as f32 / 2.0).unwrap());
         assert!(Spool::open(dir.path()).is_none());
         let kept = writer.keep().unwrap();
         let found = Spool::open(dir.path()).unwrap();

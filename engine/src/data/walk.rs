@@ -1,6 +1,6 @@
 //! Through the rows of a dataset, over all of its files.
 
-use super::{Example, Format, Registry, info, reader};
+use super::{Example, Format, Registry, example, info, reader};
 use crate::Result;
 use api::Problem;
 use serde_json::Value;
@@ -68,9 +68,16 @@ pub fn example(
     entry: &info::Entry,
     value: &Result<Value, Box<Problem>>,
 ) -> Result<Example, Box<Problem>> {
+    let of = |row: &super::Row| {
+        let mut example = format.example(row, entry)?;
+        if example.chosen.is_some() {
+            example.margin = example::margin(row)?;
+        }
+        Ok(example)
+    };
     match value {
-        Ok(Value::Object(row)) => format.example(row, entry),
-        Ok(other) => reader::object(other.clone()).and_then(|row| format.example(&row, entry)),
+        Ok(Value::Object(row)) => of(row),
+        Ok(other) => reader::object(other.clone()).and_then(|row| of(&row)),
         Err(problem) => Err(problem.clone()),
     }
 }

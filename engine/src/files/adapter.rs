@@ -4,9 +4,9 @@ use super::{
     atomic::write_atomically,
     export::is_vocabulary,
     folder,
-    safetensors::{float_type, read_header},
-    shard::{self, Planned},
+    safetensors::read_header,
     source::Source,
+    tensors,
     tokenizer::{read_json, wrong_file},
 };
 use crate::{Error, Result};
@@ -135,19 +135,8 @@ pub fn read_tensors(dir: &Path, device: &Device) -> Result<BTreeMap<String, Tens
         }
         .into());
     }
-    let source = Source::open(&path)?;
-    let mut tensors = BTreeMap::new();
-    for entry in read_header(&source)? {
-        let kind = float_type(&entry.dtype)
-            .ok_or_else(|| wrong_file(&path, &format!("{} has the type {}", entry.name, entry.dtype)))?;
-        let bytes = source.read(entry.offset, entry.size)?;
-        let tensor = Tensor::from_raw_buffer(&bytes, kind, &entry.shape, device)?;
-        tensors.insert(plain_name(&entry.name), tensor);
-    }
-    if tensors.is_empty() {
-        return Err(wrong_file(&path, "it has no tensors"));
-    }
-    Ok(tensors)
+    let tensors = tensors::read(&path, device)?;
+    Ok(tensors.into_iter().map(|(name, tensor)| (plain_name(&name), tensor)).collect())
 }
 
 /// Whether `dir` is a PEFT folder.
@@ -217,16 +206,7 @@ pub fn write_adapter(dir: impl AsRef<Path>, config: &AdapterConfig, tensors: &BT
 /// Writes a PEFT folder of any type: `tensors` by the names that they have in the file, `config` with `peft_type`,
 /// `card` as its README.md.
 pub fn write_folder(dir: &Path, config: &Value, tensors: &BTreeMap<String, Tensor>, card: &str) -> Result<()> {
-    let mut plan: Vec<Planned> = tensors
-        .iter()
-        .map(|(name, tensor)| Planned { name: name.clone(), dtype: tensor.dtype(), shape: tensor.dims().to_vec() })
-        .collect();
-    // Wider types first, so that each tensor is aligned to its own.
-    plan.sort_by_key(|planned| std::cmp::Reverse(planned.dtype.size_in_bytes()));
-    shard::write(&dir.join(WEIGHTS), &plan, |planned| {
-        let tensor = tensors.get(&planned.name).cloned();
-        tensor.ok_or_else(|| Error::Internal(format!("no tensor {}", planned.name)))
-    })?;
+    tensors::write(&dir.join(WEIGHTS), tensors)?;
     let json = serde_json::to_string_pretty(config).map_err(|error| Error::Internal(error.to_string()))?;
     write_atomically(&dir.join(CONFIG), json)?;
     write_atomically(&dir.join("README.md"), card)

@@ -13,6 +13,7 @@ pub mod locate;
 mod safetensors;
 mod shard;
 mod source;
+pub mod tensors;
 mod tokenizer;
 
 pub use adapter::{AdapterConfig, Targets, read_adapter, write_adapter};

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 use candle_core::{DType, Device, Tensor};
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 pub struct Model {
     pub config: DecoderConfig,
@@ -51,6 +51,8 @@ pub struct Batch {
     /// Rows whose next token is trained, and that token.
     pub rows: Vec<u32>,
     pub targets: Vec<u32>,
+    /// What the data says of each sequence besides its tokens; empty where it says nothing.
+    pub marks: Vec<f32>,
 }
 
 impl Batch {
@@ -71,16 +73,37 @@ impl Batch {
 
     /// Each of its sequences as a batch of its own.
     pub fn apart(&self) -> impl Iterator<Item = Self> + '_ {
-        let (mut end, mut to) = (0, 0);
-        self.lengths.iter().map(move |length| {
-            let (start, from) = (end, to);
+        let mut end = 0;
+        self.lengths.iter().zip(self.target_ranges()).map(move |(length, range)| {
+            let start = end;
             end += length;
-            // Rows are in order, so those of one sequence stand together.
-            to = self.rows.partition_point(|row| (*row as usize) < end);
-            let rows = self.rows[from..to].iter().map(|row| row - start as u32).collect();
-            let (ids, targets) = (self.ids[start..end].to_vec(), self.targets[from..to].to_vec());
-            Self { ids, lengths: vec![*length], rows, targets }
+            let rows = self.rows[range.clone()].iter().map(|row| row - start as u32).collect();
+            let (ids, targets) = (self.ids[start..end].to_vec(), self.targets[range].to_vec());
+            Self { ids, lengths: vec![*length], rows, targets, marks: Vec::new() }
         })
+    }
+
+    /// Which of the targets are those of each sequence: rows are in order, so they stand together.
+    pub fn target_ranges(&self) -> Vec<Range<usize>> {
+        let (mut end, mut to) = (0, 0);
+        let ranges = self.lengths.iter().map(|length| {
+            let from = to;
+            end += length;
+            to = self.rows.partition_point(|row| (*row as usize) < end);
+            from..to
+        });
+        ranges.collect()
+    }
+
+    /// The same sequences, of which only the state of the last token is wanted. Nothing is predicted there: the targets
+    /// mean nothing.
+    pub fn at_ends(&self) -> Self {
+        let mut end = 0;
+        let rows = self.lengths.iter().map(|length| {
+            end += *length as u32;
+            end.saturating_sub(1)
+        });
+        Self { rows: rows.collect(), targets: vec![0; self.lengths.len()], ..self.clone() }
     }
 }
 

@@ -1,7 +1,13 @@
 //! Training stages, `stage`: what is learned from an example, and with which loss. One file for each; one line here.
 
+mod dpo;
+mod kto;
+pub mod preference;
 mod pt;
+pub mod reference;
+mod rm;
 mod sft;
+pub mod value_head;
 
 use crate::{
     Places, Result,
@@ -13,7 +19,7 @@ use crate::{
     train::{Run, fit},
 };
 use api::{Outcome, Problems, RunConfig};
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 /// A training stage.
 pub trait Stage: Entry {
@@ -59,20 +65,79 @@ pub trait Objective: Send {
         Ok(())
     }
 
-    /// Sum of the loss over a batch's targets; adds the gradients of `scale` times it to `grads`. `random` is the key
-    /// of this micro-batch's random numbers.
-    fn loss(&mut self, model: &Model, batch: &Batch, scale: f32, random: u64, grads: &mut Grads) -> Result<f64>;
+    /// What the loss is a mean over.
+    fn mean(&self) -> Mean {
+        Mean::Targets
+    }
 
-    /// The same sum without gradients, for validation.
-    fn evaluate(&mut self, model: &Model, batch: &Batch) -> Result<f64> {
-        model.loss(batch)
+    /// The loss of a batch, added up over what it is a [mean](Self::mean) over; adds the gradients of `scale` times it to
+    /// `grads`. `random` is the key of this micro-batch's random numbers.
+    fn loss(&mut self, model: &Model, batch: &Batch, scale: f32, random: u64, grads: &mut Grads) -> Result<Found>;
+
+    /// The same without gradients, for validation.
+    fn evaluate(&mut self, model: &Model, batch: &Batch) -> Result<Found> {
+        Ok(model.loss(batch)?.into())
+    }
+
+    /// Adds to the metrics of a step or of a validation what follows from them.
+    fn conclude(&self, values: &mut BTreeMap<String, f64>) {
+        let _ = values;
     }
 
     /// The supervised loop; stages that generate write their own from the same verbs.
     fn train(&mut self, run: &mut Run) -> Result<Outcome>;
 }
 
-pub static STAGES: &[&dyn Stage] = &[&sft::Sft, &pt::Pt];
+/// What a loss is a mean over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mean {
+    /// The tokens that are predicted.
+    Targets,
+    /// Samples, however long they are: pairs of answers, say.
+    Samples,
+}
+
+/// What an objective found in a batch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    /// Added up, not yet a mean.
+    pub loss: f64,
+    /// Metrics besides the loss.
+    pub metrics: Metrics,
+}
+
+impl From<f64> for Found {
+    fn from(loss: f64) -> Self {
+        Self { loss, metrics: Metrics::default() }
+    }
+}
+
+/// Sums and counts by name, from which means become.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metrics(BTreeMap<&'static str, (f64, f64)>);
+
+impl Metrics {
+    /// One more value.
+    pub fn add(&mut self, name: &'static str, value: f64) {
+        self.extend_by(name, value, 1.0);
+    }
+
+    pub fn merge(&mut self, other: Self) {
+        other.0.into_iter().for_each(|(name, (sum, count))| self.extend_by(name, sum, count));
+    }
+
+    /// The mean of each.
+    pub fn means(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
+        self.0.iter().map(|(name, (sum, count))| (*name, sum / count))
+    }
+
+    fn extend_by(&mut self, name: &'static str, sum: f64, count: f64) {
+        let entry = self.0.entry(name).or_default();
+        *entry = (entry.0 + sum, entry.1 + count);
+    }
+}
+
+pub static STAGES: &[&dyn Stage] = &[&sft::Sft, &pt::Pt, &rm::Rm, &dpo::Dpo, &kto::Kto];
 
 /// The stage of this name.
 pub fn stage(name: &str) -> Result<&'static dyn Stage> {
@@ -83,8 +148,8 @@ pub fn stage(name: &str) -> Result<&'static dyn Stage> {
 struct NextToken;
 
 impl Objective for NextToken {
-    fn loss(&mut self, model: &Model, batch: &Batch, scale: f32, random: u64, grads: &mut Grads) -> Result<f64> {
-        model.learn(batch, scale, random, grads)
+    fn loss(&mut self, model: &Model, batch: &Batch, scale: f32, random: u64, grads: &mut Grads) -> Result<Found> {
+        Ok(model.learn(batch, scale, random, grads)?.into())
     }
 
     fn train(&mut self, run: &mut Run) -> Result<Outcome> {

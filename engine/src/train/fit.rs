@@ -7,7 +7,7 @@ use crate::{
     data::Samples,
     model::{Grads, Model, Store},
     random::mix,
-    stages::Objective,
+    stages::{Found, Mean, Objective},
 };
 use api::{
     Event, Outcome, Problem,
@@ -61,13 +61,13 @@ impl Run<'_> {
     }
 
     /// The micro-batches of all steps to come.
-    fn parts(&self) -> impl Iterator<Item = (Part, Vec<u32>)> + Send + 'static {
+    fn parts(&self, mean: Mean) -> impl Iterator<Item = (Part, Vec<u32>)> + Send + 'static {
         let samples = self.samples.clone();
         let steps = self.sampler.clone().steps(self.step).take((self.steps - self.step.min(self.steps)) as usize);
         steps.flat_map(move |step| {
-            let of = |indices: &Vec<u32>| indices.iter().map(|i| samples.targets(*i as usize)).sum::<usize>();
-            let (targets, count) = (step.iter().map(of).sum::<usize>().max(1), step.len());
-            let part = move |micro: usize| Part { micro: micro as u64, targets, last: micro + 1 == count };
+            let over = step.iter().map(|indices| counted(&samples, indices, mean)).sum::<usize>().max(1);
+            let count = step.len();
+            let part = move |micro: usize| Part { micro: micro as u64, over, last: micro + 1 == count };
             step.into_iter().enumerate().map(move |(micro, indices)| (part(micro), indices))
         })
     }
@@ -89,54 +89,80 @@ impl Run<'_> {
         (self.sink)(Event::Checkpoint { step: self.step, name, bytes })
     }
 
-    /// Mean validation loss.
+    /// Mean validation loss and metrics, their names with `eval_` before them.
     fn validate(&mut self, objective: &mut (impl Objective + ?Sized)) -> Result<()> {
-        let (mut sum, mut targets) = (0.0, 0);
+        let (mut found, mut over) = (Found::default(), 0);
         let (rows, size) = (self.eval.len() as u32, self.sampler.batch);
-        let batches =
-            (0..rows).step_by(size).map(move |i| ((), (i..rows.min(i.saturating_add(size as u32))).collect()));
+        let (samples, mean) = (self.eval.clone(), objective.mean());
+        let batches = (0..rows).step_by(size).map(move |i| {
+            let indices: Vec<u32> = (i..rows.min(i.saturating_add(size as u32))).collect();
+            (counted(&samples, &indices, mean), indices)
+        });
         for loaded in Loader::start(self.eval.clone(), batches)? {
-            let ((), batch) = loaded?;
-            sum += objective.evaluate(self.model, &batch)?;
-            targets += batch.targets.len();
+            let (count, batch) = loaded?;
+            let more = objective.evaluate(self.model, &batch)?;
+            found.loss += more.loss;
+            found.metrics.merge(more.metrics);
+            over += count;
         }
-        let loss = sum / targets.max(1) as f64;
+        let values = values(objective, &found, over.max(1)).into_iter();
+        let values: BTreeMap<String, f64> = values.map(|(name, value)| (format!("eval_{name}"), value)).collect();
         let epoch = self.epoch();
-        self.log.evaluation(self.step, epoch, loss)?;
-        (self.sink)(Event::Metrics { step: self.step, epoch, values: BTreeMap::from([("eval_loss".into(), loss)]) })
+        self.log.evaluation(self.step, epoch, &values)?;
+        (self.sink)(Event::Metrics { step: self.step, epoch, values })
     }
+}
+
+/// What the loss of some samples is a mean over.
+fn counted(samples: &Samples, indices: &[u32], mean: Mean) -> usize {
+    match mean {
+        Mean::Targets => indices.iter().map(|i| samples.targets(*i as usize)).sum(),
+        Mean::Samples => indices.len(),
+    }
+}
+
+/// Loss and metrics as means, by name.
+fn values(objective: &(impl Objective + ?Sized), found: &Found, over: usize) -> BTreeMap<String, f64> {
+    let mut values: BTreeMap<String, f64> =
+        found.metrics.means().map(|(name, mean)| (name.to_string(), mean)).collect();
+    values.insert("loss".into(), found.loss / over as f64);
+    objective.conclude(&mut values);
+    values
 }
 
 /// A micro-batch's place in its step.
 struct Part {
     micro: u64,
-    /// Targets of the whole step, at least one.
-    targets: usize,
+    /// What the loss of the whole step is a mean over, at least one.
+    over: usize,
     last: bool,
 }
 
-/// The supervised loop. The loss is the mean over all target tokens of a step, however they are split into batches.
+/// The supervised loop. The loss is the mean over all target tokens (or samples, as the objective says) of a step, however
+/// they are split into batches.
 pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<Outcome> {
     let warmup = schedule::warmup(run.params, run.steps);
-    let mut loader = Loader::start(run.samples.clone(), run.parts())?;
+    let mut loader = Loader::start(run.samples.clone(), run.parts(objective.mean()))?;
     while run.step < run.steps {
         if run.stop.load(Ordering::Relaxed) {
             run.save(objective)?;
             return Ok(Outcome::Stopped);
         }
         let begun = Instant::now();
-        let (mut grads, mut sum, mut tokens) = (Grads::default(), 0.0, 0);
-        let targets = loop {
+        let (mut grads, mut found, mut tokens) = (Grads::default(), Found::default(), 0);
+        let over = loop {
             let loaded = loader.next().unwrap_or_else(|| Err(Error::Internal("the loader ended early".into())));
-            let (Part { micro, targets, last }, batch) = loaded?;
+            let (Part { micro, over, last }, batch) = loaded?;
             let random = mix(run.params.seed ^ mix(run.step ^ mix(micro)));
-            sum += objective.loss(run.model, &batch, 1.0 / targets as f32, random, &mut grads)?;
+            let more = objective.loss(run.model, &batch, 1.0 / over as f32, random, &mut grads)?;
+            found.loss += more.loss;
+            found.metrics.merge(more.metrics);
             tokens += batch.ids.len();
             if last {
-                break targets;
+                break over;
             }
         };
-        let loss = sum / targets as f64;
+        let loss = found.loss / over as f64;
         let (norm, factor) = clip(&grads, run.params.max_grad_norm)?;
         if !loss.is_finite() || !norm.is_finite() {
             return Err(diverged(run.step + 1, loss, run.params.learning_rate));
@@ -146,8 +172,8 @@ pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<O
         run.optimizer.step(run.store, &grads, rate, factor)?;
         run.step += 1;
 
-        let values = BTreeMap::from([
-            ("loss".to_string(), loss),
+        let mut values = values(objective, &found, over);
+        values.extend([
             ("learning_rate".to_string(), rate),
             ("grad_norm".to_string(), norm),
             ("tokens_per_s".to_string(), tokens as f64 / begun.elapsed().as_secs_f64().max(1e-9)),

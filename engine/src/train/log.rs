@@ -18,10 +18,13 @@ pub struct TrainerLog {
     settings: Settings,
     begun: Instant,
     first: u64,
-    /// Losses since the last line.
-    losses: Vec<f64>,
+    /// Sums and counts of loss and metrics since the last line.
+    sums: BTreeMap<String, (f64, f64)>,
     pub history: Vec<Value>,
 }
+
+/// Values that are told as they are at a step, or not at all; the others as means since the last line.
+const PRESENT: [&str; 3] = ["learning_rate", "grad_norm", "tokens_per_s"];
 
 /// What `trainer_state.json` says of the run's arguments.
 struct Settings {
@@ -49,28 +52,35 @@ impl TrainerLog {
             eval_steps: output.eval_steps,
             save_steps: output.save_steps,
         };
-        Self { dir: dir.into(), total, settings, begun: Instant::now(), first, losses: Vec::new(), history }
+        Self { dir: dir.into(), total, settings, begun: Instant::now(), first, sums: BTreeMap::new(), history }
     }
 
     /// One optimizer step.
     pub fn step(&mut self, step: u64, epoch: f64, values: &BTreeMap<String, f64>) -> Result<()> {
-        self.losses.extend(values.get("loss"));
+        for (name, value) in values.iter().filter(|(name, _)| !PRESENT.contains(&name.as_str())) {
+            let sum = self.sums.entry(name.clone()).or_default();
+            *sum = (sum.0 + value, sum.1 + 1.0);
+        }
         if !step.is_multiple_of(self.settings.logging_steps) && step != self.total {
             return Ok(());
         }
-        let loss = self.losses.iter().sum::<f64>() / self.losses.len().max(1) as f64;
-        self.losses.clear();
+        let means = std::mem::take(&mut self.sums).into_iter().map(|(name, (sum, count))| (name, sum / count));
+        let mut means: BTreeMap<String, f64> = means.collect();
         let rate = values.get("learning_rate").copied().unwrap_or(0.0);
         let norm = values.get("grad_norm").copied().unwrap_or(0.0);
-        self.history
-            .push(json!({"epoch": epoch, "grad_norm": norm, "learning_rate": rate, "loss": loss, "step": step}));
-        self.line(step, epoch, json!({"loss": round(loss), "lr": rate}))
+        let mut entry = json!({"epoch": epoch, "grad_norm": norm, "learning_rate": rate, "step": step});
+        means.iter().for_each(|(name, mean)| entry[name] = json!(mean));
+        self.history.push(entry);
+        means.insert("lr".into(), rate);
+        self.line(step, epoch, &means)
     }
 
-    /// One evaluation.
-    pub fn evaluation(&mut self, step: u64, epoch: f64, loss: f64) -> Result<()> {
-        self.history.push(json!({"epoch": epoch, "eval_loss": loss, "step": step}));
-        self.line(step, epoch, json!({"eval_loss": round(loss)}))
+    /// One evaluation: `eval_loss` and metrics.
+    pub fn evaluation(&mut self, step: u64, epoch: f64, values: &BTreeMap<String, f64>) -> Result<()> {
+        let mut entry = json!({"epoch": epoch, "step": step});
+        values.iter().for_each(|(name, value)| entry[name] = json!(value));
+        self.history.push(entry);
+        self.line(step, epoch, values)
     }
 
     /// transformers' `TrainerState`.
@@ -99,9 +109,9 @@ impl TrainerLog {
             ("train_samples_per_second".to_string(), samples / seconds.max(1e-9)),
             ("train_steps_per_second".to_string(), (step - self.first) as f64 / seconds.max(1e-9)),
         ]);
-        if let Some(loss) = self.history.iter().rev().find_map(|h| h["eval_loss"].as_f64()) {
-            results.insert("eval_loss".into(), loss);
-        }
+        let evaluated = self.history.iter().rev().find(|h| h["eval_loss"].is_f64()).and_then(Value::as_object);
+        let measured = evaluated.into_iter().flatten().filter(|(name, _)| name.starts_with("eval_"));
+        results.extend(measured.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))));
         for (name, value) in [
             ("trainer_state.json", self.state(step, epoch)),
             ("train_results.json", json!(results)),
@@ -112,13 +122,15 @@ impl TrainerLog {
         Ok(results)
     }
 
-    fn line(&self, step: u64, epoch: f64, extra: Value) -> Result<()> {
+    fn line(&self, step: u64, epoch: f64, values: &BTreeMap<String, f64>) -> Result<()> {
         let elapsed = self.begun.elapsed().as_secs_f64();
         let left = elapsed / (step - self.first).max(1) as f64 * self.total.saturating_sub(step) as f64;
         let mut line = Map::new();
         line.insert("current_steps".into(), step.into());
         line.insert("total_steps".into(), self.total.into());
-        line.extend(extra.as_object().cloned().unwrap_or_default());
+        for (name, value) in values {
+            line.insert(name.clone(), if name == "lr" { *value } else { round(*value) }.into());
+        }
         line.insert("epoch".into(), round(epoch).into());
         line.insert("percentage".into(), ((step as f64 / self.total.max(1) as f64 * 1e4).round() / 100.0).into());
         line.insert("elapsed_time".into(), clock(elapsed).into());

@@ -9,7 +9,7 @@ pub(super) use statistics::{Looked, look};
 
 use super::example::at_row;
 use super::walk::{self, walk};
-use super::{Encoder, Example, Needs, Registry, Sequence, load, spool};
+use super::{Encoder, Example, Needs, Registry, Sequence, load, samples, spool};
 use crate::{
     Error, Places, Result,
     files::{digest, locate::STARTER},
@@ -33,7 +33,8 @@ pub struct RowEncoder {
     template: String,
 }
 
-/// A row's tokens, whole, and how many of them are kept.
+/// A row's tokens: first those that are kept, then those that are cut off. Of a pair of answers, the kept tokens of the
+/// chosen one with its prompt, then those of the rejected one.
 pub struct Encoded {
     pub whole: Sequence,
     pub kept: usize,
@@ -58,12 +59,42 @@ impl RowEncoder {
         self.cutoff
     }
 
-    /// The tokens of an example; of a pair of answers, those of the chosen one.
+    /// The tokens of an example; of a pair of answers, those of the chosen one where the stage learns from single answers.
+    /// Of KTO data, without the other answer that only measures.
     pub fn encode(&self, example: &Example) -> Result<Encoded> {
-        let chosen = Example { messages: example.shown(), ..example.clone() };
-        let whole = load::encoded(if example.chosen.is_some() { &chosen } else { example }, self.needs, &self.encoder)?;
+        let shown = match self.needs {
+            Needs::Preferences if example.chosen.is_some() && example.rejected.is_some() => 2,
+            Needs::Kto if example.desirable.is_some() => 1,
+            _ => 0,
+        };
+        if shown > 0 {
+            let sample = load::encoded(example, None, self.needs, &self.encoder)?;
+            return Ok(self.answers(&sample.sequences[..shown.min(sample.sequences.len())]));
+        }
+        let chosen = example.chosen.as_ref().map(|chosen| example.answered_by(chosen));
+        let sample = load::encoded(chosen.as_ref().unwrap_or(example), None, self.needs, &self.encoder)?;
+        let whole = sample.sequences.into_iter().next().unwrap_or_default();
         let kept = if self.joins { whole.len() } else { whole.len().min(self.cutoff) };
         Ok(Encoded { whole, kept })
+    }
+
+    /// Prompts with their answers, cut as [`samples`] cuts them.
+    fn answers(&self, sequences: &[Sequence]) -> Encoded {
+        let longest = sequences.iter().map(Sequence::targets).max().unwrap_or(0);
+        let (mut kept, mut off) = (Sequence::default(), Sequence::default());
+        for sequence in sequences {
+            let whole = sequence.len() - sequence.targets();
+            let (prompt, answer) = samples::shortened(whole, longest, self.cutoff);
+            for (i, (id, trained)) in sequence.ids.iter().zip(&sequence.trained).enumerate() {
+                let into = if i < prompt || (whole..whole + answer).contains(&i) { &mut kept } else { &mut off };
+                into.ids.push(*id);
+                into.trained.push(*trained);
+            }
+        }
+        let length = kept.len();
+        kept.ids.append(&mut off.ids);
+        kept.trained.append(&mut off.trained);
+        Encoded { whole: kept, kept: length }
     }
 }
 

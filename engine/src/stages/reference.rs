@@ -1,0 +1,116 @@
+//! The reference policy: what a preference loss or a KL penalty holds the trained model against.
+//!
+//! It is the model that the run started from. Where the tuning can be switched off, that is the base under the same weights,
+//! which costs no memory; otherwise a second model is kept, built as the trained one was. `ref_model` names another.
+
+use super::Setting;
+use crate::{
+    Error, Result,
+    data::Encoder,
+    loaded::Loaded,
+    model::{Batch, Model, Source, Store, Weights, build},
+};
+use api::{
+    Problem,
+    catalog::ui,
+    params::{self, ComputeType, ModelParams},
+};
+use candle_core::DType;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Parameters of stages with a reference policy, with LLaMA-Factory's names.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ReferenceParams {
+    /// The model that the trained one is held against. Empty: what the run starts from.
+    #[schemars(extend("ui" = ui(["Reference model", "参考模型"], "用来约束被训练模型的参考模型。留空则为运行的起点模型。", ["Needs its own memory", "需要另占内存"])))]
+    pub ref_model: Option<String>,
+    /// An adapter on the reference model.
+    #[schemars(extend("ui" = ui(["Reference adapter", "参考模型的适配器"], "参考模型上的适配器。", ["Only with a reference model", "仅在指定参考模型时有意义"])))]
+    pub ref_model_adapters: Option<String>,
+}
+
+impl ReferenceParams {
+    /// A problem where an adapter has no model to go on.
+    pub fn check(&self) -> Result<(), Problem> {
+        let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        if !given(&self.ref_model_adapters) || given(&self.ref_model) {
+            return Ok(());
+        }
+        Err(Problem::new(
+            "adapter_without_model",
+            "ref_model_adapters is given without ref_model.",
+            "给出了 ref_model_adapters，但没有 ref_model。",
+        )
+        .hint("Set ref_model to the model that the adapter belongs to.", "请将 ref_model 设为该适配器所属的模型。")
+        .field("ref_model"))
+    }
+}
+
+pub enum Reference {
+    /// The trained model with its tuning switched off.
+    Base,
+    Kept(Box<Model>),
+}
+
+impl Reference {
+    /// The reference policy that the configuration asks for.
+    pub fn of(setting: &Setting) -> Result<Self> {
+        let asked: ReferenceParams = params::read(setting.config)?;
+        let prepared = setting.prepared;
+        if let Some(name) = asked.ref_model.filter(|name| !name.is_empty()) {
+            let chosen = ModelParams {
+                model_name_or_path: name,
+                adapter_name_or_path: asked.ref_model_adapters.filter(|dir| !dir.is_empty()),
+                device: prepared.model.device.clone(),
+                ..ModelParams::default()
+            };
+            return Ok(Self::Kept(Box::new(open(&chosen, "ref_model", setting)?)));
+        }
+        if prepared.tuning.switches_off() {
+            return Ok(Self::Base);
+        }
+        let source = match prepared.model.train_from_scratch {
+            true => Source::Random { seed: prepared.train.seed },
+            false => Source::Files(&prepared.files),
+        };
+        let (own, tuning) = (setting.model, prepared.tuning.as_ref());
+        let model = build(&own.config, &source, tuning, &mut Store::default(), &own.device, own.compute)?;
+        tuning.place(&model)?;
+        Ok(Self::Kept(Box::new(model)))
+    }
+
+    /// Log probability of each target of a batch by the reference; `model` is the trained one.
+    pub fn log_probs(&self, model: &Model, batch: &Batch) -> Result<Vec<f32>> {
+        match self {
+            Self::Base => model.log_probs(batch, Weights::Base),
+            Self::Kept(kept) => kept.log_probs(batch, Weights::Tuned),
+        }
+    }
+}
+
+/// Another model that reads the same tokens and computes as the trained one does. `field` is the argument that names it.
+pub fn open(chosen: &ModelParams, field: &str, setting: &Setting) -> Result<Model> {
+    let asked = if setting.model.compute == DType::BF16 { ComputeType::Bf16 } else { ComputeType::Fp32 };
+    let at_field = |error: Error| match error {
+        Error::Problem(problem) => Error::from(problem.field(field)),
+        other => other,
+    };
+    let other = Loaded::open(chosen, setting.places, asked).map_err(at_field)?;
+    let vocabulary = |encoder: &Encoder| encoder.tokenizer().get_vocab(true);
+    if vocabulary(&other.encoder) != vocabulary(&setting.prepared.encoder) {
+        return Err(other_vocabulary(chosen, setting).field(field).into());
+    }
+    Ok(other.model)
+}
+
+fn other_vocabulary(chosen: &ModelParams, setting: &Setting) -> Problem {
+    let (own, other) = (&setting.prepared.model.model_name_or_path, &chosen.model_name_or_path);
+    Problem::new(
+        "other_vocabulary",
+        format!("{other} has another vocabulary than {own}: the same numbers mean other words to it."),
+        format!("{other} 的词表与 {own} 不同：相同的编号对它是不同的词。"),
+    )
+    .hint("Choose a model of the same family, whose tokenizer is the same.", "请选择同一系列、使用相同分词器的模型。")
+}
