@@ -87,7 +87,8 @@ fn resolve(
     let data: DataParams = read(config, &mut problems);
     let train: TrainParams = read(config, &mut problems);
     let output: OutputParams = read(config, &mut problems);
-    let stage = keep(stage(&train.stage), &mut problems);
+    let stage = keep(stage(&train.stage), &mut problems)
+        .filter(|stage| keep(stage.start(config).map_err(Error::from), &mut problems).is_some());
     let previous = model.adapter_name_or_path.as_deref().map(Path::new);
     let tuning = keep(adapters::adapter(&train.finetuning_type), &mut problems)
         .and_then(|a| keep(a.start(config, previous).map_err(Error::from), &mut problems));

@@ -10,7 +10,7 @@ use api::{
     params::{ComputeType, ModelParams},
 };
 use candle_core::{DType, Device, Tensor};
-use engine::{Places, adapters::ADAPTERS, files::ModelFiles, loaded::Loaded, run, stages::STAGES};
+use engine::{Places, adapters::ADAPTERS, data::Needs, files::ModelFiles, loaded::Loaded, run, stages::STAGES};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -46,7 +46,21 @@ impl Home {
             .map(|i| json!({"instruction": format!("What is {i}?"), "input": "", "output": format!("It is number {i}.")}))
             .collect();
         fs::write(data.join("numbers.json"), Value::from(rows).to_string()).unwrap();
-        fs::write(data.join("dataset_info.json"), r#"{"numbers": {"file_name": "numbers.json"}}"#).unwrap();
+        let pairs: Vec<Value> = (0..12)
+            .map(|i| json!({"instruction": format!("What is {i}?"), "chosen": format!("It is number {i}."), "rejected": "Go away, you!"}))
+            .collect();
+        fs::write(data.join("pairs.json"), Value::from(pairs).to_string()).unwrap();
+        let marked = |i: usize| if i.is_multiple_of(2) { format!("It is number {i}.") } else { "Go away, you!".into() };
+        let marked: Vec<Value> = (0..12)
+            .map(|i| json!({"instruction": format!("What is {i}?"), "output": marked(i), "label": i % 2 == 0}))
+            .collect();
+        fs::write(data.join("marked.json"), Value::from(marked).to_string()).unwrap();
+        let info = json!({
+            "numbers": {"file_name": "numbers.json"},
+            "pairs": {"file_name": "pairs.json", "ranking": true, "columns": {"chosen": "chosen", "rejected": "rejected"}},
+            "marked": {"file_name": "marked.json", "columns": {"response": "output", "kto_tag": "label"}}
+        });
+        fs::write(data.join("dataset_info.json"), info.to_string()).unwrap();
         let made = home.run(
             "base",
             json!({
@@ -98,9 +112,18 @@ impl Home {
     fn config(&self, stage: &str, adapter: &str) -> Value {
         json!({
             "model_name_or_path": self.path().join("runs/base"), "stage": stage, "finetuning_type": adapter,
-            "dataset": "numbers", "max_steps": 30, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2,
+            "dataset": dataset(stage), "max_steps": 30, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2,
             "learning_rate": 0.02, "save_steps": 0, "packing": false, "lora_dropout": 0.1
         })
+    }
+}
+
+/// A dataset that the stage learns from.
+fn dataset(stage: &str) -> &'static str {
+    match engine::stages::stage(stage).unwrap().needs() {
+        Needs::Instructions | Needs::Text | Needs::Mixed => "numbers",
+        Needs::Preferences => "pairs",
+        Needs::Kto => "marked",
     }
 }
 
@@ -291,6 +314,23 @@ fn bad_input_is_named() {
     check(&|c| c["lora_rank"] = json!(0), "bad_value", "lora_rank", "must be 1 to 1024");
     check(&|c| c["stage"] = json!("sftt"), "unknown_name", "stage", "sftt");
     check(&|c| c["dataset"] = json!("nmbers"), "unknown_dataset", "dataset", "nmbers");
+    check(&|c| c["stage"] = json!("dpo"), "dataset_kind_mismatch", "dataset", "numbers holds questions with answers");
+    let marked = |c: &mut Value| {
+        c["stage"] = json!("dpo");
+        c["dataset"] = json!("marked");
+    };
+    check(&marked, "dataset_kind_mismatch", "dataset", "answers marked good or bad");
+    let told = problem(&marked);
+    assert!(told[0].hint.contains("a stage that takes it: kto"), "{told:?}");
+    let pairs = |key: &'static str, value: Value| {
+        move |c: &mut Value| {
+            (c["stage"], c["dataset"], c[key]) = (json!("dpo"), json!("pairs"), value.clone());
+        }
+    };
+    check(&pairs("packing", json!(true)), "packing_pairs", "packing", "dpo compares");
+    check(&pairs("pref_beta", json!(0)), "bad_value", "pref_beta", "0.0001");
+    check(&pairs("pref_loss", json!("dpo")), "bad_value", "pref_loss", "sigmoid, hinge, ipo");
+    check(&pairs("ref_model_adapters", json!("x")), "adapter_without_model", "ref_model", "without ref_model");
     check(&|c| c["lora_target"] = json!("q_porj"), "no_target", "lora_target", "no linear");
     check(&|c| c["template"] = json!("chatlm"), "unknown_template", "template", "chatlm");
 

@@ -107,10 +107,10 @@ impl Stage for Dpo {
 }
 
 /// The objective of one run.
-struct Preference {
-    params: DpoParams,
+pub(super) struct Preference {
+    pub params: DpoParams,
     /// None where the loss needs none.
-    reference: Option<Reference>,
+    pub reference: Option<Reference>,
 }
 
 impl Objective for Preference {

@@ -79,9 +79,9 @@ impl Stage for Kto {
 
 /// The objective of one run. Of a sample's two sequences the first is learned; the second, the same prompt with another
 /// row's answer, tells how far the policy is from its reference.
-struct Marked {
-    params: KtoParams,
-    reference: Option<Reference>,
+pub(super) struct Marked {
+    pub params: KtoParams,
+    pub reference: Option<Reference>,
 }
 
 impl Objective for Marked {

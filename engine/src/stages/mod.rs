@@ -7,6 +7,9 @@ mod pt;
 pub mod reference;
 mod rm;
 mod sft;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 pub mod value_head;
 
 use crate::{
