@@ -55,7 +55,11 @@ impl Home {
             .map(|i| json!({"instruction": format!("What is {i}?"), "output": marked(i), "label": i % 2 == 0}))
             .collect();
         fs::write(data.join("marked.json"), Value::from(marked).to_string()).unwrap();
+        let texts: Vec<Value> =
+            (0..6).map(|i| json!({"text": format!("Number {i} comes before {}.", i + 1)})).collect();
+        fs::write(data.join("texts.json"), Value::from(texts).to_string()).unwrap();
         let info = json!({
+            "texts": {"file_name": "texts.json", "columns": {"prompt": "text"}},
             "numbers": {"file_name": "numbers.json"},
             "pairs": {"file_name": "pairs.json", "ranking": true, "columns": {"chosen": "chosen", "rejected": "rejected"}},
             "marked": {"file_name": "marked.json", "columns": {"response": "output", "kto_tag": "label"}}
@@ -110,18 +114,25 @@ impl Home {
 
     /// 30 steps of a stage and a tuning type from the same random base.
     fn config(&self, stage: &str, adapter: &str) -> Value {
-        json!({
+        let mut config = json!({
             "model_name_or_path": self.path().join("runs/base"), "stage": stage, "finetuning_type": adapter,
             "dataset": dataset(stage), "max_steps": 30, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2,
             "learning_rate": 0.02, "save_steps": 0, "packing": false, "lora_dropout": 0.1
-        })
+        });
+        if stage == "distill" {
+            // Of itself it has little to learn but the rows.
+            config["teacher_model_name_or_path"] = json!(self.path().join("runs/base"));
+            config["distill_alpha"] = json!(0.2);
+        }
+        config
     }
 }
 
 /// A dataset that the stage learns from.
 fn dataset(stage: &str) -> &'static str {
     match engine::stages::stage(stage).unwrap().needs() {
-        Needs::Instructions | Needs::Text | Needs::Mixed => "numbers",
+        Needs::Instructions | Needs::Text => "numbers",
+        Needs::Mixed => "numbers,texts",
         Needs::Preferences => "pairs",
         Needs::Kto => "marked",
     }
@@ -331,6 +342,8 @@ fn bad_input_is_named() {
     check(&pairs("pref_beta", json!(0)), "bad_value", "pref_beta", "0.0001");
     check(&pairs("pref_loss", json!("dpo")), "bad_value", "pref_loss", "sigmoid, hinge, ipo");
     check(&pairs("ref_model_adapters", json!("x")), "adapter_without_model", "ref_model", "without ref_model");
+    check(&pairs("ref_model", json!("nowhere")), "unknown_model", "ref_model", "nowhere");
+    check(&|c| c["stage"] = json!("distill"), "no_teacher", "teacher_model_name_or_path", "needs a teacher");
     check(&|c| c["lora_target"] = json!("q_porj"), "no_target", "lora_target", "no linear");
     check(&|c| c["template"] = json!("chatlm"), "unknown_template", "template", "chatlm");
 
