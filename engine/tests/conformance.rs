@@ -10,7 +10,9 @@ use api::{
     params::{ComputeType, GenerateParams, ModelParams},
 };
 use candle_core::{DType, Device, Tensor};
-use engine::{Places, adapters::ADAPTERS, files::ModelFiles, loaded::Loaded, model::Cache, run, stages::STAGES};
+use engine::{
+    Places, adapters::ADAPTERS, data::Needs, files::ModelFiles, loaded::Loaded, model::Cache, run, stages::STAGES,
+};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -46,7 +48,25 @@ impl Home {
             .map(|i| json!({"instruction": format!("What is {i}?"), "input": "", "output": format!("It is number {i}.")}))
             .collect();
         fs::write(data.join("numbers.json"), Value::from(rows).to_string()).unwrap();
-        fs::write(data.join("dataset_info.json"), r#"{"numbers": {"file_name": "numbers.json"}}"#).unwrap();
+        let pairs: Vec<Value> = (0..12)
+            .map(|i| json!({"instruction": format!("What is {i}?"), "chosen": format!("It is number {i}."), "rejected": "Go away, you!"}))
+            .collect();
+        fs::write(data.join("pairs.json"), Value::from(pairs).to_string()).unwrap();
+        let marked = |i: usize| if i.is_multiple_of(2) { format!("It is number {i}.") } else { "Go away, you!".into() };
+        let marked: Vec<Value> = (0..12)
+            .map(|i| json!({"instruction": format!("What is {i}?"), "output": marked(i), "label": i % 2 == 0}))
+            .collect();
+        fs::write(data.join("marked.json"), Value::from(marked).to_string()).unwrap();
+        let texts: Vec<Value> =
+            (0..6).map(|i| json!({"text": format!("Number {i} comes before {}.", i + 1)})).collect();
+        fs::write(data.join("texts.json"), Value::from(texts).to_string()).unwrap();
+        let info = json!({
+            "texts": {"file_name": "texts.json", "columns": {"prompt": "text"}},
+            "numbers": {"file_name": "numbers.json"},
+            "pairs": {"file_name": "pairs.json", "ranking": true, "columns": {"chosen": "chosen", "rejected": "rejected"}},
+            "marked": {"file_name": "marked.json", "columns": {"response": "output", "kto_tag": "label"}}
+        });
+        fs::write(data.join("dataset_info.json"), info.to_string()).unwrap();
         let made = home.run(
             "base",
             json!({
@@ -98,11 +118,27 @@ impl Home {
     fn config(&self, stage: &str, adapter: &str) -> Value {
         // A few vectors before the text have to move far.
         let rate = if adapter == "prompt" { 0.1 } else { 0.02 };
-        json!({
+        let mut config = json!({
             "model_name_or_path": self.path().join("runs/base"), "stage": stage, "finetuning_type": adapter,
-            "dataset": "numbers", "max_steps": 30, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2,
+            "dataset": dataset(stage), "max_steps": 30, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2,
             "learning_rate": rate, "save_steps": 0, "packing": false, "lora_dropout": 0.1, "num_virtual_tokens": 40
-        })
+        });
+        if stage == "distill" {
+            // Of itself it has little to learn but the rows.
+            config["teacher_model_name_or_path"] = json!(self.path().join("runs/base"));
+            config["distill_alpha"] = json!(0.2);
+        }
+        config
+    }
+}
+
+/// A dataset that the stage learns from.
+fn dataset(stage: &str) -> &'static str {
+    match engine::stages::stage(stage).unwrap().needs() {
+        Needs::Instructions | Needs::Text => "numbers",
+        Needs::Mixed => "numbers,texts",
+        Needs::Preferences => "pairs",
+        Needs::Kto => "marked",
     }
 }
 
@@ -337,6 +373,25 @@ fn bad_input_is_named() {
     check(&|c| c["lora_rank"] = json!(0), "bad_value", "lora_rank", "must be 1 to 1024");
     check(&|c| c["stage"] = json!("sftt"), "unknown_name", "stage", "sftt");
     check(&|c| c["dataset"] = json!("nmbers"), "unknown_dataset", "dataset", "nmbers");
+    check(&|c| c["stage"] = json!("dpo"), "dataset_kind_mismatch", "dataset", "numbers holds questions with answers");
+    let marked = |c: &mut Value| {
+        c["stage"] = json!("dpo");
+        c["dataset"] = json!("marked");
+    };
+    check(&marked, "dataset_kind_mismatch", "dataset", "answers marked good or bad");
+    let told = problem(&marked);
+    assert!(told[0].hint.contains("a stage that takes it: kto"), "{told:?}");
+    let pairs = |key: &'static str, value: Value| {
+        move |c: &mut Value| {
+            (c["stage"], c["dataset"], c[key]) = (json!("dpo"), json!("pairs"), value.clone());
+        }
+    };
+    check(&pairs("packing", json!(true)), "packing_pairs", "packing", "dpo compares");
+    check(&pairs("pref_beta", json!(0)), "bad_value", "pref_beta", "0.0001");
+    check(&pairs("pref_loss", json!("dpo")), "bad_value", "pref_loss", "sigmoid, hinge, ipo");
+    check(&pairs("ref_model_adapters", json!("x")), "adapter_without_model", "ref_model", "without ref_model");
+    check(&pairs("ref_model", json!("nowhere")), "unknown_model", "ref_model", "nowhere");
+    check(&|c| c["stage"] = json!("distill"), "no_teacher", "teacher_model_name_or_path", "needs a teacher");
     check(&|c| c["lora_target"] = json!("q_porj"), "no_target", "lora_target", "no linear");
     check(&|c| c["template"] = json!("chatlm"), "unknown_template", "template", "chatlm");
 

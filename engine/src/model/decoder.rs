@@ -13,7 +13,7 @@ use crate::{
     kernels::{
         self,
         attention::Span,
-        head::{CrossEntropy, Gradients, Scale, cross_entropy, softcap},
+        head::{CrossEntropy, Gradients, Head, Scale, cross_entropy, softcap},
         matmul, on_worker,
         profile::time,
         values::cast,
@@ -233,6 +233,12 @@ impl Model {
             grads.add(&self.head, dw)?;
         }
         Ok(found)
+    }
+
+    /// The head on normalised h (rows, hidden), for kernels that look at whole distributions. A gradient of its h is one of
+    /// `h · logit_scale`.
+    pub fn head_on(&self, h: &Tensor) -> Result<Head> {
+        Ok(Head { h: scaled(h, self.config.logit_scale)?, w: self.head.get(), cap: self.config.logit_softcap })
     }
 
     /// Logits (vocab) after one more piece of a single sequence, whose keys and values join the cache.

@@ -13,7 +13,11 @@ use crate::{
     model::{Batch, Grads, Model, Store, Weights},
     train::{Run, fit},
 };
-use api::{Card, Outcome, Problems, RunConfig, Text, catalog::ui, params};
+use api::{
+    Card, Outcome, Problems, RunConfig, Text,
+    catalog::ui,
+    params::{self, ModelParams},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -75,13 +79,21 @@ impl Stage for Kto {
         params.reference.check()?;
         Ok(Box::new(Marked { params, reference: None }))
     }
+
+    fn others(&self, config: &RunConfig) -> Result<Vec<(&'static str, ModelParams)>, Problems> {
+        Ok(params::read::<KtoParams>(config)?.reference.others(config))
+    }
+
+    fn has_reference(&self, _: &RunConfig) -> bool {
+        true
+    }
 }
 
 /// The objective of one run. Of a sample's two sequences the first is learned; the second, the same prompt with another
 /// row's answer, tells how far the policy is from its reference.
-struct Marked {
-    params: KtoParams,
-    reference: Option<Reference>,
+pub(super) struct Marked {
+    pub params: KtoParams,
+    pub reference: Option<Reference>,
 }
 
 impl Objective for Marked {

@@ -44,8 +44,8 @@ impl Stage for Rm {
 }
 
 #[derive(Default)]
-struct Pairwise {
-    head: Option<ValueHead>,
+pub(super) struct Pairwise {
+    pub head: Option<ValueHead>,
 }
 
 impl Pairwise {

@@ -37,11 +37,17 @@ impl ValueHead {
         let (model, chosen) = (setting.model, &setting.prepared.model);
         let previous = chosen.adapter_name_or_path.as_deref().filter(|dir| !dir.is_empty()).map(PathBuf::from);
         let folders = previous.into_iter().chain([setting.prepared.files.path().to_path_buf()]);
-        let begin = match folders.into_iter().find(|dir| dir.join(FILE).exists()) {
-            Some(dir) => read(&dir, model.config.hidden_size, &model.device)?,
-            None => random(model.config.hidden_size, setting.prepared.train.seed, &model.device)?,
-        };
-        Ok(Self { weight: store.add(WEIGHT, begin.0), bias: store.add(BIAS, begin.1) })
+        if let Some(dir) = folders.into_iter().find(|dir| dir.join(FILE).exists()) {
+            return Self::trainable_from(&dir, model, store);
+        }
+        let (weight, bias) = random(model.config.hidden_size, setting.prepared.train.seed, &model.device)?;
+        Ok(Self { weight: store.add(WEIGHT, weight), bias: store.add(BIAS, bias) })
+    }
+
+    /// One that is trained and begins with that of a folder.
+    pub fn trainable_from(dir: &Path, model: &Model, store: &mut Store) -> Result<Self> {
+        let (weight, bias) = read(dir, model.config.hidden_size, &model.device)?;
+        Ok(Self { weight: store.add(WEIGHT, weight), bias: store.add(BIAS, bias) })
     }
 
     /// A frozen one: that of a folder which a run of the stage `rm` left.
