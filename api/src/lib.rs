@@ -13,6 +13,7 @@ pub mod job;
 pub mod model;
 pub mod params;
 pub mod plan;
+pub mod preference;
 pub mod problem;
 pub mod question;
 pub mod rollout;

@@ -7,6 +7,7 @@ use crate::{
     hub::{HubName, HubSource, PullDataset, PullPlan},
     model::ModelInfo,
     plan::Plan,
+    preference::{Ballot, BuildPairs, CastVote, Pairs, PairsWanted},
     problem::Problem,
 };
 use schemars::JsonSchema;
@@ -66,6 +67,19 @@ pub enum Question {
         dataset: String,
     },
     Models,
+    /// Pairs of answers from several datasets, and what the filters leave of them.
+    Pairs {
+        wanted: PairsWanted,
+    },
+    /// Makes a dataset of pairs.
+    BuildPairs {
+        wanted: BuildPairs,
+    },
+    /// What a person is asked next about a dataset's answers; with `cast`, behind that vote.
+    Ballot {
+        dataset: String,
+        cast: Option<CastVote>,
+    },
     /// What a download of a dataset comes to; `preferred` decides where two hubs have it.
     PlanPull {
         wanted: PullDataset,
@@ -97,6 +111,8 @@ pub enum Answer {
     Registered { dataset: DatasetInfo },
     Forgotten,
     Models { models: Vec<ModelInfo> },
+    Pairs { pairs: Pairs },
+    Ballot { ballot: Ballot },
     PullPlanned { plan: PullPlan },
     Chosen { names: Vec<String> },
     Failed { problems: Vec<Problem> },

@@ -48,6 +48,13 @@ pub const DATASET_EDIT: &str = "/api/datasets/{name}/edit";
 /// `GET ?type=json|jsonl|csv|parquet|arrow&formatting=alpaca|sharegpt|openai`: the dataset as a file; its rows as they stand
 /// if no formatting is asked for.
 pub const DATASET_FILE: &str = "/api/datasets/{name}/file";
+/// `POST` [`PairsWanted`](crate::preference::PairsWanted), answers [`Pairs`](crate::preference::Pairs).
+pub const PREFERENCES_PAIRS: &str = "/api/preferences/pairs";
+/// `POST` [`BuildPairs`](crate::preference::BuildPairs), answers the new [`DatasetInfo`](crate::data::DatasetInfo) (201).
+pub const PREFERENCES_DATASET: &str = "/api/preferences/dataset";
+/// `GET` the [`Ballot`](crate::preference::Ballot) on a dataset's answers; `POST` a
+/// [`CastVote`](crate::preference::CastVote), answers the ballot behind it.
+pub const PREFERENCES_VOTES: &str = "/api/preferences/votes/{name}";
 /// Resumable uploads by the tus protocol 1.0 (creation, termination): `POST` with `Upload-Length` and `Upload-Metadata`
 /// (`filename`, `name`) answers 201 with `Location`.
 pub const UPLOADS: &str = "/api/uploads";

@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Places, Result,
-    data::{edit, export::Export, hub, inspect, preview},
+    data::{edit, export::Export, hub, inspect, preference, preview},
     files::locate,
     prepare::plan,
 };
@@ -57,6 +57,11 @@ fn try_answer(question: Question, places: &Places) -> Result<Answer> {
         Question::Forget { dataset } => {
             preview::forget(&dir, &dataset)?;
             Answer::Forgotten
+        }
+        Question::Pairs { wanted } => Answer::Pairs { pairs: preference::pairs(&wanted, places)? },
+        Question::BuildPairs { wanted } => Answer::Registered { dataset: preference::build(&wanted, places)? },
+        Question::Ballot { dataset, cast } => {
+            Answer::Ballot { ballot: preference::votes::ballot(&dataset, cast.as_ref(), places)? }
         }
         Question::PlanPull { wanted, preferred } => Answer::PullPlanned { plan: hub::plan(&dir, wanted, preferred)? },
         Question::ChooseFiles { source, names, readme } => {

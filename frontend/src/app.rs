@@ -3,7 +3,7 @@
 use crate::{
     events,
     form::TrainForm,
-    pages::{chat, data, export, run, runs, train},
+    pages::{chat, data, export, preferences, run, runs, train},
     parts::{
         Empty,
         shell::{Rail, Toasts, TopBar},
@@ -25,6 +25,7 @@ pub fn App() -> impl IntoView {
     chat::Talk::provide();
     export::ExportForm::provide(store);
     data::provide(store, ui);
+    preferences::Bench::provide();
     events::follow(store);
     view! {
         <Router>
@@ -50,6 +51,7 @@ fn Shell() -> impl IntoView {
                     <Route path=path!("/train") view=train::Train />
                     <Route path=path!("/data") view=data::Data />
                     <Route path=path!("/data/:name") view=data::Data />
+                    <Route path=path!("/preferences") view=preferences::Preferences />
                     <Route path=path!("/runs") view=runs::Runs />
                     <Route path=path!("/runs/:id") view=run::RunPage />
                     <Route path=path!("/chat") view=chat::Chat />

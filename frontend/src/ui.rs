@@ -86,3 +86,12 @@ pub fn remember(name: &str, value: Option<&str>) {
         };
     }
 }
+
+/// Whether a key goes into a field, so that it is no command.
+pub fn is_typing(event: &web_sys::KeyboardEvent) -> bool {
+    use wasm_bindgen::JsCast;
+    event.target().is_some_and(|target| {
+        let element = target.dyn_ref::<web_sys::Element>();
+        element.is_some_and(|e| matches!(e.tag_name().as_str(), "INPUT" | "TEXTAREA" | "SELECT"))
+    })
+}

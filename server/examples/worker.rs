@@ -12,6 +12,7 @@ use api::{
     hub::{HubSource, PullPlan},
     job::Spec,
     model::ModelInfo,
+    preference::{Ballot, Pairs, Vote},
     question::{Answer, CheckReply, Question},
 };
 use std::{
@@ -195,6 +196,15 @@ fn ask() -> Result {
             Answer::Chosen { names: names.into_iter().filter(|name| name.contains(source.split())).collect() }
         }
         Question::RegisterPulled { plan } => Answer::Registered { dataset: info(&plan.name) },
+        Question::Pairs { wanted } => {
+            let kept = wanted.sources.len() as u64;
+            Answer::Pairs { pairs: Pairs { found: 2 * kept, kept, offset: wanted.offset, ..Pairs::default() } }
+        }
+        Question::BuildPairs { wanted } => Answer::Registered { dataset: info(&wanted.name) },
+        Question::Ballot { dataset, cast } => {
+            let voted = u64::from(cast.is_some_and(|cast| cast.vote != Vote::Undo));
+            Answer::Ballot { ballot: Ballot { dataset, voted, ..Ballot::default() } }
+        }
         // What it can see of the environment.
         Question::Models => {
             let names = std::env::vars().map(|(name, _)| ModelInfo { name, ..Default::default() });

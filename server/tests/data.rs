@@ -472,3 +472,24 @@ async fn a_dataset_is_looked_at_changed_and_downloaded() {
     let whole = async { get("/api/datasets/dying/file").await?.text().await };
     assert!(whole.await.is_err());
 }
+
+#[tokio::test]
+async fn pairs_are_counted_voted_on_and_made_a_dataset() {
+    let home = Home::new();
+    let studio = start(&home);
+    let wanted = json!({ "sources": [{ "dataset": "a" }, { "dataset": "b", "weight": 2.0 }], "offset": 3 });
+    let (status, pairs) = studio.post("/api/preferences/pairs", wanted.clone()).await;
+    assert_eq!((status, &pairs["found"], &pairs["kept"], &pairs["offset"]), (200, &json!(4), &json!(2), &json!(3)));
+    let ballot = studio.get("/api/preferences/votes/%E6%A0%B7%E6%9C%AC").await;
+    assert_eq!((&ballot["dataset"], &ballot["voted"]), (&json!("样本"), &json!(0)));
+    let (status, ballot) = studio.post("/api/preferences/votes/a", json!({ "pair": "x", "vote": "left" })).await;
+    assert_eq!((status, &ballot["voted"]), (200, &json!(1)));
+    let (status, problem) = studio.post("/api/preferences/votes/a", json!({ "pair": "x", "vote": "best" })).await;
+    assert!((400..500).contains(&status), "{status} {problem}");
+    let mut events = studio.events(Some(0)).await;
+    let mut wanted = wanted;
+    wanted["name"] = "pairs".into();
+    let (status, dataset) = studio.post("/api/preferences/dataset", wanted).await;
+    assert_eq!((status, &dataset["name"]), (201, &json!("pairs")));
+    assert_eq!(events.next().await.unwrap().1, json!({"type": "changed", "what": "datasets"}));
+}

@@ -13,12 +13,12 @@ const DROP: &str = "const drop = (name, text, changed) => {
     window.dispatchEvent(new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true }));
 };";
 
-async fn open(studio: &Studio, browser: &Browser) {
+pub async fn open(studio: &Studio, browser: &Browser) {
     browser.client.goto(&format!("http://{}/data", studio.address)).await.unwrap();
     browser.find("[data-testid=upload-input]").await;
 }
 
-async fn drop_file(browser: &Browser, name: &str, text: &str) {
+pub async fn drop_file(browser: &Browser, name: &str, text: &str) {
     browser.js(&format!("{DROP} drop({name:?}, {}, 1)", Value::from(text))).await;
 }
 

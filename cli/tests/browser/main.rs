@@ -6,6 +6,7 @@
 mod data;
 mod desk;
 mod pictures;
+mod preferences;
 
 use desk::{Browser, Studio, end};
 use nix::sys::signal::Signal;

@@ -67,6 +67,7 @@ async fn pictures() {
             for (name, path, nav) in [
                 ("train", "/", "nav-train"),
                 ("data", "/data/identity", "nav-data"),
+                ("preferences", "/preferences", "nav-preferences"),
                 ("runs", "/runs", "nav-runs"),
                 ("run", "/runs/ada", "nav-runs"),
                 ("running", "/runs/long", "nav-runs"),

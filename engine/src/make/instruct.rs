@@ -1,8 +1,8 @@
 //! Self-Instruct (Wang et al., 2022): the teacher sees some tasks and writes another one, then answers it. What is like an
 //! earlier task, what text can't do and what has no answer is dropped.
 
-use super::{PATIENCE, Work, prompt_hash, rouge::rouge_l, source, teacher::Teacher, words};
-use crate::{Places, Result, random::Random};
+use super::{PATIENCE, Work, output::answered as answered_row, prompt_hash, rouge::rouge_l, teacher::Teacher, words};
+use crate::{Places, Result, data::questions, random::Random};
 use api::{Outcome, Problem, data::Message, params::MakeParams};
 use serde_json::{Map, Value, json};
 use std::ops::ControlFlow;
@@ -73,7 +73,7 @@ pub fn run(work: &mut Work, teacher: &mut dyn Teacher, places: &Places) -> Resul
                 barren = 0;
                 let row = work.output.rows();
                 let from: Vec<Origin> = chosen.iter().map(|i| tasks[*i].from).collect();
-                work.output.add(&text, &answer, provenance(make, teacher, &from, &prompt)?)?;
+                work.output.add(answered_row(&text, &answer), provenance(make, teacher, &from, &prompt)?)?;
                 tasks.push(Task::new(&text, Origin::Made(row)));
                 work.made(row + 1, None)?;
             }
@@ -90,7 +90,7 @@ impl Task {
 
 fn seeds(make: &MakeParams, places: &Places) -> Result<Vec<Task>> {
     let mut tasks = Vec::new();
-    source::find(&make.dataset, places)?.questions(&mut |row, question| {
+    questions::find(&make.dataset, places)?.each(&mut |row, question| {
         tasks.extend(question.map(|text| Task::new(&text, Origin::Seed(row))));
         Ok(if tasks.len() < MOST_SEEDS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
@@ -203,7 +203,7 @@ fn provenance(
 
 fn nothing_new(work: &Work, teacher: &dyn Teacher) -> Problem {
     let (name, rows) = (teacher.name(), work.output.rows());
-    let why = work.counts.iter().max_by_key(|(_, count)| **count).map_or("", |(name, _)| name);
+    let why = work.counts.iter().max_by(|(_, a), (_, b)| a.total_cmp(b)).map_or("", |(name, _)| name);
     Problem::new(
         "nothing_new",
         format!(

@@ -2,11 +2,13 @@
 //! others are kept apart, for a look.
 
 use super::{
-    Work, prompt_hash, source,
+    Work,
+    output::answered,
+    prompt_hash,
     teacher::{Options, Teacher, unsure},
     words,
 };
-use crate::{Error, Places, Result};
+use crate::{Error, Places, Result, data::questions};
 use api::{Outcome, data::Message};
 use serde_json::json;
 use std::{
@@ -17,12 +19,12 @@ use std::{
 pub fn run(work: &mut Work, teacher: &mut dyn Teacher, places: &Places) -> Result<Outcome> {
     let arguments = work.arguments;
     let make = &arguments.make;
-    let source = source::find(&make.dataset, places)?;
+    let source = questions::find(&make.dataset, places)?;
     let total = source.rows()?.min(make.num_rows.map_or(u64::MAX, |n| n as u64));
-    let done: HashSet<u64> = work.output.earlier.iter().filter_map(|row| row.row).collect();
+    let done: HashSet<u64> = work.output.earlier.iter().filter_map(|row| row.provenance["row"].as_u64()).collect();
     let mut outcome = Outcome::Succeeded;
     work.alive(0, total)?;
-    source.questions(&mut |row, question| {
+    source.each(&mut |row, question| {
         if row >= total {
             return Ok(ControlFlow::Break(()));
         }
@@ -45,11 +47,11 @@ pub fn run(work: &mut Work, teacher: &mut dyn Teacher, places: &Places) -> Resul
             }
             Err(error) => return Err(error),
         };
-        work.made(row + 1, confidence)?;
+        work.made(row + 1, confidence.map(|confidence| ("confidence", confidence)))?;
         Ok(ControlFlow::Continue(()))
     })?;
-    let kept = work.output.unsure_rows();
-    work.counts.insert("unsure", kept);
+    let kept = work.output.apart_rows();
+    work.counts.insert("unsure", kept as f64);
     Ok(outcome)
 }
 
@@ -63,10 +65,11 @@ fn one(work: &mut Work, teacher: &mut dyn Teacher, row: u64, question: &str) -> 
         None => question.to_owned(),
     };
     let prompt = [Message::new("user", asked.clone())];
+    let samples = make.samples.unwrap_or(1);
     let mut answers = Vec::new();
-    for sample in 0..make.samples as u64 {
+    for sample in 0..samples as u64 {
         let turn = (row << 8) | sample;
-        let options = Options { surely: make.samples == 1, ..work.options(turn) };
+        let options = Options { surely: samples == 1, ..work.options(turn) };
         let Some(said) = work.ask(teacher, &prompt, &options)? else { return Ok(None) };
         answers.push(said);
     }
@@ -77,13 +80,13 @@ fn one(work: &mut Work, teacher: &mut dyn Teacher, row: u64, question: &str) -> 
     let confidence = if text.is_empty() { 0.0 } else { confidence };
     let provenance = json!({
         "source": "pseudo_label", "dataset": make.dataset, "row": row, "teacher": teacher.name(),
-        "confidence": (confidence * 1e4).round() / 1e4, "samples": make.samples, "prompt_hash": prompt_hash(&prompt)?,
+        "confidence": (confidence * 1e4).round() / 1e4, "samples": samples, "prompt_hash": prompt_hash(&prompt)?,
     });
     let provenance = provenance.as_object().cloned().unwrap_or_default();
     if confidence >= make.confidence && !text.is_empty() {
-        work.output.add(&asked, &text, provenance)?;
+        work.output.add(answered(&asked, &text), provenance)?;
     } else {
-        work.output.add_unsure(&asked, &text, provenance)?;
+        work.output.add_apart(answered(&asked, &text), provenance)?;
     }
     Ok(Some(confidence))
 }

@@ -1,22 +1,24 @@
-//! Making data: a teacher writes new tasks after seeds, or answers rows that have no answer. Each row is written as soon
-//! as it is made and says where it comes from; a job that is stopped or killed keeps its rows and goes on behind them.
+//! Making data: a teacher writes new tasks after seeds, answers rows that have no answer, answers prompts several times, or
+//! says which of two answers is better. Each row is written as soon as it is made and says where it comes from; a job that
+//! is stopped or killed keeps its rows and goes on behind them.
 
 mod instruct;
+mod judge;
 mod label;
 mod output;
 mod rouge;
-mod source;
+mod sample;
 mod teacher;
 
 pub use teacher::{Connect, Endpoint, Options, Said, Teacher, no_endpoints};
 
-use crate::{Error, Places, Result, random, run::Sink};
+use crate::{Error, Places, Result, data::questions, random, run::Sink};
 use api::{
     Event, Outcome, Problem, Problems, RunConfig, Text,
     data::Message,
     params::{self, GenerateParams, MakeParams, MakeTask, ModelParams},
 };
-use output::Output;
+use output::{Apart, Output};
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicBool, Ordering},
@@ -44,8 +46,9 @@ pub fn arguments(config: &RunConfig, places: &Places) -> Result<Arguments> {
         return Err(problems.into());
     };
     let is_empty = |text: &Option<String>| text.as_ref().is_none_or(|t| t.trim().is_empty());
+    let samples_others = make.task == MakeTask::Samples && !make.checkpoints.is_empty();
     if is_empty(&make.base_url) {
-        if model.model_name_or_path.is_empty() {
+        if model.model_name_or_path.is_empty() && !samples_others {
             problems.push(no_teacher());
         }
     } else if is_empty(&make.teacher) {
@@ -54,10 +57,16 @@ pub fn arguments(config: &RunConfig, places: &Places) -> Result<Arguments> {
     if make.min_words > make.max_words {
         problems.push(words_crossed(make.min_words, make.max_words));
     }
-    if let Err(error) = source::find(&make.dataset, places) {
+    if let Err(error) = questions::find(&make.dataset, places) {
         error.into_problems().into_iter().for_each(|problem| problems.push(problem));
     }
-    problems.or(Arguments { make, model, generate }).map_err(Into::into)
+    let arguments = Arguments { make, model, generate };
+    if arguments.make.task == MakeTask::Samples
+        && let Err(error) = sample::check(&arguments)
+    {
+        error.into_problems().into_iter().for_each(|problem| problems.push(problem));
+    }
+    problems.or(arguments).map_err(Into::into)
 }
 
 /// Makes the rows of the job `id`. They are a dataset when this returns, also when it was stopped or failed.
@@ -71,13 +80,19 @@ pub fn make(
 ) -> Result<(Outcome, BTreeMap<String, f64>)> {
     let arguments = arguments(config, places)?;
     let name = arguments.make.output_dataset.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| id.to_owned());
-    let mut output = Output::open(places.datasets(), &name, id)?;
-    sink(Event::Status { text: Text::new("Preparing the teacher", "正在准备教师模型"), done: 0, total: 0 })?;
-    let mut teacher = teacher::open(&arguments, places, connect)?;
+    let task = arguments.make.task;
+    let apart = if task == MakeTask::Judge { Apart::Ties } else { Apart::Unsure };
+    let mut output = Output::open(places.datasets(), &name, id, apart)?;
     let mut work = Work { arguments: &arguments, output: &mut output, sink, stop, counts: BTreeMap::new() };
-    let done = match arguments.make.task {
-        MakeTask::SelfInstruct => instruct::run(&mut work, teacher.as_mut(), places),
-        MakeTask::PseudoLabel => label::run(&mut work, teacher.as_mut(), places),
+    let mut with_teacher = |run: Kind| -> Result<Outcome> {
+        work.tell(Text::new("Preparing the teacher", "正在准备教师模型"), 0, 0)?;
+        run(&mut work, teacher::open(&arguments, places, connect)?.as_mut(), places)
+    };
+    let done = match task {
+        MakeTask::SelfInstruct => with_teacher(instruct::run),
+        MakeTask::PseudoLabel => with_teacher(label::run),
+        MakeTask::Judge => with_teacher(judge::run),
+        MakeTask::Samples => sample::run(&mut work, places, connect),
     };
     let summary = work.summary();
     if let Some((path, bytes)) = output.register()? {
@@ -86,14 +101,17 @@ pub fn make(
     Ok((done?, summary))
 }
 
-/// What both kinds of making share.
+/// What a teacher is to do.
+type Kind = fn(&mut Work, &mut dyn Teacher, &Places) -> Result<Outcome>;
+
+/// What all kinds of making share.
 struct Work<'a> {
     arguments: &'a Arguments,
     output: &'a mut Output,
     sink: Sink<'a>,
     stop: &'a AtomicBool,
-    /// What was dropped, and why.
-    counts: BTreeMap<&'static str, u64>,
+    /// What was dropped, and why, and what else is to be told at the end.
+    counts: BTreeMap<&'static str, f64>,
 }
 
 impl Work<'_> {
@@ -102,24 +120,28 @@ impl Work<'_> {
     }
 
     fn count(&mut self, what: &'static str) {
-        *self.counts.entry(what).or_default() += 1;
+        *self.counts.entry(what).or_default() += 1.0;
     }
 
-    /// A point of the curve: rows done, what was dropped so far, and how sure the teacher was of the last answer.
-    fn made(&mut self, done: u64, confidence: Option<f64>) -> Result<()> {
+    /// A point of the curve: rows done, what was dropped so far, and a figure of the last row.
+    fn made(&mut self, done: u64, figure: Option<(&str, f64)>) -> Result<()> {
         let mut values = self.summary();
-        values.extend(confidence.map(|confidence| ("confidence".to_owned(), confidence)));
+        values.extend(figure.map(|(name, value)| (name.to_owned(), value)));
         (self.sink)(Event::Metrics { step: done, epoch: 0.0, values })
     }
 
     /// A sign of life: so many of `total` rows are done.
     fn alive(&mut self, done: u64, total: u64) -> Result<()> {
-        (self.sink)(Event::Status { text: Text::new("Making rows", "正在生成数据"), done, total })
+        self.tell(Text::new("Making rows", "正在生成数据"), done, total)
+    }
+
+    fn tell(&mut self, text: Text, done: u64, total: u64) -> Result<()> {
+        (self.sink)(Event::Status { text, done, total })
     }
 
     /// What was made and dropped, by name.
     fn summary(&self) -> BTreeMap<String, f64> {
-        let counts = self.counts.iter().map(|(name, count)| ((*name).to_owned(), *count as f64));
+        let counts = self.counts.iter().map(|(name, count)| ((*name).to_owned(), *count));
         counts.chain([("rows".to_owned(), self.output.rows() as f64)]).collect()
     }
 

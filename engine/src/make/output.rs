@@ -2,25 +2,32 @@
 
 use crate::{
     Error, Result,
-    data::{Registry, Row, Source, preview},
+    data::{Registry, Row, Source, preference::judged, preview},
 };
 use api::Problem;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::{
     fs::{self, File, OpenOptions},
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
 };
 
-/// What follows the name of the dataset of answers that the teacher isn't sure of.
-const UNSURE: &str = "unsure";
+/// What a kind of job does with the rows that are not for the new dataset.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Apart {
+    /// Answers that the teacher isn't sure of: a dataset of its own.
+    Unsure,
+    /// Pairs without a better answer: a file beside.
+    Ties,
+}
 
 pub struct Output {
     dir: PathBuf,
     job: String,
-    sure: Lines,
+    rows: Lines,
+    kind: Apart,
     /// Made with its first row.
-    unsure: Lines,
+    apart: Lines,
     /// Rows of this job from before it was stopped or killed.
     pub earlier: Vec<Earlier>,
 }
@@ -29,8 +36,7 @@ pub struct Output {
 #[derive(Debug)]
 pub struct Earlier {
     pub instruction: String,
-    /// The row of the source that it answers, if it does.
-    pub row: Option<u64>,
+    pub provenance: Value,
 }
 
 /// A file of rows that is also a dataset.
@@ -43,47 +49,59 @@ struct Lines {
 
 impl Output {
     /// The rows of `job` in the dataset folder, under `name`. Rows of anything else under that name are never touched.
-    pub fn open(dir: PathBuf, name: &str, job: &str) -> Result<Self> {
+    pub fn open(dir: PathBuf, name: &str, job: &str, kind: Apart) -> Result<Self> {
         preview::check_name(name).map_err(at_output)?;
         let mut earlier = Vec::new();
-        let sure = Lines::open(&dir, name, job, &mut earlier)?;
-        let unsure = Lines::open(&dir, &format!("{name}_{UNSURE}"), job, &mut earlier)?;
-        Ok(Self { dir, job: job.to_owned(), sure, unsure, earlier })
+        let rows = Lines::open(&dir, name, job, &mut earlier)?;
+        let apart = Lines::open(&dir, &kind.name_beside(name), job, &mut earlier)?;
+        Ok(Self { dir, job: job.to_owned(), rows, kind, apart, earlier })
     }
 
     /// Rows of the new dataset.
     pub fn rows(&self) -> u64 {
-        self.sure.rows
+        self.rows.rows
     }
 
-    pub fn unsure_rows(&self) -> u64 {
-        self.unsure.rows
+    pub fn apart_rows(&self) -> u64 {
+        self.apart.rows
     }
 
-    /// Adds a row: a question and its answer, and where they come from.
-    pub fn add(&mut self, instruction: &str, output: &str, provenance: Map<String, Value>) -> Result<()> {
-        self.sure.add(&row(instruction, output, provenance, &self.job))
+    /// Adds a row, with where it comes from.
+    pub fn add(&mut self, row: Row, provenance: Map<String, Value>) -> Result<()> {
+        self.rows.add(row, provenance, &self.job)
     }
 
-    /// As [`add`](Self::add), for the second dataset.
-    pub fn add_unsure(&mut self, instruction: &str, output: &str, provenance: Map<String, Value>) -> Result<()> {
-        self.unsure.add(&row(instruction, output, provenance, &self.job))
+    /// As [`add`](Self::add), for those that are kept apart.
+    pub fn add_apart(&mut self, row: Row, provenance: Map<String, Value>) -> Result<()> {
+        self.apart.add(row, provenance, &self.job)
     }
 
     /// Makes datasets of the files that have rows; the first one with its bytes, if it has.
     pub fn register(&self) -> Result<Option<(PathBuf, u64)>> {
-        for lines in [&self.sure, &self.unsure] {
+        let apart = (self.kind == Apart::Unsure).then_some(&self.apart);
+        for lines in [&self.rows].into_iter().chain(apart) {
             let known = Registry::open(&self.dir)?.entries().iter().any(|entry| entry.name == lines.name);
             if lines.rows > 0 && !known {
-                let entry = json!({ "file_name": file_name(&lines.name) });
-                preview::add(&self.dir, &lines.name, entry.as_object().cloned().unwrap_or_default())?;
+                let mut entry = preview::recognise(&lines.path, false)?;
+                entry.shift_insert(0, "file_name".into(), file_name(&lines.name).into());
+                preview::add(&self.dir, &lines.name, entry)?;
             }
         }
-        if self.sure.rows == 0 {
+        if self.rows.rows == 0 {
             return Ok(None);
         }
-        let path = &self.sure.path;
+        let path = &self.rows.path;
         Ok(Some((path.clone(), fs::metadata(path).map_err(Error::io(path))?.len())))
+    }
+}
+
+impl Apart {
+    /// The name of what is kept beside the dataset `name`.
+    pub fn name_beside(self, name: &str) -> String {
+        match self {
+            Self::Unsure => format!("{name}_unsure"),
+            Self::Ties => judged::ties_of(name),
+        }
     }
 }
 
@@ -116,13 +134,13 @@ impl Lines {
             if !line.ends_with(b"\n") {
                 break;
             }
-            let row: Value = serde_json::from_slice(&line).unwrap_or_default();
-            let provenance = &row["provenance"];
+            let mut row: Value = serde_json::from_slice(&line).unwrap_or_default();
+            let provenance = row["provenance"].take();
             if provenance["job"] != job {
                 return Ok(false);
             }
             let instruction = row["instruction"].as_str().unwrap_or_default().to_owned();
-            earlier.push(Earlier { instruction, row: provenance["row"].as_u64() });
+            earlier.push(Earlier { instruction, provenance });
             self.rows += 1;
             whole += read as u64;
         }
@@ -134,8 +152,10 @@ impl Lines {
         Ok(true)
     }
 
-    fn add(&mut self, row: &Row) -> Result<()> {
-        let mut line = serde_json::to_vec(row).map_err(|e| Error::Internal(e.to_string()))?;
+    fn add(&mut self, mut row: Row, mut provenance: Map<String, Value>, job: &str) -> Result<()> {
+        provenance.insert("job".into(), job.into());
+        row.insert("provenance".into(), provenance.into());
+        let mut line = serde_json::to_vec(&row).map_err(|e| Error::Internal(e.to_string()))?;
         line.push(b'\n');
         let file = match &mut self.file {
             Some(file) => file,
@@ -150,11 +170,18 @@ impl Lines {
     }
 }
 
-fn row(instruction: &str, output: &str, mut provenance: Map<String, Value>, job: &str) -> Row {
-    provenance.insert("job".into(), job.into());
-    let columns = [("instruction", instruction.into()), ("input", "".into()), ("output", output.into())];
-    let columns = columns.into_iter().chain([("provenance", Value::Object(provenance))]);
-    columns.map(|(name, value)| (name.to_owned(), value)).collect()
+/// A question with its answer.
+pub fn answered(instruction: &str, output: &str) -> Row {
+    row(&[("instruction", instruction), ("input", ""), ("output", output)])
+}
+
+/// A question with two answers.
+pub fn paired(instruction: &str, chosen: &str, rejected: &str) -> Row {
+    row(&[("instruction", instruction), ("input", ""), ("chosen", chosen), ("rejected", rejected)])
+}
+
+fn row(columns: &[(&str, &str)]) -> Row {
+    columns.iter().map(|(name, text)| ((*name).to_owned(), (*text).into())).collect()
 }
 
 fn file_name(name: &str) -> String {

@@ -6,7 +6,7 @@ use api::{
     Problem,
     chat::FinishReason,
     data::Message,
-    params::{ComputeType, GenerateParams},
+    params::{ComputeType, GenerateParams, MakeParams, ModelParams},
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -51,16 +51,29 @@ pub fn no_endpoints(_: &Endpoint) -> Result<Box<dyn Teacher>> {
     Err(Error::Internal("nothing connects to endpoints here".into()))
 }
 
+/// Who a job names: its server if it has one, otherwise the model of this computer.
 pub(super) fn open(arguments: &Arguments, places: &Places, connect: Connect) -> Result<Box<dyn Teacher>> {
-    let Arguments { make, model, .. } = arguments;
-    let given = |text: &Option<String>| text.as_deref().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
-    if let Some(base_url) = given(&make.base_url) {
-        return connect(&Endpoint { base_url, model: given(&make.teacher).unwrap_or_default() });
+    match endpoint(&arguments.make) {
+        Some(endpoint) => connect(&endpoint),
+        None => local(&arguments.model, places),
     }
-    let loaded = Loaded::open(model, places, ComputeType::Auto)?;
+}
+
+/// The server that a job names.
+pub(super) fn endpoint(make: &MakeParams) -> Option<Endpoint> {
+    let given = |text: &Option<String>| text.as_deref().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
+    Some(Endpoint { base_url: given(&make.base_url)?, model: given(&make.teacher).unwrap_or_default() })
+}
+
+/// Loads a model of this computer.
+pub(super) fn local(model: &ModelParams, places: &Places) -> Result<Box<dyn Teacher>> {
+    Ok(Box::new(Local { name: name_of(model), loaded: Loaded::open(model, places, ComputeType::Auto)? }))
+}
+
+/// `MODEL`, or `MODEL + ADAPTER`.
+pub(super) fn name_of(model: &ModelParams) -> String {
     let adapter = model.adapter_name_or_path.as_deref().filter(|a| !a.is_empty());
-    let name = adapter.map_or(model.model_name_or_path.clone(), |a| format!("{} + {a}", model.model_name_or_path));
-    Ok(Box::new(Local { name, loaded }))
+    adapter.map_or(model.model_name_or_path.clone(), |a| format!("{} + {a}", model.model_name_or_path))
 }
 
 /// A model with its weights in memory.

@@ -199,6 +199,74 @@ fn sure_answers_become_rows_and_the_others_are_kept_apart() {
     assert_eq!((problem.code.as_str(), problem.field.as_deref()), ("no_confidence", Some("samples")));
 }
 
+fn sampled() -> Home {
+    let rows = [("q", "good"), ("q", "bad"), ("r", "long"), ("r", "short"), ("s", "same"), ("s", "other")];
+    let rows: String = rows
+        .map(|(q, a)| {
+            json!({ "instruction": q, "output": a, "provenance": { "on_policy": a == "good" } }).to_string() + "\n"
+        })
+        .concat();
+    Home::new(json!({ "s": { "file_name": "s.jsonl" } }), &[("s.jsonl", rows.as_str())])
+}
+
+#[test]
+fn a_judge_is_asked_in_both_orders_and_ties_are_kept_apart() {
+    let home = sampled();
+    let config = json!({ "task": "judge", "dataset": "s", "output_dataset": "pairs", "criteria": "kind" });
+    // Stopped in the middle of the second pair: its first verdict doesn't count.
+    let ended = home.make("job", config.clone(), vec![said("[[A]]"), said("[[B]]"), said("[[A]]"), None]);
+    assert_eq!(ended.result.unwrap().0, Outcome::Stopped);
+    let rows = home.rows("pairs.jsonl");
+    assert_eq!((&rows[0]["chosen"], &rows[0]["rejected"]), (&json!("good"), &json!("bad")));
+    let from = &rows[0]["provenance"];
+    assert_eq!((&from["source"], &from["verdicts"]), (&json!("judge"), &json!(["first", "first"])));
+    assert_eq!(from["on_policy"], json!([true, false]));
+    let places: Vec<_> = ["good", "bad"].map(|answer| ended.asked.iter().map(|a| a.find(answer)).collect()).to_vec();
+    let [good, bad]: [Vec<_>; 2] = places.try_into().unwrap();
+    assert!(good[0] < bad[0] && good[1] > bad[1] && ended.asked[0].contains("The better answer is kind"));
+    // The judge that always likes the first one doesn't make a pair.
+    let ended = home.make("job", config.clone(), vec![said("[[A]]"), said("[[A]]"), said("[[C]]"), said("Equal.")]);
+    assert_eq!(ended.asked.len(), 4, "the first pair isn't asked again");
+    let (outcome, summary) = ended.result.unwrap();
+    assert_eq!((outcome, summary["rows"], summary["ties"], summary["unclear"]), (Outcome::Succeeded, 1.0, 2.0, 0.0));
+    assert!((summary["agreement"] - 2.0 / 3.0).abs() < 1e-9);
+    assert_eq!(home.rows("pairs_ties.jsonl").len(), 2);
+    let datasets = preview::list(&home.places().datasets()).unwrap();
+    let kinds: Vec<_> = datasets.iter().map(|d| (d.name.as_str(), d.kind.as_str())).collect();
+    assert_eq!(kinds, [("s", "instructions"), ("pairs", "preferences")], "ties are no dataset");
+    let wanted = serde_json::from_value(json!({ "sources": [{ "dataset": "pairs" }] })).unwrap();
+    let pairs = crate::data::preference::pairs(&wanted, &home.places()).unwrap();
+    assert_eq!((pairs.kept, pairs.sources[0].ties, pairs.on_policy), (1, 2, Some(0.5)));
+    assert!((pairs.sources[0].agreement.unwrap() - 2.0 / 3.0).abs() < 1e-9);
+    // Whoever speaks in riddles makes no pair either, and has no say in the agreement.
+    let ended =
+        home.make("job2", json!({ "task": "judge", "dataset": "s", "num_rows": 1 }), vec![said("hm"), said("B")]);
+    let (_, summary) = ended.result.unwrap();
+    assert_eq!((summary["rows"], summary["unclear"], summary.get("agreement")), (0.0, 1.0, None));
+}
+
+#[test]
+fn samples_are_shared_out_and_go_on_where_they_stopped() {
+    let home = seeds();
+    let starter = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/starter");
+    let config = json!({ "task": "samples", "dataset": "seeds", "output_dataset": "new", "samples": 2,
+        "model_name_or_path": starter, "on_policy_share": 0.5, "max_new_tokens": 4, "adversarial": true, "seed": 3 });
+    // The starter answers first, then the server.
+    let ended = home.make("job", config.clone(), vec![said("one"), None]);
+    assert_eq!(ended.result.unwrap().0, Outcome::Stopped);
+    assert_eq!(home.rows("new.jsonl").len(), 3);
+    let ended = home.make("job", config.clone(), vec![said("two")]);
+    let (outcome, summary) = ended.result.unwrap();
+    assert_eq!((outcome, summary["rows"], ended.asked.len()), (Outcome::Succeeded, 4.0, 1));
+    let rows = home.rows("new.jsonl");
+    let from = |name: &str| rows.iter().map(|row| row["provenance"][name].clone()).collect::<Vec<_>>();
+    assert_eq!(from("on_policy"), [true, true, false, false]);
+    assert_eq!(from("row"), [0, 1, 0, 1]);
+    assert_eq!((&from("teacher")[2], &from("adversarial")[0]), (&json!("scripted"), &json!(true)));
+    assert_eq!(rows[3]["output"], "two");
+    assert_eq!(preview::one(&home.places().datasets(), "new", None).unwrap().problem, None);
+}
+
 #[test]
 fn what_is_missing_is_said_at_once() {
     let home = seeds();
@@ -214,6 +282,13 @@ fn what_is_missing_is_said_at_once() {
         ["min_words"]
     );
     assert_eq!(fields(json!({ "dataset": "seeds", "model_name_or_path": "x", "smaples": 3 })), ["smaples"]);
+    let samples = |more: Value| {
+        let mut config = json!({ "task": "samples", "dataset": "seeds", "model_name_or_path": "x" });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        fields(config)
+    };
+    assert_eq!(samples(json!({ "samples": 1 })), ["samples"]);
+    assert_eq!(samples(json!({ "on_policy_share": 0.5 })), ["checkpoints"]);
 }
 
 /// The model of this computer, with probabilities of its own.

@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod data;
 pub mod export;
+pub mod preferences;
 pub mod run;
 pub mod runs;
 pub mod train;

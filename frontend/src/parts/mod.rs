@@ -5,6 +5,7 @@ pub mod dialog;
 pub mod field;
 pub mod icon;
 pub mod job;
+pub mod making;
 pub mod note;
 mod pulls;
 pub mod shell;

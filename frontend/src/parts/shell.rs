@@ -20,7 +20,7 @@ pub fn Rail() -> impl IntoView {
     let w = ui::words();
     let store = store();
     let path = use_location().pathname;
-    let link = move |href: &'static str, name: &'static str, symbol: &'static str, word: &'static str| {
+    let link = move |href: &'static str, name: &'static str, symbol: &'static str, word: [&'static str; 2]| {
         let here = move || {
             let path = path.get();
             let same = path == href || (href == "/" && path == "/train");
@@ -37,17 +37,20 @@ pub fn Rail() -> impl IntoView {
         let count = move || count().filter(|n| *n > 0).map(|n| view! { <span class="n">{n}</span> });
         view! {
             <a href=href class="top" aria-current=here data-testid=testid>
-                {icon(symbol, 18)}<span>{word}</span>{count}
+                {icon(symbol, 18)}<span class="long">{word[0]}</span><span class="short">{word[1]}</span>{count}
             </a>
         }
     };
     view! {
         <nav class="rail" aria-label=w.main_nav>
             <a class="brand" href="/">{mark()}<span>"Lathe"</span></a>
-            <div class="nav">{link("/", "train", "train", w.train)}{link("/data", "data", "data", w.data)}</div>
             <div class="nav">
-                {link("/runs", "runs", "runs", w.runs)} {link("/chat", "chat", "chat", w.chat)}
-                {link("/export", "export", "export", w.export)}
+                {link("/", "train", "train", [w.train; 2])} {link("/data", "data", "data", [w.data; 2])}
+                {link("/preferences", "preferences", "pref", [w.preferences, w.preferences_short])}
+            </div>
+            <div class="nav">
+                {link("/runs", "runs", "runs", [w.runs; 2])} {link("/chat", "chat", "chat", [w.chat; 2])}
+                {link("/export", "export", "export", [w.export; 2])}
             </div>
             <div class="rail-end"><RailJob /><Machine /><div class="pair switches">{switches("")}</div></div>
         </nav>
@@ -87,6 +90,7 @@ pub fn job_href(job: &Job) -> String {
         JobKind::Export => "/export".into(),
         JobKind::Pull if job.config.text("id").is_some() => "/data".into(),
         JobKind::Pull => "/".into(),
+        JobKind::Make if matches!(job.config.text("task"), Some("samples" | "judge")) => "/preferences".into(),
         JobKind::Make => "/data".into(),
     }
 }

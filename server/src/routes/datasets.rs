@@ -129,7 +129,8 @@ async fn pull(State(app): State<App>, extract::Json(wanted): extract::Json<PullD
     Ok((StatusCode::CREATED, Json(job)).into_response())
 }
 
-async fn changed(app: &App) -> Reply<()> {
+/// Tells the pages that the list is another.
+pub(super) async fn changed(app: &App) -> Reply<()> {
     Ok(app.store.tell(&Feed::Changed { what: "datasets".into() }).await?)
 }
 
@@ -251,7 +252,7 @@ fn attachment(dataset: &str, file_type: FileType) -> String {
 }
 
 /// A name that could stand in `dataset_info.json`; it is never a path here.
-fn known_shape(name: String) -> Reply<String> {
+pub(super) fn known_shape(name: String) -> Reply<String> {
     let is_fine = !name.is_empty() && name.chars().count() <= 200 && !name.chars().any(char::is_control);
     if is_fine { Ok(name) } else { Err(Failure::missing(["dataset", "数据集"], &name)) }
 }

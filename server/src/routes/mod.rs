@@ -5,6 +5,7 @@ mod datasets;
 mod events;
 mod jobs;
 mod models;
+mod preferences;
 mod system;
 mod upload;
 pub mod uploads;
@@ -19,6 +20,7 @@ pub fn all() -> Vec<Route> {
         events::routes(),
         datasets::routes(),
         uploads::routes(),
+        preferences::routes(),
         models::routes(),
         chat::routes(),
     ];

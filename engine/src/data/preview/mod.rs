@@ -4,12 +4,9 @@ mod mapping;
 mod register;
 
 pub use mapping::columns;
-pub(crate) use register::{add, check_name, taken};
+pub(crate) use register::{add, check_name, recognise, taken};
 pub use register::{forget, one_file, register};
-pub(super) use {
-    mapping::put as put_mapping,
-    register::{change, recognise},
-};
+pub(super) use {mapping::put as put_mapping, register::change};
 
 use super::example::at_row;
 use super::walk::{self, walk};

@@ -2,15 +2,14 @@
 
 use crate::{
     client, format,
-    i18n::fill,
     parts::{
         ProblemNote, icon,
-        job::{Bar, badge, left, share, status},
+        making::{self, making_job},
     },
     store::store,
     ui,
 };
-use api::{Job, JobKind, Problem, RunConfig, job::NewJob, routes};
+use api::{JobKind, Problem, RunConfig, job::NewJob, routes};
 use leptos::{prelude::*, task::spawn_local};
 
 /// Jobs shown, newest first.
@@ -108,54 +107,7 @@ pub fn MakeData(chosen: Memo<Option<String>>) -> impl IntoView {
                 </form>
             </details>
             {move || problems.get().into_iter().map(|problem| view! { <div class="mt"><ProblemNote problem /></div> }).collect_view()}
-            {move || store.jobs_of(JobKind::Make).into_iter().take(SHOWN).map(row).collect_view()}
+            {move || making::jobs(store, &["self_instruct", "pseudo_label"]).take(SHOWN).map(|job| making_job(job, ())).collect_view()}
         </section>
-    }
-}
-
-/// A job: how far it is, or what became of it; it can be stopped, and taken up again.
-fn row(job: Job) -> impl IntoView {
-    let (w, language, store) = (ui::words(), ui::language(), store());
-    let active = job.state.is_active();
-    let act = move |route: &'static str, id: String| {
-        spawn_local(async move {
-            if let Err(problems) = client::order(&routes::fill(route, &id), &()).await {
-                store.complain(&problems);
-            }
-        });
-    };
-    let progress = active.then(|| {
-        let text = status(&job.progress, language).unwrap_or_default();
-        let amount = fill(
-            w.of_bytes,
-            &[("done", &format::count(job.progress.done)), ("total", &format::count(job.progress.total))],
-        );
-        let rest = [Some(amount), left(&job.progress, language)].into_iter().flatten().collect::<Vec<_>>().join(", ");
-        view! {
-            <Bar share=Signal::stored(share(&job.progress)) label=w.make_data>
-                <span><b>{text}</b></span><span class="push">{rest}</span>
-            </Bar>
-        }
-    });
-    let made = job.summary.get("rows").map(|rows| fill(w.rows_n, &[("n", &format::count(*rows as u64))]));
-    let dropped: f64 = job.summary.iter().filter(|(name, _)| name.starts_with("dropped_")).map(|(_, n)| n).sum();
-    let dropped = (dropped > 0.0).then(|| fill(w.make_dropped, &[("n", &format::count(dropped as u64))]));
-    let about = [made, dropped].into_iter().flatten().collect::<Vec<_>>().join(" · ");
-    let name = job.artifact.as_deref().map(|path| format::last_part(path).trim_end_matches(".jsonl").to_owned());
-    let title = match name {
-        Some(name) => view! { <a class="clip" href=routes::fill("/data/{name}", &name)>{name.clone()}</a> }.into_any(),
-        None => view! { <b class="clip">{job.id.clone()}</b> }.into_any(),
-    };
-    let problem = job.problem.clone().filter(|_| !active).map(|problem| view! { <ProblemNote problem /> });
-    let again = !active && job.state != api::JobState::Succeeded;
-    let (stop_id, resume_id) = (job.id.clone(), job.id.clone());
-    let stop = active.then(|| view! { <button type="button" class="btn quiet s" on:click=move |_| act(routes::JOB_STOP, stop_id.clone())>{w.stop}</button> });
-    let resume = again.then(|| view! { <button type="button" class="btn quiet s" on:click=move |_| act(routes::JOB_RESUME, resume_id.clone())>{w.resume}</button> });
-    view! {
-        <div class="export" data-testid="make-job">
-            <div class="row">{title}{badge(job.state, share(&job.progress))}<span class="push">{stop}{resume}</span></div>
-            <p class="xs muted">{about}</p>
-            {progress}{problem}
-        </div>
     }
 }

@@ -2,6 +2,7 @@
 
 mod actions;
 mod loss;
+mod rollouts;
 mod side;
 mod small;
 
@@ -66,6 +67,7 @@ fn Known(id: String) -> impl IntoView {
     let with = move |f: fn(&Job) -> String| job.with(|job| job.as_ref().map(f).unwrap_or_default());
     let state = Memo::new(move |_| job.with(|job| job.as_ref().map_or(JobState::Queued, |j| j.state)));
     let kind = job.with_untracked(|j| j.as_ref().map_or(JobKind::Train, |j| j.kind));
+    let sampling = job.with_untracked(|j| j.as_ref().is_some_and(rollouts::samples));
     let about = move || {
         let parts = [with(model_name), with(datasets), with(method), with(started)];
         parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(" · ")
@@ -105,6 +107,7 @@ fn Known(id: String) -> impl IntoView {
                 <div class="stack">
                     <loss::LossCard id=id.clone() job />
                     <small::SmallCharts id=id.clone() job />
+                    {sampling.then(|| view! { <rollouts::Rollouts id=id.clone() /> })}
                     <side::Log id=id.clone() active />
                 </div>
                 <aside class="stack">

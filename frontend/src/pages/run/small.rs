@@ -1,4 +1,4 @@
-//! The run's figures: tiles above, and small charts of the learning rate, the gradient norm and the speed.
+//! The run's figures: tiles above, and a small chart of each metric but the loss.
 
 use super::loss::series;
 use crate::{
@@ -12,8 +12,9 @@ use crate::{
     store::store,
     ui,
 };
-use api::Job;
+use api::{Job, job::Metric};
 use leptos::{html, prelude::*};
+use std::collections::BTreeSet;
 
 #[component]
 pub fn Tiles(job: Memo<Option<Job>>) -> impl IntoView {
@@ -75,43 +76,94 @@ fn tile(key: &'static str, value: String, unit: &'static str, detail: String, cl
 
 #[component]
 pub fn SmallCharts(id: String, job: Memo<Option<Job>>) -> impl IntoView {
-    let w = ui::words();
     let store = store();
     let total = Memo::new(move |_| {
         job.with(|j| j.as_ref().filter(|j| j.state.is_active()).map_or(0.0, |j| j.progress.total as f64))
     });
-    let charts = [
-        (w.learning_rate, "learning_rate", "c3"),
-        (w.grad_norm, "grad_norm", "c4"),
-        (w.tokens_each_second, "tokens_per_s", "c5"),
-    ];
-    let any = {
+    // Drawn anew only when a metric comes that no chart has yet.
+    let names = {
         let id = id.clone();
-        Memo::new(move |_| store.metrics.with(|all| all.get(&id).is_some_and(|m| !m.is_empty())))
+        Memo::new(move |_| store.metrics.with(|all| all.get(&id).map(|points| names(points)).unwrap_or_default()))
     };
     move || {
-        let charts = charts.map(|(title, name, colour)| view! { <Small id=id.clone() title name colour total /> });
-        any.get().then(|| view! { <section class="card"><div class="small-charts">{charts.into_iter().collect_view()}</div></section> })
+        let names = names.get();
+        let charts: Vec<_> = names.into_iter().zip(COLOURS.into_iter().cycle()).collect();
+        let charts = charts.into_iter().map(|(name, colour)| {
+            let title = title(&name);
+            view! { <Small id=id.clone() title name colour total /> }
+        });
+        let charts = charts.collect_view();
+        (!charts.is_empty()).then(|| view! { <section class="card"><div class="small-charts">{charts}</div></section> })
     }
 }
 
+const COLOURS: [&str; 5] = ["c3", "c4", "c5", "c1", "c2"];
+
+/// Metrics that have a chart of their own, or none.
+const ELSEWHERE: [&str; 3] = ["loss", "eval_loss", "epoch"];
+/// Those of every run, first.
+const USUAL: [&str; 3] = ["learning_rate", "grad_norm", "tokens_per_s"];
+/// What a policy is watched by, before whatever else a stage tells.
+const POLICY: [&str; 4] = ["reward", "kl", "entropy", "rewards/accuracies"];
+
+/// The metrics of a run that get a small chart, in their order.
+fn names(points: &[Metric]) -> Vec<String> {
+    let found: BTreeSet<&str> = points.iter().flat_map(|point| point.values.keys().map(String::as_str)).collect();
+    let first = POLICY.iter().chain(&USUAL).copied();
+    let known: Vec<&str> = first.filter(|name| found.contains(name)).collect();
+    let rest = found.iter().copied().filter(|name| !known.contains(name) && !ELSEWHERE.contains(name));
+    known.iter().copied().chain(rest).map(str::to_owned).collect()
+}
+
+/// What a metric is called; one that has no word goes by its name.
+fn title(name: &str) -> String {
+    let w = ui::words();
+    match name {
+        "learning_rate" => w.learning_rate,
+        "grad_norm" => w.grad_norm,
+        "tokens_per_s" => w.tokens_each_second,
+        "reward" => w.reward,
+        "kl" => w.kl,
+        "entropy" => w.entropy,
+        "rewards/accuracies" => w.reward_accuracy,
+        other => other,
+    }
+    .to_owned()
+}
+
 #[component]
-fn Small(id: String, title: &'static str, name: &'static str, colour: &'static str, total: Memo<f64>) -> impl IntoView {
+fn Small(id: String, title: String, name: String, colour: &'static str, total: Memo<f64>) -> impl IntoView {
     let store = store();
     let node = NodeRef::<html::Div>::new();
     let width = width_of(node);
-    let points =
-        Memo::new(move |_| store.metrics.with(|all| all.get(&id).map(|m| series(m, name)).unwrap_or_default()));
     let figure = if name == "tokens_per_s" { format::rate } else { format::measure };
+    let points =
+        Memo::new(move |_| store.metrics.with(|all| all.get(&id).map(|m| series(m, &name)).unwrap_or_default()));
     let last = move || points.with(|p| p.last().map(|p| figure(p.1)));
     let drawing =
         move || points.with(|p| small_svg(p, total.get(), width.get().max(160.0), 112.0, colour, ui::words().step));
     view! {
         <div>
-            <h3>{title} <span>{last}</span></h3>
+            <h3>{title.clone()} <span>{last}</span></h3>
             <div class="chart" node_ref=node role="img" aria-label=title>
                 <svg viewBox=move || format!("0 0 {} 112", width.get().max(160.0))><g inner_html=drawing></g></svg>
             </div>
         </div>
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_but_the_loss_has_a_chart() {
+        let point = |names: &[&str]| {
+            let values = names.iter().map(|name| ((*name).to_owned(), 1.0)).collect();
+            Metric { step: 1, epoch: 0.0, time: 0.0, values }
+        };
+        let points =
+            [point(&["loss", "grad_norm", "rewards/margins", "reward"]), point(&["eval_loss", "learning_rate"])];
+        assert_eq!(names(&points), ["reward", "learning_rate", "grad_norm", "rewards/margins"]);
     }
 }

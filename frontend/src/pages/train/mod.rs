@@ -71,16 +71,10 @@ pub fn Train() -> impl IntoView {
         });
     });
     let keys = window_event_listener(ev::keydown, move |event| {
-        let typing = event.target().is_some_and(|target| {
-            use wasm_bindgen::JsCast;
-            target
-                .dyn_ref::<web_sys::Element>()
-                .is_some_and(|e| matches!(e.tag_name().as_str(), "INPUT" | "TEXTAREA" | "SELECT"))
-        });
         if event.key() == "Enter" && (event.ctrl_key() || event.meta_key()) {
             event.prevent_default();
             start.run(());
-        } else if event.key() == "/" && !typing && !event.ctrl_key() && !event.meta_key() {
+        } else if event.key() == "/" && !ui::is_typing(&event) && !event.ctrl_key() && !event.meta_key() {
             event.prevent_default();
             focus("find-setting");
         }

@@ -1,9 +1,7 @@
-//! The rows that a job starts from: tasks, questions or texts, with or without answers.
+//! What rows ask, with or without answers: tasks, questions or texts.
 
-use crate::{
-    Places, Result,
-    data::{Registry, Row, info, reader, walk::walk_files},
-};
+use super::{Registry, Row, info, reader, walk::walk_files};
+use crate::{Places, Result};
 use api::Problem;
 use serde_json::Value;
 use std::{
@@ -14,14 +12,14 @@ use std::{
 /// Columns in which a question, a task or a text stands where no entry says so.
 const COLUMNS: [&str; 7] = ["instruction", "question", "prompt", "query", "text", "content", "sentence"];
 
-/// A dataset by its name, or a file.
-pub struct Source {
+/// The rows of a dataset, or of a file.
+pub struct Questions {
     files: Vec<PathBuf>,
-    entry: Option<info::Entry>,
+    pub entry: Option<info::Entry>,
 }
 
 /// Finds the dataset `name`; a file of the person's own needs no known format, as only its questions are read.
-pub fn find(name: &str, places: &Places) -> Result<Source> {
+pub fn find(name: &str, places: &Places) -> Result<Questions> {
     if name.is_empty() {
         return Err(Problem::new("no_dataset", "No dataset is chosen.", "未选择数据集。")
             .hint("Set dataset to its name, or to a file.", "请将 dataset 设为其名称或文件。")
@@ -30,28 +28,42 @@ pub fn find(name: &str, places: &Places) -> Result<Source> {
     }
     let path = Path::new(name);
     if path.is_file() && reader::kind(path).is_some() {
-        return Ok(Source { files: vec![path.to_path_buf()], entry: None });
+        return Ok(Questions { files: vec![path.to_path_buf()], entry: None });
     }
     let registry = Registry::open(places.datasets())?;
     let entry = registry.entry(name)?;
-    Ok(Source { files: registry.files(entry)?, entry: Some(entry.clone()) })
+    Ok(Questions { files: registry.files(entry)?, entry: Some(entry.clone()) })
 }
 
-impl Source {
+impl Questions {
     pub fn rows(&self) -> Result<u64> {
         self.files.iter().map(|file| reader::count(file)).sum()
     }
 
     /// Calls `each` with the number of each row, from 0, and its question, until it breaks; a row without one has None.
-    pub fn questions(&self, each: &mut dyn FnMut(u64, Option<String>) -> Result<ControlFlow<()>>) -> Result<()> {
-        walk_files(&self.files, &mut |row, raw| each(row, raw.value.ok().and_then(|value| self.question(value))))
+    pub fn each(&self, each: &mut dyn FnMut(u64, Option<String>) -> Result<ControlFlow<()>>) -> Result<()> {
+        walk_files(&self.files, &mut |row, raw| {
+            each(
+                row,
+                match raw.value {
+                    Ok(Value::String(text)) => full(&text),
+                    Ok(Value::Object(value)) => self.of(&value),
+                    _ => None,
+                },
+            )
+        })
     }
 
-    fn question(&self, value: Value) -> Option<String> {
-        let row = match value {
-            Value::String(text) => return full(&text),
-            value => reader::object(value).ok()?,
-        };
+    /// Calls `each` with every row that has columns, until it breaks.
+    pub fn each_row(&self, each: &mut dyn FnMut(Row) -> Result<ControlFlow<()>>) -> Result<()> {
+        walk_files(&self.files, &mut |_, raw| match raw.value {
+            Ok(Value::Object(row)) => each(row),
+            _ => Ok(ControlFlow::Continue(())),
+        })
+    }
+
+    /// The question of a row.
+    pub fn of(&self, row: &Row) -> Option<String> {
         let text = |column: &str| row.get(column).and_then(Value::as_str).and_then(full);
         if let Some(entry) = &self.entry {
             let columns = &entry.columns;
@@ -60,7 +72,7 @@ impl Source {
             if let Some(first) = first {
                 return Some(more.map_or(first.clone(), |more| format!("{first}\n{more}")));
             }
-            if let Some(asked) = asked(&row, entry) {
+            if let Some(asked) = asked(row, entry) {
                 return Some(asked);
             }
         }
