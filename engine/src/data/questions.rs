@@ -30,6 +30,11 @@ pub fn find(name: &str, places: &Places) -> Result<Questions> {
     if path.is_file() && reader::kind(path).is_some() {
         return Ok(Questions { files: vec![path.to_path_buf()], entry: None });
     }
+    of_dataset(name, places)
+}
+
+/// Finds the dataset `name`, which is registered.
+pub fn of_dataset(name: &str, places: &Places) -> Result<Questions> {
     let registry = Registry::open(places.datasets())?;
     let entry = registry.entry(name)?;
     Ok(Questions { files: registry.files(entry)?, entry: Some(entry.clone()) })

@@ -5,9 +5,12 @@
 use super::{Work, output::paired, teacher::Teacher};
 use crate::{
     Error, Places, Result,
-    data::preference::{
-        answers::{self, Answer, Asked},
-        judged::{Tally, Verdict},
+    data::{
+        preference::{
+            answers::{self, Answer, Asked},
+            judged::{Tally, Verdict},
+        },
+        questions,
     },
 };
 use api::{Outcome, data::Message};
@@ -20,7 +23,7 @@ const CRITERIA: &str = "helpful, correct, harmless and to the point";
 pub fn run(work: &mut Work, teacher: &mut dyn Teacher, places: &Places) -> Result<Outcome> {
     let arguments = work.arguments;
     let make = &arguments.make;
-    let all = answers::read(&make.dataset, places)?;
+    let all = answers::read(&make.dataset, &questions::find(&make.dataset, places)?)?;
     let pairs: Vec<(&Asked, &Answer, &Answer)> = all
         .iter()
         .flat_map(|asked| {
@@ -29,9 +32,6 @@ pub fn run(work: &mut Work, teacher: &mut dyn Teacher, places: &Places) -> Resul
         })
         .take(make.num_rows.unwrap_or(usize::MAX))
         .collect();
-    if pairs.is_empty() {
-        return Err(answers::none(&make.dataset).into());
-    }
     let mut tally = Tally::default();
     let mut done = HashSet::new();
     for row in &work.output.earlier {

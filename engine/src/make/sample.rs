@@ -137,8 +137,10 @@ fn checkpoints(arguments: &Arguments) -> Result<Vec<Checkpoint>> {
     let target = (!model.model_name_or_path.is_empty()).then(|| model.clone());
     let others = make.checkpoints.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).map(|text| {
         let (name, adapter) = text.split_once(" + ").map_or((text, None), |(name, adapter)| (name, Some(adapter)));
-        let adapter_name_or_path = adapter.map(|adapter| adapter.trim().to_owned());
-        Some(ModelParams { model_name_or_path: name.trim().to_owned(), adapter_name_or_path, ..model.clone() })
+        let (name, adapter_name_or_path) = (name.trim(), adapter.map(|adapter| adapter.trim().to_owned()));
+        // A template that was chosen for one model says nothing about another.
+        let template = model.template.clone().filter(|_| name == model.model_name_or_path);
+        Some(ModelParams { model_name_or_path: name.to_owned(), adapter_name_or_path, template, ..model.clone() })
     });
     let server = teacher::endpoint(make).map(|_| None);
     let has_target = target.is_some();

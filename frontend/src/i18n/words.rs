@@ -555,6 +555,7 @@ words! {
     pref_on_policy: "From this model, at least", "来自该模型的比例至少";
     pref_on_policy_help: "Answers of the model itself teach more; drops {n} pairs.", "模型自己的回答更有用；去掉 {n} 对。";
     pref_adversarial: "Adversarial prompts", "对抗性提示";
+    pref_adversarial_tag: "adversarial", "对抗性";
     pref_adversarial_any: "All", "全部";
     pref_adversarial_only: "Only", "仅这些";
     pref_adversarial_without: "None", "排除";

@@ -2,11 +2,8 @@
 
 use super::identity;
 use crate::{
-    Places, Result,
-    data::{
-        Row,
-        questions::{self, Questions},
-    },
+    Result,
+    data::{Row, questions::Questions},
 };
 use api::Problem;
 use serde_json::Value;
@@ -51,15 +48,14 @@ impl Asked {
     }
 }
 
-/// The prompts of a dataset that have at least two different answers, in the order of their first rows.
-pub fn read(dataset: &str, places: &Places) -> Result<Vec<Asked>> {
-    let rows = questions::find(dataset, places)?;
+/// The prompts of `dataset` that have at least two different answers, in the order of their first rows; one at least.
+pub fn read(dataset: &str, rows: &Questions) -> Result<Vec<Asked>> {
     let (mut all, mut known, mut bytes) = (Vec::<Asked>::new(), HashMap::<String, usize>::new(), 0);
     rows.each_row(&mut |row| {
         let Some(prompt) = rows.of(&row) else { return Ok(ControlFlow::Continue(())) };
         let (ranked, answers) = match several(&row) {
             Some((ranked, answers)) => (ranked, answers),
-            None => (false, one(&row, &rows).into_iter().collect()),
+            None => (false, one(&row, rows).into_iter().collect()),
         };
         bytes += prompt.len() + answers.iter().map(|answer| answer.text.len()).sum::<usize>();
         if bytes > MOST_BYTES {
@@ -84,6 +80,9 @@ pub fn read(dataset: &str, places: &Places) -> Result<Vec<Asked>> {
         asked.answers.retain(|answer| !answer.text.trim().is_empty() && seen.insert(answer.text.clone()));
     }
     all.retain(|asked| asked.answers.len() > 1);
+    if all.is_empty() {
+        return Err(none(dataset).into());
+    }
     Ok(all)
 }
 
@@ -147,7 +146,7 @@ pub(super) fn number(value: &Value) -> Option<f64> {
 }
 
 /// The problem of a dataset without anything to compare.
-pub fn none(dataset: &str) -> Problem {
+fn none(dataset: &str) -> Problem {
     Problem::new(
         "no_answers",
         format!("No prompt of dataset {dataset} has two different answers, and its rows are no pairs."),

@@ -3,7 +3,7 @@
 use super::{Pair, answers, identity, judged, prompt_of, votes};
 use crate::{
     Places, Result,
-    data::{Example, Kind, Registry, info, walk},
+    data::{Example, Kind, Registry, info, questions, walk},
 };
 use answers::{Answer, Asked};
 use api::{
@@ -19,16 +19,13 @@ pub fn of(registry: &Registry, name: &str, pairing: Pairing, places: &Places) ->
     if entry.format()?.kind(entry) == Kind::Preferences {
         return written(registry, entry);
     }
-    let asked = answers::read(name, places)?;
+    let asked = answers::read(name, &questions::of_dataset(name, places)?)?;
     let record = votes::Record::read(registry.dir(), name)?;
     let mut count = SourceCount::default();
     let mut pairs = Vec::new();
     for asked in &asked {
         voted(asked, &record, &mut pairs, &mut count);
         ordered(asked, pairing, &mut pairs);
-    }
-    if asked.is_empty() {
-        return Err(answers::none(name).into());
     }
     Ok((pairs, count))
 }

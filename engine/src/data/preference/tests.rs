@@ -144,6 +144,7 @@ fn a_source_that_gives_nothing_says_why_and_hides_no_other() {
     let found = home.pairs(&["single", "missing", "pairs"], PairFilter::default());
     let codes: Vec<_> = found.sources.iter().map(|s| s.problem.as_ref().map(|p| p.code.as_str())).collect();
     assert_eq!(codes, [Some("no_answers"), Some("unknown_dataset"), None]);
+    assert_eq!(home.ballot("single", None).unwrap_err().into_problem().code, "no_answers");
     assert_eq!(found.kept, 1);
 }
 
@@ -184,6 +185,7 @@ fn votes_are_blind_kept_and_taken_back() {
     home.ballot("samples", Some(("", Vote::Undo))).unwrap();
     assert_eq!(home.ballot("samples", Some(("", Vote::Undo))).unwrap_err().into_problem().code, "nothing_to_undo");
     assert_eq!(home.ballot("samples", Some(("00", Vote::Left))).unwrap_err().into_problem().code, "no_such_pair");
+    assert_eq!(home.ballot("other", None).unwrap_err().into_problem().code, "unknown_dataset");
     assert_eq!(home.ballot("../x", None).unwrap_err().into_problem().field.as_deref(), Some("dataset"));
     assert_eq!(home.pairs(&["samples"], PairFilter::default()).kept, 0);
 }

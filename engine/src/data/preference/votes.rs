@@ -3,7 +3,10 @@
 //! hash, and the last line about a pair counts.
 
 use super::answers::{self, Answer, Asked};
-use crate::{Error, Places, Result, data::preview};
+use crate::{
+    Error, Places, Result,
+    data::{preview, questions},
+};
 use api::{
     Problem,
     preference::{Ballot, BallotPair, CastVote, Pairing, Vote},
@@ -52,7 +55,7 @@ pub enum Found {
 /// What is asked next about the answers of `dataset`; with `cast`, behind that vote.
 pub fn ballot(dataset: &str, cast: Option<&CastVote>, places: &Places) -> Result<Ballot> {
     preview::check_name(dataset).map_err(|error| Error::from(error.into_problem().field("dataset")))?;
-    let asked = answers::read(dataset, places)?;
+    let asked = answers::read(dataset, &questions::of_dataset(dataset, places)?)?;
     let pairs = pairs(&asked);
     let dir = places.datasets();
     let mut record = Record::read(&dir, dataset)?;

@@ -10,10 +10,11 @@ pub fn FiltersCard() -> impl IntoView {
     let w = ui::words();
     let bench = bench();
     let dropped = move |text: &'static str, of: fn(&DroppedPairs) -> u64| {
-        move || {
+        let said = move || {
             let n = bench.found.with(|found| found.as_ref().map_or(0, |f| of(&f.dropped)));
             fill(text, &[("n", &format::count(n))])
-        }
+        };
+        view! { <p class="help">{said}</p> }
     };
     let change = move |edit: &dyn Fn(&mut PairFilter)| {
         bench.offset.set(0);
@@ -22,6 +23,7 @@ pub fn FiltersCard() -> impl IntoView {
     let number = move |name: &'static str,
                        label: &'static str,
                        unit: &'static str,
+                       help: AnyView,
                        get: fn(&PairFilter) -> String,
                        set: fn(&mut PairFilter, Option<f64>)| {
         view! {
@@ -36,6 +38,7 @@ pub fn FiltersCard() -> impl IntoView {
                         } />
                     {(!unit.is_empty()).then(|| view! { <span class="unit">{unit}</span> })}
                 </div>
+                {help}
             </div>
         }
     };
@@ -64,22 +67,16 @@ pub fn FiltersCard() -> impl IntoView {
         <section class="card">
             <div class="card-h"><h2>{w.pref_filters}</h2></div>
             <div class="stack">
-                <div>
-                    {number("min-gap", w.pref_min_gap, "", |f| format::number(f.min_gap), |f, value| f.min_gap = value.unwrap_or(0.0))}
-                    <p class="help">{dropped(w.pref_min_gap_help, |d| d.min_gap)}</p>
-                </div>
-                <div>
-                    {number("max-gap", w.pref_max_gap, "", |f| f.max_gap.map(format::number).unwrap_or_default(), |f, value| f.max_gap = value)}
-                    <p class="help">{dropped(w.pref_max_gap_help, |d| d.max_gap)}</p>
-                </div>
-                <div>
-                    {number("on-policy", w.pref_on_policy, "%", |f| format::number(f.on_policy * 100.0), |f, value| f.on_policy = value.unwrap_or(0.0).clamp(0.0, 100.0) / 100.0)}
-                    <p class="help">{dropped(w.pref_on_policy_help, |d| d.on_policy)}</p>
-                </div>
+                {number("min-gap", w.pref_min_gap, "", dropped(w.pref_min_gap_help, |d| d.min_gap).into_any(),
+                    |f| format::number(f.min_gap), |f, value| f.min_gap = value.unwrap_or(0.0))}
+                {number("max-gap", w.pref_max_gap, "", dropped(w.pref_max_gap_help, |d| d.max_gap).into_any(),
+                    |f| f.max_gap.map(format::number).unwrap_or_default(), |f, value| f.max_gap = value)}
+                {number("on-policy", w.pref_on_policy, "%", dropped(w.pref_on_policy_help, |d| d.on_policy).into_any(),
+                    |f| format::number(f.on_policy * 100.0), |f, value| f.on_policy = value.unwrap_or(0.0).clamp(0.0, 100.0) / 100.0)}
                 <div class="field">
                     <span class="label" id="pairs-adversarial">{w.pref_adversarial}</span>
                     <div class="seg fill" role="radiogroup" aria-labelledby="pairs-adversarial">{adversarial.into_iter().collect_view()}</div>
-                    <p class="help">{dropped(w.pref_adversarial_help, |d| d.adversarial)}</p>
+                    {dropped(w.pref_adversarial_help, |d| d.adversarial)}
                 </div>
                 <div class="field">
                     <span class="label" id="pairs-pairing">{w.pref_pairing}</span>

@@ -171,7 +171,7 @@ pub fn JudgeCard() -> impl IntoView {
                     {by}
                     {text("judge-criteria", w.pref_judge_criteria, "criteria", criteria, w.pref_judge_criteria_hint)}
                     {text("judge-rows", w.pref_judge_pairs, "num_rows", pairs, "")}
-                    <p class="help">{w.pref_judge_help}</p>
+                    <p class="s muted">{w.pref_judge_help}</p>
                     <button type="submit" class="btn" data-testid="judge-start" disabled=move || dataset.with(String::is_empty)>{icon("plus", 18)}{w.pref_judge_start}</button>
                 </form>
             </details>

@@ -42,8 +42,8 @@ pub fn ResultCard() -> impl IntoView {
                 {found.on_policy.map(|share| figure(w.pref_own_share, percent(share), "%", "pairs-own"))}
             </div>
             {parts}
-            {weighted.then(|| view! { <p class="help">{fill(w.pref_rows_weighted, &[("n", &format::count(found.rows))])}</p> })}
-            {agreement.map(|_| view! { <p class="help">{w.pref_agreement_help}</p> })}
+            {weighted.then(|| view! { <p class="s muted">{fill(w.pref_rows_weighted, &[("n", &format::count(found.rows))])}</p> })}
+            {agreement.map(|_| view! { <p class="s muted">{w.pref_agreement_help}</p> })}
         }
     };
     let stages = Stage::ALL.map(|stage| {

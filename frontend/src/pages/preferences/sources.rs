@@ -23,7 +23,7 @@ pub fn SourcesCard() -> impl IntoView {
         };
         let sources = bench.sources.get();
         if sources.is_empty() {
-            return view! { <p class="help">{w.pref_sources_none}</p> }.into_any();
+            return view! { <p class="s muted">{w.pref_sources_none}</p> }.into_any();
         }
         view! { <ul class="ticks plain">{sources.into_iter().map(row).collect_view()}</ul> }.into_any()
     };
@@ -39,7 +39,7 @@ pub fn SourcesCard() -> impl IntoView {
     };
     let duplicates = move || {
         let n = bench.found.with(|found| found.as_ref().map_or(0, |f| f.dropped.duplicate));
-        (n > 0).then(|| view! { <p class="help">{fill(w.pref_duplicates, &[("n", &format::count(n))])}</p> })
+        (n > 0).then(|| view! { <p class="s muted">{fill(w.pref_duplicates, &[("n", &format::count(n))])}</p> })
     };
     let add = move |e| {
         bench.add_source(&event_target_value(&e));

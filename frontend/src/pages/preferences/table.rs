@@ -75,7 +75,7 @@ pub fn PairsCard() -> impl IntoView {
 
 fn row(pair: ShownPair) -> impl IntoView {
     let w = ui::words();
-    let tag = pair.adversarial.then(|| view! { <small>{w.pref_adversarial}</small> });
+    let tag = pair.adversarial.then(|| view! { <small>{w.pref_adversarial_tag}</small> });
     let gap = pair.gap.map_or_else(|| "–".to_owned(), format::measure);
     view! {
         <tr>
