@@ -269,7 +269,13 @@ fn only(mut linears: Vec<Linear>) -> Result<Linear> {
     linears.pop().ok_or_else(|| Error::Internal("a projection is missing".into()))
 }
 
-fn checked(files: &ModelFiles, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+pub(super) fn checked(
+    files: &ModelFiles,
+    name: &str,
+    shape: &[usize],
+    dtype: DType,
+    device: &Device,
+) -> Result<Tensor> {
     let path = files.path().display();
     if !files.contains(name) {
         return Err(Error::from(

@@ -5,6 +5,7 @@ pub mod blocks;
 mod build;
 pub mod config;
 mod decoder;
+pub mod encoder_decoder;
 pub mod families;
 mod layout;
 mod names;

@@ -14,6 +14,7 @@ pub use bottleneck::Bottleneck;
 pub use experts::Experts;
 pub use layer::{FeedForward, Layer, Recompute};
 pub use linear::{Linear, LowRank};
+pub(crate) use linear::{backward_all, forward_all};
 pub use mlp::{Mlp, MlpInput};
 pub use norm::{LayerNorm, Norm, RmsNorm};
 

@@ -1,0 +1,100 @@
+//! T5's numbers (Raffel et al., 2020) and those of mT5 (Xue et al., 2021), from a config.json of transformers.
+
+use crate::{
+    Result,
+    kernels::activation::Activation,
+    model::config::{not_supported, number},
+};
+use api::Problem;
+use serde_json::Value;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct EncoderDecoderConfig {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    /// Width of a head, which heads · width need not make the hidden size.
+    pub head_dim: usize,
+    pub heads: usize,
+    pub intermediate_size: usize,
+    pub encoder_layers: usize,
+    pub decoder_layers: usize,
+    /// Relative positions share this many biases; those from `max_distance` on share the last.
+    pub buckets: usize,
+    pub max_distance: usize,
+    pub norm_eps: f32,
+    pub activation: Activation,
+    pub gated: bool,
+    /// Factor of what the head reads.
+    pub head_scale: f32,
+    /// The token that a target begins behind, and those that end it.
+    pub start: u32,
+    pub eos: Vec<u32>,
+}
+
+impl EncoderDecoderConfig {
+    /// Whether a config.json is one of these.
+    pub fn is_one(config: &Value) -> bool {
+        matches!(config["model_type"].as_str(), Some("t5" | "mt5"))
+    }
+
+    pub fn read(config: &Value) -> Result<Self> {
+        if !Self::is_one(config) {
+            return Err(not_supported("model_type", &config["model_type"]));
+        }
+        let mt5 = config["model_type"] == "mt5";
+        let size = |key: &str, default| number(config, key, default).and_then(|n| positive(key, n));
+        let (hidden_size, encoder_layers) = (size("d_model", None)?, size("num_layers", None)?);
+        let projection = config["feed_forward_proj"].as_str().unwrap_or(if mt5 { "gated-gelu" } else { "relu" });
+        let (gated, activation) = match projection {
+            "relu" => (false, Activation::Relu),
+            "gated-relu" => (true, Activation::Relu),
+            // As transformers: by tanh.
+            "gated-gelu" | "gated-gelu_new" => (true, Activation::GeluTanh),
+            "gated-silu" => (true, Activation::Silu),
+            _ => return Err(not_supported("feed_forward_proj", &config["feed_forward_proj"])),
+        };
+        // The first T5 was trained so, and says so by this flag, wherever its head stands.
+        let scaled = !mt5 && config["tie_word_embeddings"].as_bool().unwrap_or(true);
+        let id = |key: &str| config[key].as_u64().map(|id| id as u32);
+        let eos = match &config["eos_token_id"] {
+            Value::Array(ids) => ids.iter().filter_map(Value::as_u64).map(|id| id as u32).collect(),
+            _ => vec![id("eos_token_id").unwrap_or(1)],
+        };
+        let buckets = size("relative_attention_num_buckets", Some(32))?;
+        if buckets < 4 {
+            return Err(not_supported("relative_attention_num_buckets", &config["relative_attention_num_buckets"]));
+        }
+        Ok(Self {
+            vocab_size: size("vocab_size", None)?,
+            hidden_size,
+            head_dim: size("d_kv", Some(64))?,
+            heads: size("num_heads", None)?,
+            intermediate_size: size("d_ff", None)?,
+            encoder_layers,
+            decoder_layers: size("num_decoder_layers", Some(encoder_layers))?,
+            buckets,
+            max_distance: size("relative_attention_max_distance", Some(128))?.max(buckets),
+            norm_eps: config["layer_norm_epsilon"].as_f64().unwrap_or(1e-6) as f32,
+            activation,
+            gated,
+            head_scale: if scaled { 1.0 / (hidden_size as f32).sqrt() } else { 1.0 },
+            start: id("decoder_start_token_id").or(id("pad_token_id")).unwrap_or(0),
+            eos,
+        })
+    }
+}
+
+fn positive(key: &str, value: usize) -> Result<usize> {
+    const MOST: usize = 1 << 24;
+    if (1..=MOST).contains(&value) {
+        return Ok(value);
+    }
+    Err(Problem::new(
+        "bad_model_config",
+        format!("config.json: {key} is {value}, must be 1 to {MOST}."),
+        format!("config.json：{key} 为 {value}，应在 1 到 {MOST} 之间。"),
+    )
+    .hint("The model folder is damaged; get it again.", "模型文件夹已损坏，请重新获取。")
+    .field("model_name_or_path")
+    .into())
+}
