@@ -268,6 +268,12 @@ pub struct BenchTrain {
     /// Width of the LoRA
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub rank: u32,
+    /// Keep the frozen model in 4 or 8 bits
+    #[arg(long, value_name = "BITS", value_parser = clap::builder::PossibleValuesParser::new(["4", "8"]))]
+    pub quantization_bit: Option<String>,
+    /// The optimizer, as optim names it
+    #[arg(long, default_value = "adamw_torch")]
+    pub optim: String,
     /// Recompute activations in the backward pass
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
     pub recompute: bool,

@@ -6,7 +6,10 @@ use crate::{
 use api::{
     Card, Catalog, Text,
     catalog::{Group, Preset},
-    params::{self, DataParams, ExportParams, GenerateParams, MakeParams, ModelParams, OutputParams, TrainParams},
+    params::{
+        self, DataParams, ExportParams, GenerateParams, MakeParams, ModelParams, OptimizerParams, OutputParams,
+        QuantizationParams, TrainParams,
+    },
 };
 use serde_json::{Map, Value, json};
 
@@ -19,6 +22,8 @@ pub fn catalog() -> Catalog {
             group("model", "Model", "模型", params::schema::<ModelParams>()),
             group("data", "Rows and template", "样本与模板", params::schema::<DataParams>()),
             group("train", "Optimizer", "优化器", params::schema::<TrainParams>()),
+            group("optimizers", "More on optimizers", "更多优化器设置", params::schema::<OptimizerParams>()),
+            group("quantization", "Quantised base", "量化基座", params::schema::<QuantizationParams>()),
             group("output", "Checkpoints and output", "检查点与输出", params::schema::<OutputParams>()),
         ],
         stages: cards(STAGES),

@@ -25,6 +25,10 @@ pub struct Load {
     /// What products are computed in, and whether activations are computed again.
     pub compute: DType,
     pub recompute: bool,
+    /// Values of the base that are quantised, and their bytes.
+    pub quantised: Option<(u64, u64)>,
+    /// Bytes of the optimizer's state.
+    pub state: u64,
 }
 
 /// Peak memory by part, in bytes.
@@ -43,10 +47,14 @@ pub fn by_part(c: &DecoderConfig, load: &Load) -> Vec<Part> {
     let predicted = (load.batch_tokens as f64 * load.trained_share) as u64;
     // Logits of a chunk in float32, and packed as the factor of their way back.
     let chunk = predicted.min(256) * (c.vocab_size * (4 + size)) as u64;
-    let weights = if load.full { load.parameters * 4 } else { load.parameters * size as u64 + load.trainable * 4 };
+    let (quantised, bytes) = load.quantised.unwrap_or_default();
+    let weights = match load.full {
+        true => load.parameters * 4,
+        false => (load.parameters - quantised.min(load.parameters)) * size as u64 + bytes + load.trainable * 4,
+    };
     vec![
         part("weights", "权重", weights),
-        part("gradients and optimizer", "梯度与优化器", load.trainable * 16),
+        part("gradients and optimizer", "梯度与优化器", load.trainable * 8 + load.state),
         part("activations", "激活", load.batch_tokens * (layers + passing) as u64),
         part("head", "输出层", chunk + 2 * predicted * h as u64 * 4),
         part("program and data", "程序与数据", 60_000_000 + load.samples * 20),

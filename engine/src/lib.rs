@@ -3,6 +3,7 @@
 
 pub mod adapters;
 pub mod ask;
+pub mod base;
 pub mod bench;
 pub mod catalog;
 pub mod chat;

@@ -4,6 +4,7 @@
 use crate::{
     Error, Places, Result,
     adapters::{self, Tuning},
+    base,
     catalog::catalog,
     compute,
     data::{
@@ -12,14 +13,17 @@ use crate::{
     },
     estimate,
     files::{ModelFiles, ModelTokenizer, adapter, grow::grown_note, locate},
-    kernels::cpu::Compute,
+    kernels::{cpu::Compute, quantised::Quantisation},
     model::{DecoderConfig, families::family},
     stages::{Stage, reference, stage},
-    train::{Order, Sampler},
+    train::{Order, Sampler, optimizers},
 };
 use api::{
     Plan, Problem, Problems, RunConfig, Text,
-    params::{self, ComputeType, DataParams, MixStrategy, ModelParams, OutputParams, RopeScaling, TrainParams},
+    params::{
+        self, ComputeType, DataParams, MixStrategy, ModelParams, OptimizerParams, OutputParams, QuantizationParams,
+        RopeScaling, TrainParams,
+    },
     plan::Part,
 };
 use serde_json::json;
@@ -34,12 +38,15 @@ pub struct Prepared {
     pub model: ModelParams,
     pub data: DataParams,
     pub train: TrainParams,
+    pub optimizer: OptimizerParams,
     pub output: OutputParams,
     pub stage: &'static dyn Stage,
     pub tuning: Box<dyn Tuning>,
     pub files: ModelFiles,
     pub config: DecoderConfig,
     pub compute: Compute,
+    /// How the linears of the frozen base are kept, if not as in their files.
+    pub quantisation: Option<Quantisation>,
     /// Whether activations are computed again on the way back.
     pub recompute: bool,
     pub encoder: Encoder,
@@ -87,6 +94,8 @@ fn resolve(
     let model: ModelParams = read(config, &mut problems);
     let data: DataParams = read(config, &mut problems);
     let train: TrainParams = read(config, &mut problems);
+    let optimizer: OptimizerParams = read(config, &mut problems);
+    let quantization: QuantizationParams = read(config, &mut problems);
     let output: OutputParams = read(config, &mut problems);
     let stage = keep(stage(&train.stage), &mut problems)
         .filter(|stage| keep(stage.start(config).map_err(Error::from), &mut problems).is_some());
@@ -113,6 +122,11 @@ fn resolve(
         (Some(tuning), Some(opened)) => keep(tuning.count(&opened.config), &mut problems),
         _ => None,
     };
+    if let (Some(tuning), Some(opened)) = (&tuning, &opened) {
+        let tuning_type = &train.finetuning_type;
+        keep(base::check(&quantization, tuning.as_ref(), &opened.config, tuning_type), &mut problems);
+        keep(optimizers::check(&train, &optimizer, tuning.as_ref(), &opened.config), &mut problems);
+    }
     let device = keep(crate::device::name(model.device.as_deref()), &mut problems);
     let compute = keep(ComputeType::asked(config, train.compute_type).map_err(Error::from), &mut problems)
         .zip(device.as_deref())
@@ -176,6 +190,8 @@ fn resolve(
         trained_share: trained as f64 / tokens.max(1) as f64,
         compute: compute.dtype(),
         recompute: train.gradient_checkpointing,
+        quantised: base::quantisation(&quantization).map(|q| base::size(q, &opened.config)),
+        state: optimizers::bytes(&train, &optimizer, trainable),
     };
     // Where nobody has decided, activations are computed again if they don't fit otherwise.
     let undecided = device == "cpu" && config.get("gradient_checkpointing").is_none();
@@ -207,8 +223,8 @@ fn resolve(
         steps_per_epoch: sampler.steps_per_epoch(),
         steps,
         memory: estimate::by_part(&opened.config, &load).into_iter().chain(other_models(others)).collect(),
-        // A checkpoint holds weights and two moments in float32.
-        disk: saved + kept * trainable * 12,
+        // A checkpoint holds weights in float32 and the optimizer's state.
+        disk: saved + kept * (trainable * 4 + optimizers::bytes(&train, &optimizer, trainable)),
         compute: compute::describe(&device, compute),
         device,
         seconds: Some(seconds),
@@ -227,12 +243,14 @@ fn resolve(
         model,
         data,
         train,
+        optimizer,
         output,
         stage,
         tuning,
         files,
         config,
         compute,
+        quantisation: base::quantisation(&quantization),
         recompute,
         encoder,
         samples,

@@ -6,10 +6,10 @@ use crate::{
     files::export,
     make::{self, Connect},
     merge,
-    model::{Source, Store, build},
+    model::{Source, Store, build_on},
     prepare::{Prepared, prepare, sampler},
     stages::Setting,
-    train::{AdamW, Run, TrainerLog, checkpoint},
+    train::{Average, Run, TrainerLog, checkpoint, optimizers, schedule::Shape},
 };
 use api::{Event, JobKind, Outcome, Problem, RunConfig, Text, job::Spec};
 use serde_json::Value;
@@ -90,7 +90,7 @@ fn train(
     }
     room_for(&prepared, dir)?;
     status(sink, "Loading the model", "正在加载模型")?;
-    let Prepared { model: chosen, train, output, stage, tuning, files, plan, .. } = &prepared;
+    let Prepared { model: chosen, train, optimizer: more, output, stage, tuning, files, plan, .. } = &prepared;
     let device = crate::device::open(chosen.device.as_deref())?;
     crate::device::check(config, &device)?;
     let mut store = Store::default();
@@ -99,7 +99,8 @@ fn train(
         false => Source::Files(files),
     };
     let compute = prepared.compute.dtype();
-    let mut model = build(&prepared.config, &source, tuning.as_ref(), &mut store, &device, compute)?;
+    let (attach, quantisation) = (tuning.as_ref(), prepared.quantisation);
+    let mut model = build_on(&prepared.config, &source, attach, &mut store, &device, compute, quantisation)?;
     tuning.place(&model)?;
     model.recompute = prepared.recompute;
     model.noise = train.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
@@ -109,13 +110,17 @@ fn train(
     let setting = Setting { config, prepared: &prepared, model: &model, places, connect };
     objective.begin(&setting, &mut store)?;
 
-    let mut optimizer = AdamW::new(train);
+    let mut optimizer = optimizers::start(train, more)?;
+    let mut average = Average::new(&store, more.ema_decay);
     let (mut step, mut history) = (0, Vec::new());
     if let Some(from) = resume_from(output.resume_from_checkpoint.as_ref(), dir, sink)? {
         let (done, state, trainer) = checkpoint::read(&from)?;
         tuning.restore(&tuned, &from)?;
         objective.restore(&from)?;
         optimizer.restore(&store, state, done)?;
+        if let Some(average) = &mut average {
+            average.restore(&from)?;
+        }
         step = done;
         history = trainer["log_history"].as_array().cloned().unwrap_or_default();
     }
@@ -132,6 +137,8 @@ fn train(
         output,
         sampler: sampler(&prepared.samples, train),
         optimizer,
+        shape: Shape::read(train, more)?,
+        average,
         log: TrainerLog::new(dir, plan.steps, train, output, step, history),
         step,
         steps: plan.steps,
@@ -141,8 +148,10 @@ fn train(
     };
     let outcome = objective.train(&mut run)?;
     if outcome == Outcome::Succeeded {
-        tuning.save(dir, &model, &tuned, &run.base, Precision::Storage)?;
-        objective.save(dir)?;
+        Average::instead(run.average.as_ref(), || {
+            tuning.save(dir, &model, &tuned, &run.base, Precision::Storage)?;
+            objective.save(dir)
+        })?;
         export::write_tokenizer(dir, files)?;
         let bytes = checkpoint::folder_bytes(dir);
         (run.sink)(Event::Artifact { path: dir.display().to_string(), bytes })?;

@@ -346,6 +346,116 @@ fn what_stands_beside_the_weights_is_used_and_not_merged() {
     }
 }
 
+/// LoRA on a base of 4 and of 8 bits: it learns about as well as on the dense one, resumes to the bit, and its adapter
+/// merges into the dense files.
+#[test]
+fn a_quantised_base_is_as_good_to_learn_on() {
+    let home = Home::new();
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    let dense = home.run("dense", home.config("sft", "lora"));
+    for bits in [4, 8] {
+        let config = |resume: bool| {
+            let mut config = home.config("sft", "lora");
+            config["quantization_bit"] = json!(bits);
+            config["resume_from_checkpoint"] = json!(resume);
+            config
+        };
+        let whole = home.run(&format!("whole-{bits}"), config(false));
+        assert_eq!(whole.outcome, Outcome::Succeeded, "{:?}", whole.events.last());
+        let (ours, theirs) = (mean(&whole.losses()[25..]), mean(&dense.losses()[25..]));
+        assert!(ours < 0.9 * mean(&whole.losses()[..5]) && ours < 1.05 * theirs, "{bits} bits: {ours}, dense {theirs}");
+        let name = format!("broken-{bits}");
+        assert_eq!(home.job(JobKind::Train, &name, config(false), Some(13)).outcome, Outcome::Stopped);
+        assert!(home.run(&name, config(true)).weights() == whole.weights(), "{bits} bits: the weights differ");
+
+        let (base, merged) = (home.path().join("runs/base"), home.path().join(format!("exports/{bits}")));
+        let export = json!({"model_name_or_path": base, "adapter_name_or_path": whole.dir, "export_dir": merged, "export_dtype": "float32"});
+        assert_eq!(home.job(JobKind::Export, &format!("export-{bits}"), export, None).outcome, Outcome::Succeeded);
+        let ids: Vec<u32> = (5..25).collect();
+        let logits = |loaded: Loaded| loaded.model.logits(&ids, &[ids.len()]).unwrap();
+        let (with, merged) = (logits(home.load(&base, Some(&whole.dir))), logits(home.load(&merged, None)));
+        let off = (with - merged).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(off < 1e-4, "{bits} bits: merged is {off} off");
+    }
+}
+
+/// Every optimizer: the loss falls, and stopping and resuming changes no bit. The average of what was trained is what is
+/// saved at the end.
+#[test]
+fn every_optimizer_learns_and_resumes() {
+    let home = Home::new();
+    for optim in ["adamw_8bit", "sgd", "adafactor", "lion_32bit", "muon", "galore_adamw", "apollo_adamw", "badam"] {
+        let whole = matches!(optim, "galore_adamw" | "apollo_adamw" | "badam");
+        let config = |resume: bool| {
+            let mut config = home.config("sft", if whole { "full" } else { "lora" });
+            config["optim"] = json!(optim);
+            config["max_steps"] = json!(16);
+            config["learning_rate"] = json!(match optim {
+                "sgd" => 0.5,
+                "lion_32bit" => 0.005,
+                _ => 0.02,
+            });
+            config["galore_update_interval"] = json!(5);
+            config["apollo_update_interval"] = json!(5);
+            config["badam_switch_interval"] = json!(5);
+            config["ema_decay"] = json!(if optim == "muon" { 0.9 } else { 0.0 });
+            config["val_size"] = json!(0.2);
+            config["resume_from_checkpoint"] = json!(resume);
+            config
+        };
+        let unbroken = home.run(&format!("whole-{optim}"), config(false));
+        assert_eq!(unbroken.outcome, Outcome::Succeeded, "{optim}: {:?}", unbroken.events.last());
+        let losses = unbroken.losses();
+        assert!(losses[14] + losses[15] < 0.97 * (losses[0] + losses[1]), "{optim}: {losses:?}");
+        let name = format!("broken-{optim}");
+        assert_eq!(home.job(JobKind::Train, &name, config(false), Some(7)).outcome, Outcome::Stopped);
+        let resumed = home.run(&name, config(true));
+        assert_eq!(resumed.outcome, Outcome::Succeeded, "{optim}: {:?}", resumed.events.last());
+        assert!(resumed.weights() == unbroken.weights(), "{optim}: the weights differ");
+        if optim == "muon" {
+            let last = fs::read(unbroken.dir.join("checkpoint-16/adapter_model.safetensors")).unwrap();
+            assert!(last != unbroken.weights(), "the average was not saved");
+        }
+    }
+}
+
+/// A run that diverges stops with its cause and leaves a checkpoint of the last good step.
+#[test]
+fn a_run_that_diverges_keeps_its_last_good_step() {
+    let home = Home::new();
+    for optim in ["adamw_torch", "sgd", "adamw_8bit", "muon"] {
+        let mut config = home.config("sft", "full");
+        config["optim"] = json!(optim);
+        config["learning_rate"] = json!(10.0);
+        config["max_grad_norm"] = json!(0.0);
+        config["adam_epsilon"] = json!(0.0);
+        config["weight_decay"] = json!(1.0);
+        config["max_steps"] = json!(400);
+        let ended = home.run(&format!("diverging-{optim}"), config);
+        let Some(Event::Finished { problem, .. }) = ended.events.last() else { panic!("no end") };
+        if let Some(problem) = problem {
+            assert_eq!(
+                (problem.code.as_str(), problem.field.as_deref()),
+                ("diverged", Some("learning_rate")),
+                "{optim}"
+            );
+            let steps = ended.losses().len();
+            assert!(ended.losses().iter().all(|loss| loss.is_finite()));
+            if steps > 0 {
+                let kept = candle_core::safetensors::load(
+                    ended.dir.join(format!("checkpoint-{steps}/model.safetensors")),
+                    &Device::Cpu,
+                );
+                for (name, value) in kept.unwrap() {
+                    let sum = (value.to_dtype(DType::F32).unwrap() * 0.0).unwrap().sum_all().unwrap();
+                    assert_eq!(sum.to_scalar::<f32>().unwrap(), 0.0, "{optim}: {name}");
+                }
+            }
+        }
+        assert!(problem.is_some() || optim != "sgd", "{optim} went on: {:?}", ended.losses().last());
+    }
+}
+
 /// Bad input ends in a sentence that names the thing; nothing panics.
 #[test]
 fn bad_input_is_named() {
@@ -394,6 +504,21 @@ fn bad_input_is_named() {
     check(&|c| c["stage"] = json!("distill"), "no_teacher", "teacher_model_name_or_path", "needs a teacher");
     check(&|c| c["lora_target"] = json!("q_porj"), "no_target", "lora_target", "no linear");
     check(&|c| c["template"] = json!("chatlm"), "unknown_template", "template", "chatlm");
+
+    check(&|c| c["quantization_bit"] = json!(5), "bad_value", "quantization_bit", "must be one of 4, 8");
+    let quantised = |c: &mut Value| {
+        c["finetuning_type"] = json!("full");
+        c["quantization_bit"] = json!(4);
+    };
+    check(&quantised, "quantised_and_trained", "quantization_bit", "full trains model.layers.0");
+    check(&|c| c["use_galore"] = json!(true), "optimizer_needs_weights", "use_galore", "galore_adamw");
+    check(&|c| c["optim"] = json!("badam"), "optimizer_needs_weights", "optim", "badam");
+    let two = |c: &mut Value| {
+        c["use_muon"] = json!(true);
+        c["optim"] = json!("sgd");
+    };
+    check(&two, "two_optimizers", "use_muon", "optim sgd and use_muon");
+    check(&|c| c["lr_scheduler_kwargs"] = json!("{\"x\": 1}"), "schedule_arguments", "lr_scheduler_kwargs", "x");
 
     // Several at once, each with its field.
     let both = problem(&|c| {

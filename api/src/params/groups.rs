@@ -181,8 +181,8 @@ pub struct TrainParams {
     /// Keeps AdamW from dividing by 0.
     #[schemars(range(min = 0.0, max = 1.0), extend("ui" = ui(["Adam epsilon", "Adam epsilon"], "防止 AdamW 除以 0。", ["Usual 1e-8", "常用 1e-8"])))]
     pub adam_epsilon: f64,
-    /// The optimizer.
-    #[schemars(extend("ui" = ui(["Optimizer", "优化器"], "使用的优化器。", ["", ""])))]
+    /// The optimizer. Most need their own learning rates: lion a third to a tenth of AdamW's, sgd far more.
+    #[schemars(extend("ui" = ui(["Optimizer", "优化器"], "使用的优化器。各有合适的学习率：lion 约为 AdamW 的三分之一到十分之一，sgd 则大得多。", ["adamw_8bit: a quarter of AdamW's memory", "adamw_8bit：内存约为 AdamW 的四分之一"])))]
     pub optim: Optimizer,
     /// Recompute activations in the backward pass: less memory, about a third more time. Left alone, it is on where memory would not suffice.
     #[schemars(extend("ui" = ui(["Recompute activations", "重算激活"], "反向时重算激活：省内存，约多花三分之一时间。未设置时，内存不足会自动开启。", ["On: long rows fit", "开启：可容纳更长的样本"])))]
@@ -243,6 +243,8 @@ pub enum Schedule {
     CosineWithRestarts,
     Polynomial,
     InverseSqrt,
+    CosineWithMinLr,
+    WarmupStableDecay,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -251,6 +253,18 @@ pub enum Schedule {
 pub enum Optimizer {
     #[default]
     AdamwTorch,
+    #[serde(rename = "adamw_8bit")]
+    Adamw8bit,
+    Sgd,
+    Adafactor,
+    #[serde(rename = "lion_32bit")]
+    Lion,
+    Muon,
+    #[serde(rename = "galore_adamw")]
+    Galore,
+    #[serde(rename = "apollo_adamw")]
+    Apollo,
+    Badam,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

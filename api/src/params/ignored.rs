@@ -82,6 +82,10 @@ pub fn ignored() -> Vec<Ignored> {
             ["gradient_checkpointing says it.", "由 gradient_checkpointing 决定。"],
         ),
         (
+            &["galore_layerwise", "apollo_layerwise", "badam_verbose"],
+            ["Lathe steps through one parameter after another.", "Lathe 逐个更新参数。"],
+        ),
+        (
             &["ignore_pad_token_for_loss", "dataset_shards", "remove_unused_columns"],
             ["Lathe has no padding.", "Lathe 不做填充。"],
         ),

@@ -5,11 +5,15 @@ mod compute;
 mod groups;
 mod ignored;
 mod make;
+mod optimizer;
+mod quantization;
 
 pub use compute::{COMPUTE_SWITCHES, ComputeType};
 pub use groups::*;
 pub use ignored::ignored;
 pub use make::*;
+pub use optimizer::*;
+pub use quantization::*;
 
 use crate::{Problem, Problems, RunConfig};
 use schemars::JsonSchema;
@@ -150,7 +154,8 @@ fn coerce(key: &str, value: &Value, property: &Value) -> Result<Value, Box<Probl
     if let Some(all) = property["enum"].as_array()
         && !all.contains(&value)
     {
-        let names = all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ");
+        let name = |v: &Value| v.as_str().map(str::to_owned).or_else(|| v.is_number().then(|| v.to_string()));
+        let names = all.iter().filter_map(name).collect::<Vec<_>>().join(", ");
         return Err(problem(format!("must be one of {names}"), format!("应为以下之一：{names}")));
     }
     if !fits {
@@ -250,7 +255,7 @@ mod tests {
             [
                 "learning_rate is -1, must be 0 to 10.",
                 "gradient_accumulation_steps is 0, must be 1 to 65536.",
-                "lr_scheduler_type is \"cosin\", must be one of linear, cosine, constant, constant_with_warmup, cosine_with_restarts, polynomial, inverse_sqrt.",
+                "lr_scheduler_type is \"cosin\", must be one of linear, cosine, constant, constant_with_warmup, cosine_with_restarts, polynomial, inverse_sqrt, cosine_with_min_lr, warmup_stable_decay.",
                 "seed is \"x\", must be an integer.",
             ]
         );
@@ -277,6 +282,8 @@ mod tests {
             schema::<GenerateParams>(),
             schema::<ExportParams>(),
             schema::<MakeParams>(),
+            schema::<OptimizerParams>(),
+            schema::<QuantizationParams>(),
         ] {
             for (key, property) in schema["properties"].as_object().unwrap() {
                 for path in ["/ui/label/en", "/ui/label/zh", "/ui/help_zh", "/description"] {

@@ -9,7 +9,7 @@ use crate::{
 };
 use api::{
     RunConfig,
-    params::{self, ComputeType, TrainParams},
+    params::{self, ComputeType, QuantizationParams, TrainParams},
 };
 use engine::bench::{
     self, DataBench, DataReport, GenerateBench, GenerateReport, PackingReport, Spent, Subject, TrainBench, TrainReport,
@@ -51,6 +51,11 @@ pub fn run(command: Bench, environment: &Environment, say: &Say, begun: Instant)
 fn steps(args: BenchTrain) -> Outcome<TrainBench> {
     let (subject, compute_type) = common(&args.subject)?;
     let BenchTrain { subject: BenchSubject { profile, .. }, adapter, recompute, data, packing, .. } = args;
+    let mut config = RunConfig::default();
+    config.set("optim", args.optim.as_str());
+    config.set("quantization_bit", args.quantization_bit.as_deref());
+    let optim = params::read::<TrainParams>(&config)?.optim;
+    let quantization_bit = params::read::<QuantizationParams>(&config)?.quantization_bit;
     let [batch, length, steps, warmup, rank] =
         [args.batch, args.length, args.steps, args.warmup, args.rank].map(|n| n as usize);
     Ok(TrainBench {
@@ -62,6 +67,8 @@ fn steps(args: BenchTrain) -> Outcome<TrainBench> {
         compute_type,
         adapter,
         rank,
+        quantization_bit,
+        optim,
         recompute,
         data,
         packing,
@@ -85,7 +92,10 @@ fn common(args: &BenchSubject) -> Outcome<(Subject, ComputeType)> {
 }
 
 fn trained(r: &TrainReport, chinese: bool) -> String {
-    let TrainReport { model, adapter, batch, length, compute, threads, .. } = r;
+    let TrainReport { model, batch, length, compute, threads, .. } = r;
+    let bits = r.quantization_bit.map(|bits| format!(" on {bits} bits")).filter(|_| !chinese);
+    let bits = bits.or(r.quantization_bit.map(|bits| format!("（{bits} 位基座）"))).unwrap_or_default();
+    let adapter = format!("{}{bits}", r.adapter);
     let (memory, millions) = (megabytes(r.peak_memory), r.trainable as f64 / 1e6);
     let lines = match chinese {
         true => format!(

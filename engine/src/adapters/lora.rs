@@ -222,7 +222,7 @@ impl Attach for LoraTuning {
         if !self.target.matches(name) {
             return Ok(linear);
         }
-        let ((inp, out), device) = (linear.dims()?, linear.weight.get().device().clone());
+        let ((inp, out), device) = (linear.dims()?, linear.weight.device());
         let (a, b) = (format!("{name}.lora_A.weight"), format!("{name}.lora_B.weight"));
         let branch = LowRank {
             site: name.into(),

@@ -4,19 +4,19 @@ use super::{Spent, Subject, median, spent, subject::Ready};
 use crate::{
     Places, Result,
     adapters::{Tuning, adapter},
-    compute,
+    base, compute,
     data::{self, Cache, LoadOptions, Loader, Needs, Reading, Samples, Sequence, SpoolWriter},
     device,
     kernels::profile,
     memory,
-    model::{Attach, Batch, Grads, Store, build},
+    model::{Attach, Batch, Grads, Store, build_on},
     prepare::encoder,
     random::{Random, mix},
-    train::{AdamW, Order, Sampler, clip},
+    train::{Order, Sampler, clip, optimizers},
 };
 use api::{
     Problem, RunConfig,
-    params::{ComputeType, DataParams, TrainParams},
+    params::{ComputeType, DataParams, Optimizer, OptimizerParams, QuantizationParams, TrainParams},
 };
 use serde::Serialize;
 use std::{path::PathBuf, time::Instant};
@@ -35,6 +35,9 @@ pub struct TrainBench {
     /// A tuning type, or `none`: no parameter is trained.
     pub adapter: String,
     pub rank: usize,
+    /// Bits of the base, if it is quantised.
+    pub quantization_bit: Option<u32>,
+    pub optim: Optimizer,
     pub recompute: bool,
     /// A file of rows; without it rows are full, of random tokens.
     pub data: Option<PathBuf>,
@@ -48,6 +51,8 @@ pub struct TrainBench {
 pub struct TrainReport {
     pub model: String,
     pub adapter: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization_bit: Option<u32>,
     pub batch: usize,
     pub length: usize,
     pub recompute: bool,
@@ -81,13 +86,18 @@ pub fn train(bench: &TrainBench, places: &Places, begun: Instant) -> Result<Trai
         None => &(),
     };
     let mut store = Store::default();
-    let mut model = build(&ready.config, &ready.source(), attach, &mut store, &device::open(None)?, compute.dtype())?;
+    let quantisation = QuantizationParams { quantization_bit: bench.quantization_bit, ..QuantizationParams::default() };
+    if let Some(tuning) = &tuning {
+        base::check(&quantisation, tuning.as_ref(), &ready.config, &bench.adapter)?;
+    }
+    let (source, on, quantisation) = (ready.source(), device::open(None)?, base::quantisation(&quantisation));
+    let mut model = build_on(&ready.config, &source, attach, &mut store, &on, compute.dtype(), quantisation)?;
     model.recompute = bench.recompute;
     let rows = rows(bench, &ready, places)?;
     let sampler =
         Sampler { samples: rows.len(), batch: bench.batch, accumulation: 1, seed: SEED, order: Order::Random };
-    let params = TrainParams { learning_rate: 1e-4, ..TrainParams::default() };
-    let mut optimizer = AdamW::new(&params);
+    let params = TrainParams { learning_rate: 1e-4, optim: bench.optim, ..TrainParams::default() };
+    let mut optimizer = optimizers::start(&params, &OptimizerParams::default())?;
     let (mut seconds, mut rates, mut losses, mut tokens, mut first) = (Vec::new(), Vec::new(), Vec::new(), 0, 0.0);
     for (step, indices) in sampler.steps(0).take(bench.warmup + bench.steps).enumerate() {
         let batch: Batch = rows.batch(&indices.concat())?;
@@ -113,6 +123,7 @@ pub fn train(bench: &TrainBench, places: &Places, begun: Instant) -> Result<Trai
     Ok(TrainReport {
         model: bench.subject.name().into(),
         adapter: bench.adapter.clone(),
+        quantization_bit: bench.quantization_bit,
         batch: bench.batch,
         length: bench.length,
         recompute: bench.recompute,

@@ -69,6 +69,14 @@ enum Encoding {
     Ggml(GgmlDType),
 }
 
+/// A quantised matrix as a file has it.
+pub struct Blocks {
+    pub kind: GgmlDType,
+    pub bytes: Vec<u8>,
+    /// (rows, columns)
+    pub shape: (usize, usize),
+}
+
 impl ModelFiles {
     /// Opens a Hugging Face folder (`config.json`, safetensors in one file or in shards) or a `.gguf` file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
@@ -159,6 +167,26 @@ impl ModelFiles {
             None => tensor,
         };
         Ok(tensor.to_device(device)?)
+    }
+
+    /// The blocks of a quantised matrix of a GGUF file, as they stand there; none of a tensor of another kind.
+    pub fn blocks(&self, name: &str) -> Result<Option<Blocks>> {
+        let stored = self.find(name)?;
+        let (Encoding::Ggml(kind), &[rows, columns]) = (&stored.encoding, stored.shape.as_slice()) else {
+            return Ok(None);
+        };
+        let plain = matches!(kind, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 | GgmlDType::Q8_1);
+        if plain || self.grown_rows(name).is_some() || columns % kind.block_size() != 0 {
+            return Ok(None);
+        }
+        let mut bytes = self.source(stored.source)?.read(stored.offset, stored.size)?;
+        if let Some(heads) = stored.permuted {
+            // Each row is whole blocks, so its bytes travel together.
+            let width = bytes.len() / rows.max(1);
+            let whole = Tensor::from_vec(bytes, (rows, width), &Device::Cpu)?;
+            bytes = unpermute(&whole, name, heads)?.flatten_all()?.to_vec1()?;
+        }
+        Ok(Some(Blocks { kind: *kind, bytes, shape: (rows, columns) }))
     }
 
     /// The tokenizer, checked against the rows of the embedding.

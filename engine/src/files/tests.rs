@@ -2,6 +2,7 @@
 //! problem, never a panic.
 
 use super::*;
+use crate::kernels::quantised::Quantised;
 use candle_core::quantized::GgmlDType;
 use std::{
     fs,
@@ -254,6 +255,25 @@ fn all_gguf_types_are_read() {
     let (code, message) = problem_of(open_bytes(&tiny_gguf().tensor("output.weight", &[4, 256], 39, &[]).bytes()));
     assert_eq!(code, "gguf_type");
     assert!(message.contains("MXFP4") && message.contains("output.weight"), "{message}");
+}
+
+/// The blocks of a quantised matrix, with the rows of q in Hugging Face's order, are the tensor that is read.
+#[test]
+fn quantised_blocks_are_kept_as_they_are() {
+    let values = Tensor::from_vec(numbers(16 * 256, 7), (16, 256), &Device::Cpu).unwrap();
+    for (kind, number) in [(GgmlDType::Q4_0, 2), (GgmlDType::Q8_0, 8), (GgmlDType::Q4K, 12), (GgmlDType::Q6K, 14)] {
+        let packed = QTensor::quantize(&values, kind).unwrap().data().unwrap().to_vec();
+        let gguf = tiny_gguf().tensor("blk.1.attn_q.weight", &[16, 256], number, &packed);
+        let files = open_bytes(&gguf.bytes()).unwrap();
+        let name = "model.layers.1.self_attn.q_proj.weight";
+        let blocks = files.blocks(name).unwrap().unwrap();
+        let quantised = Quantised::from_ggml(blocks.kind, &blocks.bytes, blocks.shape, &Device::Cpu).unwrap();
+        let read = files.tensor(name, DType::F32, &Device::Cpu).unwrap();
+        let off = (quantised.tensor().unwrap() - read).unwrap().abs().unwrap().max_all().unwrap();
+        assert_eq!(off.to_scalar::<f32>().unwrap(), 0.0, "{kind:?}");
+        assert_eq!(quantised.bytes(), packed.len());
+        assert!(files.blocks("model.norm.weight").unwrap().is_none());
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use super::{
     lanes::total,
+    quantised::Quantised,
     values::{Element, Values, each, simd},
 };
 use rayon::prelude::*;
@@ -24,22 +25,39 @@ pub fn dots<Y: Element>(x: Values, w: Values, y: &mut [Y], m: usize, n: usize, k
             });
         }));
     } else {
-        // Rows of w are shared out; the result is written transposed into parts of its own.
-        let rows = (TASK / (m * k).max(1)).clamp(8, n.max(8)).next_multiple_of(8);
-        let parts: Vec<Vec<Y>> = (0..n.div_ceil(rows))
-            .into_par_iter()
-            .map(|i| {
-                let count = rows.min(n - i * rows);
-                let mut part = super::values::room(m * count);
-                each!(x, x => each!(w, w => block(x, &w[i * rows * k..], &mut part, m, count, k, k)));
-                part
-            })
-            .collect();
-        for (i, part) in parts.iter().enumerate() {
+        by_rows_of_w(y, m, n, k, |first, count, part| {
+            each!(x, x => each!(w, w => block(x, &w[first * k..], part, m, count, k, k)));
+        });
+    }
+}
+
+/// As [`dots`] for few rows of x, with a quantised w: each thread makes some of its rows float32 at a time.
+pub fn quantised_dots(x: Values, w: &Quantised, y: &mut [f32], m: usize, n: usize, k: usize) {
+    assert!(x.len() >= m * k && w.dims() == (n, k) && y.len() >= m * n, "dots reach past their operands");
+    by_rows_of_w(y, m, n, k, |first, count, part| {
+        let mut rows = Vec::new();
+        w.read(first..first + count, 0..k, &mut rows);
+        each!(x, x => block(x, &rows, part, m, count, k, k));
+    });
+}
+
+/// Shares out the rows of w: `f` hears the first, how many, and where their products with x go, (m, count). These are
+/// written transposed into parts of their own.
+fn by_rows_of_w<Y: Element>(y: &mut [Y], m: usize, n: usize, k: usize, f: impl Fn(usize, usize, &mut [Y]) + Sync) {
+    let rows = (TASK / (m * k).max(1)).clamp(8, n.max(8)).next_multiple_of(8);
+    let parts: Vec<Vec<Y>> = (0..n.div_ceil(rows))
+        .into_par_iter()
+        .map(|i| {
             let count = rows.min(n - i * rows);
-            for (row, values) in part.chunks(count).enumerate() {
-                y[row * n + i * rows..][..count].copy_from_slice(values);
-            }
+            let mut part = super::values::room(m * count);
+            f(i * rows, count, &mut part);
+            part
+        })
+        .collect();
+    for (i, part) in parts.iter().enumerate() {
+        let count = rows.min(n - i * rows);
+        for (row, values) in part.chunks(count).enumerate() {
+            y[row * n + i * rows..][..count].copy_from_slice(values);
         }
     }
 }

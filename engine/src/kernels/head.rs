@@ -117,17 +117,17 @@ pub(super) fn by_chunks(
     for start in (0..rows).step_by(CHUNK) {
         let n = CHUNK.min(rows - start);
         let a = Rows::pack(unit, h_rows.at(start, 0), n, dim);
-        let product = Product { a: &a, b: w_rows.transposed() };
+        let product = Product { a: &a, b: w_rows.transposed().into() };
         sum(&[product], vocab, Target::f32(&mut logits, vocab, false));
         each(start, &mut logits[..n * vocab])?;
         let d = Matrix::new(Values::F32(&logits), vocab);
         if !dh.is_empty() {
             let a = Rows::pack(unit, d, n, vocab);
-            sum(&[Product { a: &a, b: w_rows }], dim, Target::f32(&mut dh[start * dim..], dim, false));
+            sum(&[Product { a: &a, b: w_rows.into() }], dim, Target::f32(&mut dh[start * dim..], dim, false));
         }
         if !dw.is_empty() {
             let a = Rows::pack(unit, d.transposed(), vocab, n);
-            sum(&[Product { a: &a, b: h_rows.at(start, 0) }], dim, Target::f32(&mut dw, dim, true));
+            sum(&[Product { a: &a, b: h_rows.at(start, 0).into() }], dim, Target::f32(&mut dw, dim, true));
         }
     }
     let tensor = |v: Vec<f32>, shape: (usize, usize)| {

@@ -3,11 +3,12 @@
 
 use super::{
     cpu::{Instructions, instructions},
-    dots::dots,
+    dots::{dots, quantised_dots},
     on_cpu,
     packed::{Matrix, Target, Unit},
-    product::{Product, Rows, sum as sum_packed},
+    product::{Product, Right, Rows, sum as sum_packed},
     profile::time,
+    quantised::Quantised,
     values::{Element, cast, hold, room, typed},
 };
 use crate::Result;
@@ -47,6 +48,9 @@ pub enum Times<'a> {
     Across(&'a Factor, &'a Tensor),
     /// `x w`, w (depth, columns).
     Down(&'a Factor, &'a Tensor),
+    /// Both with a quantised w.
+    AcrossQuantised(&'a Factor, &'a Quantised),
+    DownQuantised(&'a Factor, &'a Quantised),
 }
 
 /// The sum of products, (tokens, columns), as `dtype`.
@@ -63,11 +67,16 @@ fn sum_of(products: &[Times], dtype: DType) -> Result<Tensor> {
     if products.iter().any(|p| p.x().rows.is_none()) {
         return one_by_one(products, dtype);
     }
-    let held = products.iter().map(|p| hold(p.w())).collect::<Result<Vec<_>>>()?;
+    let held = products.iter().map(|p| p.w().map(hold).transpose()).collect::<Result<Vec<_>>>()?;
     let mut factors = Vec::with_capacity(products.len());
     for (p, held) in products.iter().zip(&held) {
-        let b = Matrix::new(held.values(), p.w().dim(1)?);
-        let b = if matches!(p, Times::Across(..)) { b.transposed() } else { b };
+        let b = match (p, held) {
+            (Times::AcrossQuantised(_, w), _) => Right::Transposed(w),
+            (Times::DownQuantised(_, w), _) => Right::Quantised(w),
+            (Times::Across(_, w), Some(held)) => Matrix::new(held.values(), w.dim(1)?).transposed().into(),
+            (Times::Down(_, w), Some(held)) => Matrix::new(held.values(), w.dim(1)?).into(),
+            (_, None) => continue,
+        };
         factors.extend(p.x().rows.as_ref().map(|a| Product { a, b }));
     }
     typed!(dtype, T => {
@@ -110,7 +119,7 @@ fn outer_of(x: &Tensor, y: &Tensor, compute: DType) -> Result<Tensor> {
     let unit = Unit::new(compute);
     let a = Rows::pack(unit, Matrix::new(xs.values(), m).transposed(), m, tokens);
     let mut out = room(m * n);
-    let b = Matrix::new(ys.values(), n);
+    let b = Matrix::new(ys.values(), n).into();
     sum_packed(&[Product { a: &a, b }], n, Target::f32(&mut out, n, false));
     Ok(Tensor::from_vec(out, (m, n), x.device())?)
 }
@@ -118,13 +127,15 @@ fn outer_of(x: &Tensor, y: &Tensor, compute: DType) -> Result<Tensor> {
 impl<'a> Times<'a> {
     fn x(&self) -> &'a Factor {
         match self {
-            Self::Across(x, _) | Self::Down(x, _) => x,
+            Self::Across(x, _) | Self::Down(x, _) | Self::AcrossQuantised(x, _) | Self::DownQuantised(x, _) => x,
         }
     }
 
-    fn w(&self) -> &'a Tensor {
+    /// The w that isn't quantised.
+    fn w(&self) -> Option<&'a Tensor> {
         match self {
-            Self::Across(_, w) | Self::Down(_, w) => w,
+            Self::Across(_, w) | Self::Down(_, w) => Some(w),
+            Self::AcrossQuantised(..) | Self::DownQuantised(..) => None,
         }
     }
 
@@ -132,6 +143,8 @@ impl<'a> Times<'a> {
         Ok(match self {
             Self::Across(_, w) => w.dim(0)?,
             Self::Down(_, w) => w.dim(1)?,
+            Self::AcrossQuantised(_, w) => w.dims().0,
+            Self::DownQuantised(_, w) => w.dims().1,
         })
     }
 }
@@ -147,12 +160,15 @@ fn one_by_one(products: &[Times], dtype: DType) -> Result<Tensor> {
     for p in products {
         let x = &p.x().tensor;
         let y = match p {
-            _ if !on_cpu(x) => {
-                let w = p.w().to_dtype(x.dtype())?;
-                if let Times::Across(..) = p { x.matmul(&w.t()?)? } else { x.matmul(&w)? }
-            }
+            Times::Across(_, w) if !on_cpu(x) => x.matmul(&w.to_dtype(x.dtype())?.t()?)?,
+            Times::Down(_, w) if !on_cpu(x) => x.matmul(&w.to_dtype(x.dtype())?)?,
+            Times::AcrossQuantised(_, w) if !on_cpu(x) => x.matmul(&w.tensor()?.to_dtype(x.dtype())?.t()?)?,
+            Times::DownQuantised(_, w) if !on_cpu(x) => x.matmul(&w.tensor()?.to_dtype(x.dtype())?)?,
             Times::Across(_, w) => unpacked(x, w, DType::F32)?,
             Times::Down(_, w) => unpacked(x, &w.t()?.contiguous()?, DType::F32)?,
+            Times::AcrossQuantised(_, w) => unpacked_quantised(x, w)?,
+            // A step of so few tokens is rare: one matrix at a time is dense then.
+            Times::DownQuantised(_, w) => unpacked(x, &w.tensor()?.t()?.contiguous()?, DType::F32)?,
         };
         total = Some(match total {
             Some(total) => super::add(total, &y)?,
@@ -172,6 +188,15 @@ fn unpacked(x: &Tensor, w: &Tensor, dtype: DType) -> Result<Tensor> {
         dots(xs.values(), ws.values(), &mut y, m, n, k);
         Ok(T::tensor(y, Shape::from((m, n)))?)
     })
+}
+
+/// `x wᵀ` in float32, without packing.
+fn unpacked_quantised(x: &Tensor, w: &Quantised) -> Result<Tensor> {
+    let (m, (n, k)) = (x.dim(0)?, w.dims());
+    let held = hold(x)?;
+    let mut y = room(m * n);
+    quantised_dots(held.values(), w, &mut y, m, n, k);
+    Ok(Tensor::from_vec(y, (m, n), x.device())?)
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod panel;
 pub mod plain;
 pub mod product;
 pub mod profile;
+pub mod quantised;
 pub mod rope;
 pub(crate) mod values;
 

@@ -5,8 +5,12 @@
 //! sums; b is packed by each thread for a block of columns that stays in its second-level cache, so that weights keep
 //! the type and layout of their file. Each value is summed in the same order, whatever the number of threads.
 
-use super::packed::{
-    Line, Matrix, Packed, Pair, Panels, Target, Unit, multiply, pack_panels, pack_rows, panel_lines, row_lines,
+use super::{
+    packed::{
+        Line, Matrix, Packed, Pair, Panels, Target, Unit, multiply, pack_panels, pack_rows, panel_lines, row_lines,
+    },
+    quantised::Quantised,
+    values::Values,
 };
 use rayon::prelude::*;
 use std::{
@@ -60,7 +64,48 @@ impl Drop for Rows {
 #[derive(Clone, Copy)]
 pub struct Product<'a> {
     pub a: &'a Rows,
-    pub b: Matrix<'a>,
+    pub b: Right<'a>,
+}
+
+/// The b of a product.
+#[derive(Clone, Copy)]
+pub enum Right<'a> {
+    Plain(Matrix<'a>),
+    /// Made float32 again where and when a part of it is packed.
+    Quantised(&'a Quantised),
+    Transposed(&'a Quantised),
+}
+
+impl<'a> From<Matrix<'a>> for Right<'a> {
+    fn from(matrix: Matrix<'a>) -> Self {
+        Self::Plain(matrix)
+    }
+}
+
+impl Right<'_> {
+    fn check(&self, rows: usize, columns: usize) {
+        match self {
+            Self::Plain(matrix) => matrix.check(rows, columns),
+            Self::Quantised(q) => assert!(q.dims() == (rows, columns), "a factor has another shape"),
+            Self::Transposed(q) => assert!(q.dims() == (columns, rows), "a factor has another shape"),
+        }
+    }
+
+    /// A part to be packed, in `room` if it has to be made.
+    fn part<'a>(&'a self, rows: Range<usize>, columns: Range<usize>, room: &'a mut Vec<f32>) -> Matrix<'a> {
+        let (depth, width) = (rows.len(), columns.len());
+        match self {
+            Self::Plain(matrix) => matrix.at(rows.start, columns.start),
+            Self::Quantised(q) => {
+                q.read(rows, columns, room);
+                Matrix::new(Values::F32(room), width)
+            }
+            Self::Transposed(q) => {
+                q.read(columns, rows, room);
+                Matrix::new(Values::F32(room), depth).transposed()
+            }
+        }
+    }
 }
 
 /// `to = Σ a b`, (rows, columns), on all threads. All a have the same rows and unit.
@@ -119,9 +164,17 @@ struct Job<'a> {
     to: Target,
 }
 
+/// What a thread works with: packed panels; for results in bf16 that take several passes, sums in float32; the part of
+/// a quantised factor that is packed next.
+#[derive(Default)]
+struct Scratch {
+    panels: Vec<Line>,
+    sums: Vec<f32>,
+    part: Vec<f32>,
+}
+
 thread_local! {
-    /// Packed panels and, for results in bf16 that take several passes, sums in float32.
-    static SCRATCH: RefCell<(Vec<Line>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 impl Job<'_> {
@@ -141,12 +194,12 @@ impl Job<'_> {
         (width, splits)
     }
 
-    fn run(&self, columns: Range<usize>, part: usize, parts: usize) {
+    fn run(&self, columns: Range<usize>, share: usize, shares: usize) {
         let width = columns.len();
         let tiles = self.rows.div_ceil(self.unit.tile());
-        let tiles = tiles * part / parts..tiles * (part + 1) / parts;
+        let tiles = tiles * share / shares..tiles * (share + 1) / shares;
         let to = self.to.part(0, columns.start, self.rows, width);
-        SCRATCH.with_borrow_mut(|(panels, sums)| {
+        SCRATCH.with_borrow_mut(|Scratch { panels, sums, part }| {
             let detour = to.is_bf16() && self.passes.len() > 1;
             if detour {
                 sums.resize((self.rows * width).max(sums.len()), 0.0);
@@ -161,8 +214,8 @@ impl Job<'_> {
                 for piece in pass {
                     let p = &self.products[piece.product];
                     let (b, after) = rest.split_at_mut(lines(piece));
-                    pack_panels(self.unit, p.b.at(piece.depth.start, columns.start), piece.depth.len(), width, b);
                     let depth = piece.depth.len();
+                    pack_panels(self.unit, p.b.part(piece.depth.clone(), columns.clone(), part), depth, width, b);
                     let a = Packed { lines: &p.a.lines, depth: p.a.depth, from: piece.depth.start };
                     pairs.push(Pair { a, b: Panels::all(b, depth, width), depth });
                     rest = after;
@@ -260,14 +313,14 @@ mod tests {
             let a = Rows::pack(unit, a, m, k);
             for b in factors(&b, &bt, &bh, &bht, k, n) {
                 let mut out = vec![1.0; m * n];
-                sum(&[Product { a: &a, b }, Product { a: &a, b }], n, Target::f32(&mut out, n, true));
+                sum(&[Product { a: &a, b: b.into() }; 2], n, Target::f32(&mut out, n, true));
                 for (out, exact) in out.iter().zip(&exact) {
                     let error = (f64::from(*out) - 1.0 - 2.0 * exact).abs();
                     assert!(error < 3e-6 * (k as f64).sqrt() * 10.0, "{m} {k} {n} {unit:?}: {error}");
                 }
                 if unit != Unit::F32 {
                     let mut out = vec![bf16::ONE; m * n];
-                    sum(&[Product { a: &a, b }], n, Target::bf16(&mut out, n, true));
+                    sum(&[Product { a: &a, b: b.into() }], n, Target::bf16(&mut out, n, true));
                     for (out, exact) in out.iter().zip(&exact) {
                         let error = (out.to_f64() - 1.0 - exact).abs();
                         assert!(error < 0.005 * (1.0 + exact).abs() + 1e-3, "{m} {k} {n}: {error}");

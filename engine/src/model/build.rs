@@ -14,7 +14,11 @@ use super::{
 use crate::{
     Error, Result,
     files::ModelFiles,
-    kernels::{attention::Shape, values::cast},
+    kernels::{
+        attention::Shape,
+        quantised::{Quantisation, Quantised},
+        values::cast,
+    },
     random::{Random, name_key},
 };
 use api::Problem;
@@ -76,7 +80,21 @@ pub fn build(
     device: &Device,
     compute: DType,
 ) -> Result<Model> {
-    let mut builder = Builder { config, source, attach, store, device, compute };
+    build_on(config, source, attach, store, device, compute, None)
+}
+
+/// As [`build`], with the linears of the layers kept quantised: neither embedding and head nor norms and routers. Each
+/// is read, quantised and forgotten before the next.
+pub fn build_on(
+    config: &DecoderConfig,
+    source: &Source,
+    attach: &dyn Attach,
+    store: &mut Store,
+    device: &Device,
+    compute: DType,
+    quantisation: Option<Quantisation>,
+) -> Result<Model> {
+    let mut builder = Builder { config, source, attach, store, device, compute, quantisation };
     let (c, names) = (config, &config.names);
     let embedding = builder.parameter(&weight(names.embedding), &[c.vocab_size, c.hidden_size], Value::Normal)?;
     let positions = names
@@ -112,6 +130,7 @@ struct Builder<'a> {
     store: &'a mut Store,
     device: &'a Device,
     compute: DType,
+    quantisation: Option<Quantisation>,
 }
 
 /// What a parameter of a random model begins with.
@@ -163,11 +182,12 @@ impl Builder<'_> {
             mlp_norm,
             mlp: match (&layout.mlp, &c.experts) {
                 (MlpLayout::Experts { router, experts }, Some(e)) => FeedForward::Experts(Experts {
-                    router: self.linear(router)?,
+                    router: self.linear(router, None)?,
                     experts: experts
                         .iter()
                         .map(|linears| {
-                            let linears = linears.iter().map(|l| self.linear(l)).collect::<Result<_>>()?;
+                            let linears =
+                                linears.iter().map(|l| self.linear(l, self.quantisation)).collect::<Result<_>>()?;
                             self.mlp(e.names, linears)
                         })
                         .collect::<Result<_>>()?,
@@ -201,16 +221,17 @@ impl Builder<'_> {
 
     /// A linear with what the tuning attaches to it.
     fn adapted(&mut self, layout: &LinearLayout) -> Result<Linear> {
-        let linear = self.linear(layout)?;
+        let linear = self.linear(layout, self.quantisation)?;
         self.attach.linear(&layout.name, linear, self.store)
     }
 
-    fn linear(&mut self, layout: &LinearLayout) -> Result<Linear> {
+    fn linear(&mut self, layout: &LinearLayout, quantisation: Option<Quantisation>) -> Result<Linear> {
         let LinearLayout { name, inp, out, bias } = layout;
         let (name, transposed) = (weight(name), self.config.transposed);
         let shape = if transposed { [*inp, *out] } else { [*out, *inp] };
-        let weight = match transposed {
-            true => {
+        let weight = match quantisation.filter(|_| !self.attach.trains(&name)) {
+            Some(quantisation) => Parameter::quantised(&name, self.quantised(&name, &shape, quantisation)?, transposed),
+            None if transposed => {
                 let stored = self.value(&name, &shape, Value::Normal)?;
                 let parameter = Parameter::from_transposed(&name, &stored, self.attach.trains(&name))?;
                 if parameter.trainable {
@@ -218,12 +239,33 @@ impl Builder<'_> {
                 }
                 parameter
             }
-            false => self.parameter(&name, &shape, Value::Normal)?,
+            None => self.parameter(&name, &shape, Value::Normal)?,
         };
         let bias = bias
             .then(|| self.parameter(&format!("{}.bias", layout.name), &[*out], Value::Constant(0.0)))
             .transpose()?;
         Ok(Linear { weight, bias, branch: None })
+    }
+
+    /// A weight (out, in) in few bits: the blocks of the file where it has such, which fit the (out, in) of a GGUF.
+    fn quantised(&self, name: &str, shape: &[usize; 2], quantisation: Quantisation) -> Result<Quantised> {
+        let value = match self.source {
+            Source::Files(files) => {
+                if files.contains(name)
+                    && !self.config.transposed
+                    && let Some(blocks) = files.blocks(name)?
+                {
+                    check_shape(files, name, &[blocks.shape.0, blocks.shape.1], shape)?;
+                    return Quantised::from_ggml(blocks.kind, &blocks.bytes, blocks.shape, self.device);
+                }
+                checked(files, name, shape, DType::F32, &Device::Cpu)?
+            }
+            Source::Random { seed } => {
+                random(name, shape, *seed, Value::Normal, self.config.initializer_range, &Device::Cpu)?
+            }
+        };
+        let value = if self.config.transposed { value.t()?.contiguous()? } else { value };
+        Quantised::new(quantisation, &value, self.device)
     }
 
     fn norm(&mut self, name: &str, dim: usize) -> Result<Norm> {
@@ -291,21 +333,26 @@ pub(super) fn checked(
         ));
     }
     let tensor = files.tensor(name, dtype, device)?;
-    if tensor.dims() != shape {
-        let found = tensor.dims();
-        return Err(Error::from(
-            Problem::new(
-                "wrong_shape",
-                format!("{path}: {name} has the shape {found:?}, config.json wants {shape:?}."),
-                format!("{path}：{name} 的形状为 {found:?}，config.json 要求 {shape:?}。"),
-            )
-            .hint(
-                "Weights and config.json belong to different models; get it again.",
-                "权重与 config.json 不属于同一模型，请重新获取。",
-            ),
-        ));
-    }
+    check_shape(files, name, tensor.dims(), shape)?;
     Ok(tensor)
+}
+
+fn check_shape(files: &ModelFiles, name: &str, found: &[usize], wanted: &[usize]) -> Result<()> {
+    if found == wanted {
+        return Ok(());
+    }
+    let path = files.path().display();
+    Err(Error::from(
+        Problem::new(
+            "wrong_shape",
+            format!("{path}: {name} has the shape {found:?}, config.json wants {wanted:?}."),
+            format!("{path}：{name} 的形状为 {found:?}，config.json 要求 {wanted:?}。"),
+        )
+        .hint(
+            "Weights and config.json belong to different models; get it again.",
+            "权重与 config.json 不属于同一模型，请重新获取。",
+        ),
+    ))
 }
 
 /// Random weights depend on the seed and the name alone, not on the order of building.

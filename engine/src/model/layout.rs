@@ -50,6 +50,15 @@ impl LayerLayout {
         all
     }
 
+    /// The linears that a quantised base keeps quantised: all but routers.
+    pub fn quantised_linears(&self) -> impl Iterator<Item = &LinearLayout> {
+        let (dense, experts) = match &self.mlp {
+            MlpLayout::Dense(linears) => (linears.as_slice(), &[][..]),
+            MlpLayout::Experts { experts, .. } => (&[][..], experts.as_slice()),
+        };
+        self.qkv.iter().chain([&self.out]).chain(dense).chain(experts.iter().flatten())
+    }
+
     /// Experts beyond `limit` are left out.
     fn parameters(&self, c: &DecoderConfig, limit: usize) -> usize {
         let norm = if c.norm == NormKind::Layer { 2 } else { 1 };

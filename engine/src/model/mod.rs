@@ -14,11 +14,11 @@ mod pass;
 mod rope;
 mod virtual_tokens;
 
-pub use build::{Attach, Source, build};
+pub use build::{Attach, Source, build, build_on};
 pub use config::DecoderConfig;
 pub use decoder::{Batch, Model};
 pub use layout::{LayerLayout, LinearLayout};
-pub use parameter::{Grads, Parameter, Store};
+pub use parameter::{Grads, Parameter, Store, Value};
 pub use pass::{Cache, Keep, Pass, Weights};
 pub use rope::RopeConfig;
 pub use virtual_tokens::{Encode, Place, VirtualTokens};

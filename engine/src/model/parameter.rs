@@ -1,7 +1,14 @@
 //! Parameters by name, their gradients, and the ordered store of those that training changes.
 
-use crate::{Error, Result, kernels};
-use candle_core::Tensor;
+use crate::{
+    Error, Result,
+    kernels::{
+        self,
+        matmul::{Factor, Times},
+        quantised::Quantised,
+    },
+};
+use candle_core::{Device, Tensor};
 use std::{
     collections::BTreeMap,
     sync::{Arc, RwLock},
@@ -14,17 +21,50 @@ pub struct Parameter {
     pub trainable: bool,
     /// The file has the transpose of the value.
     pub transposed: bool,
-    value: RwLock<Tensor>,
+    value: RwLock<Value>,
+}
+
+/// What a parameter holds; a clone is cheap.
+#[derive(Clone, Debug)]
+pub enum Value {
+    Dense(Tensor),
+    /// A frozen matrix in few bits.
+    Quantised(Arc<Quantised>),
+}
+
+impl Value {
+    /// `x wᵀ`, this being w (columns, depth).
+    pub fn across<'a>(&'a self, x: &'a Factor) -> Times<'a> {
+        match self {
+            Self::Dense(w) => Times::Across(x, w),
+            Self::Quantised(w) => Times::AcrossQuantised(x, w),
+        }
+    }
+
+    /// `x w`, this being w (depth, columns).
+    pub fn down<'a>(&'a self, x: &'a Factor) -> Times<'a> {
+        match self {
+            Self::Dense(w) => Times::Down(x, w),
+            Self::Quantised(w) => Times::DownQuantised(x, w),
+        }
+    }
 }
 
 impl Parameter {
     pub fn new(name: impl Into<String>, value: Tensor, trainable: bool) -> Arc<Self> {
-        Arc::new(Self { name: name.into(), trainable, transposed: false, value: RwLock::new(value) })
+        let value = RwLock::new(Value::Dense(value));
+        Arc::new(Self { name: name.into(), trainable, transposed: false, value })
+    }
+
+    /// A frozen weight (out, in) in few bits, of which the file may have the transpose.
+    pub fn quantised(name: impl Into<String>, value: Quantised, transposed: bool) -> Arc<Self> {
+        let value = RwLock::new(Value::Quantised(value.into()));
+        Arc::new(Self { name: name.into(), trainable: false, transposed, value })
     }
 
     /// A weight (out, in) that the file has as (in, out), the form of `stored`.
     pub fn from_transposed(name: impl Into<String>, stored: &Tensor, trainable: bool) -> Result<Arc<Self>> {
-        let value = RwLock::new(stored.t()?.contiguous()?);
+        let value = RwLock::new(Value::Dense(stored.t()?.contiguous()?));
         Ok(Arc::new(Self { name: name.into(), trainable, transposed: true, value }))
     }
 
@@ -33,13 +73,40 @@ impl Parameter {
         Ok(if self.transposed { value.t()?.contiguous()? } else { value })
     }
 
-    /// The present value; a cheap clone that later updates leave alone.
-    pub fn get(&self) -> Tensor {
+    /// What it holds now; later updates leave it alone.
+    pub fn value(&self) -> Value {
         self.value.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
+    /// The present value; a cheap clone that later updates leave alone. Of a quantised weight a dense copy in float32,
+    /// made for it: products take [`value`](Self::value).
+    pub fn get(&self) -> Tensor {
+        match self.value() {
+            Value::Dense(tensor) => tensor,
+            Value::Quantised(quantised) => quantised.dense(),
+        }
+    }
+
     pub fn set(&self, value: Tensor) {
-        *self.value.write().unwrap_or_else(std::sync::PoisonError::into_inner) = value;
+        *self.value.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Value::Dense(value);
+    }
+
+    pub fn dims(&self) -> Vec<usize> {
+        match self.value() {
+            Value::Dense(tensor) => tensor.dims().to_vec(),
+            Value::Quantised(quantised) => vec![quantised.dims().0, quantised.dims().1],
+        }
+    }
+
+    pub fn device(&self) -> Device {
+        match self.value() {
+            Value::Dense(tensor) => tensor.device().clone(),
+            Value::Quantised(quantised) => quantised.device().clone(),
+        }
+    }
+
+    pub fn is_quantised(&self) -> bool {
+        matches!(self.value(), Value::Quantised(_))
     }
 }
 
@@ -48,6 +115,7 @@ impl Parameter {
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     trainable: BTreeMap<String, Arc<Parameter>>,
+    factors: BTreeMap<String, f64>,
 }
 
 impl Store {
@@ -69,6 +137,16 @@ impl Store {
 
     pub fn get(&self, name: &str) -> Option<&Arc<Parameter>> {
         self.trainable.get(name)
+    }
+
+    /// Gives a parameter a learning rate of its own, as a factor on that of the run.
+    pub fn set_factor(&mut self, name: &str, factor: f64) {
+        self.factors.insert(name.to_owned(), factor);
+    }
+
+    /// Factor on the learning rate of a parameter.
+    pub fn factor(&self, name: &str) -> f64 {
+        self.factors.get(name).copied().unwrap_or(1.0)
     }
 
     /// Values in all.
@@ -96,6 +174,12 @@ impl Grads {
 
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.0.get(name)
+    }
+
+    /// Those of the parameters that `wanted` names.
+    pub fn only(&self, wanted: impl Fn(&str) -> bool) -> Self {
+        let some = self.0.iter().filter(|(name, _)| wanted(name));
+        Self(some.map(|(name, gradient)| (name.clone(), gradient.clone())).collect())
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {

@@ -1,12 +1,13 @@
 //! Clipping by the global norm, as `torch.nn.utils.clip_grad_norm_`.
 
-use super::optimizer::{groups, in_place, join};
+use super::optimizers::{groups, in_place, join};
 use crate::{
     Result,
     kernels::{floats, lanes::sum},
-    model::Grads,
+    model::{Grads, Store},
 };
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 /// The norm of all gradients together, and the factor that brings it down to `limit` (0: no limit).
 pub fn clip(grads: &Grads, limit: f64) -> Result<(f64, f64)> {
@@ -20,6 +21,25 @@ pub fn clip(grads: &Grads, limit: f64) -> Result<(f64, f64)> {
     let norm = (squares + sum_of_squares_together(&on_device)?).sqrt();
     let factor = if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 };
     Ok((norm, factor))
+}
+
+/// Whether every trained value is a number, and finite.
+pub fn all_finite(store: &Store) -> Result<bool> {
+    let mut on_device = Vec::new();
+    for parameter in store.trainable() {
+        let value = parameter.get();
+        if !in_place(&value) {
+            on_device.push(value);
+        } else if !floats(&value.flatten_all()?)?.par_iter().all(|v| v.is_finite()) {
+            return Ok(false);
+        }
+    }
+    // 0 times a value that is infinite or no number is no number.
+    let sums: Vec<Tensor> = groups(&on_device, |t| t.elem_count())
+        .into_iter()
+        .map(|some| Ok((join(some.iter())? * 0.0)?.sum_all()?.unsqueeze(0)?))
+        .collect::<Result<_>>()?;
+    Ok(sums.is_empty() || Tensor::cat(&sums, 0)?.sum_all()?.to_scalar::<f32>()?.is_finite())
 }
 
 fn sum_of_squares(gradient: &Tensor) -> Result<f64> {

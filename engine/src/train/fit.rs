@@ -1,6 +1,6 @@
 //! The training loop, top to bottom.
 
-use super::{AdamW, Loader, Sampler, TrainerLog, checkpoint, clip, schedule};
+use super::{Average, Loader, Optimizer, Sampler, TrainerLog, checkpoint, clip, clip::all_finite, schedule};
 use crate::{
     Error, Result,
     adapters::{Base, Precision, Tuning},
@@ -34,7 +34,10 @@ pub struct Run<'a> {
     pub params: &'a TrainParams,
     pub output: &'a OutputParams,
     pub sampler: Sampler,
-    pub optimizer: AdamW,
+    pub optimizer: Box<dyn Optimizer>,
+    pub shape: schedule::Shape,
+    /// Of all that is trained, where one is wanted.
+    pub average: Option<Average>,
     pub log: TrainerLog,
     /// Steps made, and to be made.
     pub step: u64,
@@ -77,6 +80,9 @@ impl Run<'_> {
         let state = self.log.state(self.step, self.epoch());
         let (name, bytes) = checkpoint::write(self.dir, self.step, &self.optimizer.state(), &state, |dir| {
             self.tuning.save(dir, self.model, self.tuned, &self.base, Precision::Exact)?;
+            if let Some(average) = &self.average {
+                average.save(dir)?;
+            }
             objective.save(dir)
         })?;
         if let Some(limit) = self.output.save_total_limit {
@@ -89,6 +95,27 @@ impl Run<'_> {
         (self.sink)(Event::Checkpoint { step: self.step, name, bytes })
     }
 
+    /// One step of the optimizer, which the average follows. False if it made a value infinite or no number: then all
+    /// values are as before.
+    pub fn advance(&mut self, grads: &Grads, rate: f64, scale: f64) -> Result<bool> {
+        let before: Vec<_> = self.store.trainable().map(|p| (p.clone(), p.get())).collect();
+        self.optimizer.step(self.store, grads, rate, scale)?;
+        if !all_finite(self.store)? {
+            before.into_iter().for_each(|(parameter, value)| parameter.set(value));
+            return Ok(false);
+        }
+        if let Some(average) = &mut self.average {
+            average.follow()?;
+        }
+        Ok(true)
+    }
+
+    /// A checkpoint of the step before one that failed, unless there is one or nothing was learned yet.
+    pub fn keep_last_good(&mut self, objective: &(impl Objective + ?Sized)) -> Result<()> {
+        let known = checkpoint::all(self.dir).iter().any(|(step, _)| *step == self.step);
+        if self.step > 0 && !known { self.save(objective) } else { Ok(()) }
+    }
+
     /// Mean validation loss and metrics, their names with `eval_` before them.
     fn validate(&mut self, objective: &mut (impl Objective + ?Sized)) -> Result<()> {
         let (mut found, mut over) = (Found::default(), 0);
@@ -98,13 +125,16 @@ impl Run<'_> {
             let indices: Vec<u32> = (i..rows.min(i.saturating_add(size as u32))).collect();
             (counted(&samples, &indices, mean), indices)
         });
-        for loaded in Loader::start(self.eval.clone(), batches)? {
-            let (count, batch) = loaded?;
-            let more = objective.evaluate(self.model, &batch)?;
-            found.loss += more.loss;
-            found.metrics.merge(more.metrics);
-            over += count;
-        }
+        Average::instead(self.average.as_ref(), || {
+            for loaded in Loader::start(self.eval.clone(), batches)? {
+                let (count, batch) = loaded?;
+                let more = objective.evaluate(self.model, &batch)?;
+                found.loss += more.loss;
+                found.metrics.merge(more.metrics);
+                over += count;
+            }
+            Ok::<_, Error>(())
+        })?;
         let values = values(objective, &found, over.max(1)).into_iter();
         let values: BTreeMap<String, f64> = values.map(|(name, value)| (format!("eval_{name}"), value)).collect();
         let epoch = self.epoch();
@@ -164,12 +194,13 @@ pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<O
         };
         let loss = found.loss / over as f64;
         let (norm, factor) = clip(&grads, run.params.max_grad_norm)?;
-        if !loss.is_finite() || !norm.is_finite() {
-            return Err(diverged(run.step + 1, loss, run.params.learning_rate));
-        }
         let peak = run.params.learning_rate;
-        let rate = peak * schedule::factor(run.params.lr_scheduler_type, run.step, warmup, run.steps, peak);
-        run.optimizer.step(run.store, &grads, rate, factor)?;
+        let (kind, shape) = (run.params.lr_scheduler_type, &run.shape);
+        let rate = peak * schedule::factor(kind, shape, run.step, warmup, run.steps, peak);
+        if !loss.is_finite() || !norm.is_finite() || !run.advance(&grads, rate, factor)? {
+            run.keep_last_good(objective)?;
+            return Err(diverged(run.step + 1, loss, norm, peak));
+        }
         run.step += 1;
 
         let mut values = values(objective, &found, over);
@@ -191,11 +222,16 @@ pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<O
     Ok(Outcome::Succeeded)
 }
 
-fn diverged(step: u64, loss: f64, rate: f64) -> Error {
+fn diverged(step: u64, loss: f64, norm: f64, rate: f64) -> Error {
+    let (what, zh) = match (loss.is_finite(), norm.is_finite()) {
+        (false, _) => (format!("The loss became {loss}"), format!("损失变为 {loss}")),
+        (true, false) => (format!("The gradient's norm became {norm}"), format!("梯度范数变为 {norm}")),
+        (true, true) => ("A trained value became infinite".to_string(), "有训练参数变为无穷大".to_string()),
+    };
     Problem::new(
         "diverged",
-        format!("The loss became {loss} at step {step} with learning_rate {rate}."),
-        format!("第 {step} 步的损失变为 {loss}，learning_rate 为 {rate}。"),
+        format!("{what} at step {step} with learning_rate {rate}. The step before it is kept."),
+        format!("第 {step} 步{zh}，learning_rate 为 {rate}。已保留前一步的结果。"),
     )
     .hint(
         format!("Resume from the last checkpoint or start again with a learning rate of {:e} or less.", rate / 4.0),

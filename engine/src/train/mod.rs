@@ -2,16 +2,18 @@
 
 pub mod checkpoint;
 mod clip;
+mod ema;
 mod fit;
 mod loader;
 mod log;
-mod optimizer;
+pub mod optimizers;
 mod sampler;
 pub mod schedule;
 
 pub use clip::clip;
+pub use ema::Average;
 pub use fit::{Run, fit};
 pub use loader::Loader;
 pub use log::TrainerLog;
-pub use optimizer::AdamW;
+pub use optimizers::{AdamW, Optimizer};
 pub use sampler::{Order, Sampler};

@@ -9,7 +9,7 @@ use crate::{
         matmul::{self, Factor, Times},
         values::cast,
     },
-    model::{Grads, Keep, Parameter, Pass, Weights},
+    model::{Grads, Keep, Parameter, Pass, Value, Weights},
 };
 use candle_core::{D, DType, Tensor};
 use std::sync::Arc;
@@ -39,8 +39,10 @@ pub struct LowRank {
 impl Linear {
     /// (in, out)
     pub fn dims(&self) -> Result<(usize, usize)> {
-        let (out, inp) = self.weight.get().dims2()?;
-        Ok((inp, out))
+        match self.weight.dims()[..] {
+            [out, inp] => Ok((inp, out)),
+            _ => Err(crate::Error::Internal(format!("{} is no matrix", self.weight.name))),
+        }
     }
 
     /// The weight with the branch merged into it, in float32.
@@ -105,9 +107,9 @@ pub fn forward_all(linears: &[&Linear], x: &Tensor, pass: &Pass, keep: &mut Keep
     let lows = down_all(linears, &x, pass)?;
     let mut ys = Vec::with_capacity(linears.len());
     for (linear, low) in linears.iter().zip(&lows) {
-        let (weight, factor) = (linear.weight.get(), low.as_ref().map(|l| Factor::new(l, pass.compute)).transpose()?);
+        let (weight, factor) = (linear.weight.value(), low.as_ref().map(|l| Factor::new(l, pass.compute)).transpose()?);
         let b = linear.branch_in(pass).map(|branch| branch.b.get());
-        let mut products = vec![Times::Across(&shared, &weight)];
+        let mut products = vec![weight.across(&shared)];
         products.extend(factor.iter().zip(&b).map(|(low, b)| Times::Across(low, b)));
         let y = matmul::sum(&products, pass.compute)?;
         ys.push(match &linear.bias {
@@ -152,8 +154,8 @@ pub fn backward_all(
         down_gradients(linears, x, &dlows, pass, grads)?;
     }
     let factors = dys.iter().map(|dy| Factor::new(dy, compute)).collect::<Result<Vec<_>>>()?;
-    let weights: Vec<Tensor> = linears.iter().map(|l| l.weight.get()).collect();
-    let mut products: Vec<Times> = factors.iter().zip(&weights).map(|(dy, w)| Times::Down(dy, w)).collect();
+    let weights: Vec<Value> = linears.iter().map(|l| l.weight.value()).collect();
+    let mut products: Vec<Times> = factors.iter().zip(&weights).map(|(dy, w)| w.down(dy)).collect();
     let mut branches = Vec::new();
     for (branch, dlow) in branches_of(linears).zip(dlows.iter().flatten()) {
         branches.push((branch, Factor::new(dlow, compute)?, branch.a.get()));

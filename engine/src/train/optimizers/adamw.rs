@@ -1,19 +1,27 @@
-//! AdamW (Loshchilov and Hutter, 2019) with float32 state, saved by parameter name.
+//! AdamW (Loshchilov and Hutter, 2019) with float32 state, as PyTorch's: in one pass over memory on the CPU, joined on
+//! devices.
 
+use super::{Entry, Optimizer, each::other_settings, groups, in_place, join};
 use crate::{
-    Error, Result,
+    Result,
     kernels::{
         adamw::{Step, adamw},
-        device::float,
         floats, update,
     },
     model::{Grads, Parameter, Store},
 };
-use api::params::TrainParams;
+use api::params::{self, TrainParams};
 use candle_core::{DType, Tensor};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+};
+
+pub const ENTRY: Entry = Entry {
+    optim: params::Optimizer::AdamwTorch,
+    start: |train, _| Box::new(AdamW::new(train)),
+    bytes: |trainable| trainable * 8,
+    whole: false,
 };
 
 pub struct AdamW {
@@ -38,31 +46,37 @@ impl AdamW {
             moments: BTreeMap::new(),
         }
     }
+}
 
-    /// One step of size `rate` along `scale` times the gradients. Norms and biases, all vectors, are not decayed,
-    /// as transformers has it.
-    pub fn step(&mut self, store: &Store, grads: &Grads, rate: f64, scale: f64) -> Result<()> {
+impl Optimizer for AdamW {
+    /// Norms and biases, all vectors, are not decayed, as transformers has it.
+    fn step(&mut self, store: &Store, grads: &Grads, rate: f64, scale: f64) -> Result<()> {
         self.steps += 1;
         let mut on_device = Vec::new();
         for parameter in store.trainable() {
             let Some(gradient) = grads.get(&parameter.name) else { continue };
             self.begin(parameter)?;
             match in_place(gradient) && in_place(&parameter.get()) {
-                true => self.update(parameter, gradient, rate, scale)?,
+                true => self.update(parameter, gradient, rate * store.factor(&parameter.name), scale)?,
                 false => on_device.push((parameter, gradient)),
             }
         }
-        self.update_together(on_device, rate, scale)
+        // Those of one learning rate together.
+        on_device.sort_by(|(a, _), (b, _)| store.factor(&a.name).total_cmp(&store.factor(&b.name)));
+        for some in on_device.chunk_by(|(a, _), (b, _)| store.factor(&a.name) == store.factor(&b.name)) {
+            let factor = some.first().map_or(1.0, |(parameter, _)| store.factor(&parameter.name));
+            self.update_together(some.to_vec(), rate * factor, scale)?;
+        }
+        Ok(())
     }
 
-    /// State as tensors: `m.NAME` and `v.NAME`, in the shape of the parameter.
-    pub fn state(&self) -> HashMap<String, Tensor> {
+    /// `m.NAME` and `v.NAME`, in the shape of the parameter.
+    fn state(&self) -> HashMap<String, Tensor> {
         let pairs = self.moments.iter();
         pairs.flat_map(|(n, (m, v))| [(format!("m.{n}"), m.clone()), (format!("v.{n}"), v.clone())]).collect()
     }
 
-    /// Takes up a state that [`AdamW::state`] gave, after `steps` steps.
-    pub fn restore(&mut self, store: &Store, mut state: HashMap<String, Tensor>, steps: u64) -> Result<()> {
+    fn restore(&mut self, store: &Store, mut state: HashMap<String, Tensor>, steps: u64) -> Result<()> {
         self.steps = steps;
         for parameter in store.trainable() {
             let (m, v) =
@@ -73,12 +87,15 @@ impl AdamW {
                     self.moments.insert(parameter.name.clone(), (m.to_device(&device)?, v.to_device(&device)?));
                 }
                 (None, None) => {}
-                _ => return Err(Error::Internal(format!("the optimizer state of {} does not fit", parameter.name))),
+                _ => return Err(other_settings(&parameter.name)),
             }
         }
-        Ok(())
+        // What is left belongs to another optimizer.
+        state.keys().next().map_or(Ok(()), |key| Err(other_settings(key)))
     }
+}
 
+impl AdamW {
     fn begin(&mut self, parameter: &Parameter) -> Result<()> {
         if !self.moments.contains_key(&parameter.name) {
             let value = parameter.get();
@@ -147,37 +164,6 @@ impl AdamW {
     }
 }
 
-/// Values that are joined for one step on a device.
-const JOINED: usize = 1 << 24;
-
-/// Whether the values can be read and changed where they are.
-pub(super) fn in_place(t: &Tensor) -> bool {
-    t.device().is_cpu() && t.dtype() == DType::F32
-}
-
-/// Neighbours with up to [`JOINED`] values together; a larger one alone.
-pub(super) fn groups<T>(all: &[T], count: impl Fn(&T) -> usize) -> Vec<&[T]> {
-    let (mut groups, mut start, mut values) = (Vec::new(), 0, 0);
-    for (i, one) in all.iter().enumerate() {
-        if i > start && values + count(one) > JOINED {
-            groups.push(&all[start..i]);
-            (start, values) = (i, 0);
-        }
-        values += count(one);
-    }
-    groups.extend((start < all.len()).then(|| &all[start..]));
-    groups
-}
-
-/// All values, one after another, in float32.
-pub(super) fn join<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<Tensor> {
-    let flat: Vec<Tensor> = tensors.map(|t| float(&t.flatten_all()?)).collect::<Result<_>>()?;
-    Ok(match flat.as_slice() {
-        [one] => one.clone(),
-        flat => Tensor::cat(flat, 0)?,
-    })
-}
-
 fn is_decayed(parameter: &Parameter) -> bool {
     parameter.get().dims().len() > 1
 }
@@ -218,13 +204,5 @@ mod tests {
         let (single, together) = (single.state(), together.state());
         assert_eq!(single.len(), 8);
         single.iter().for_each(|(name, t)| near(t, &together[name]));
-    }
-
-    #[test]
-    fn groups_keep_the_order_and_their_size() {
-        let sizes = [JOINED - 1, 1, 1, JOINED + 5, 2];
-        let found: Vec<_> = groups(&sizes, |n| *n).into_iter().map(<[usize]>::len).collect();
-        assert_eq!(found, [2, 1, 1, 1]);
-        assert!(groups(&[], |n: &usize| *n).is_empty());
     }
 }

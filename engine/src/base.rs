@@ -1,0 +1,46 @@
+//! How the base that an adapter is trained on is kept in memory: from `quantization_bit` to a [`Quantisation`].
+
+use crate::{
+    Result,
+    adapters::{Tuning, linears},
+    kernels::quantised::Quantisation,
+    model::DecoderConfig,
+};
+use api::{Problem, params::QuantizationParams};
+
+/// What was asked for, if the model is to be quantised.
+pub fn quantisation(params: &QuantizationParams) -> Option<Quantisation> {
+    match params.quantization_bit {
+        Some(4) => Some(Quantisation::Nf4 { double: params.double_quantization }),
+        Some(_) => Some(Quantisation::Int8),
+        None => None,
+    }
+}
+
+/// Values of a model that are quantised, and the bytes that they take then.
+pub fn size(quantisation: Quantisation, config: &DecoderConfig) -> (u64, u64) {
+    let layers = (0..config.layers).map(|i| config.layer(i));
+    let values = layers.map(|layer| layer.quantised_linears().map(|l| (l.inp * l.out) as u64).sum::<u64>()).sum();
+    (values, quantisation.bytes(values))
+}
+
+/// A problem if the tuning changes weights that would be quantised.
+pub fn check(params: &QuantizationParams, tuning: &dyn Tuning, config: &DecoderConfig, name: &str) -> Result<()> {
+    let (Some(bits), Some((linear, ..))) = (
+        params.quantization_bit,
+        linears(config).into_iter().find(|(linear, ..)| tuning.trains(&format!("{linear}.weight"))),
+    ) else {
+        return Ok(());
+    };
+    Err(Problem::new(
+        "quantised_and_trained",
+        format!("quantization_bit is {bits}, but {name} trains {linear}, and quantised weights can't be trained."),
+        format!("quantization_bit 为 {bits}，但 {name} 会训练 {linear}，而量化后的权重无法训练。"),
+    )
+    .hint(
+        "Take quantization_bit out, or choose an adapter such as lora as finetuning_type.",
+        "请去掉 quantization_bit，或将 finetuning_type 设为 lora 等适配器。",
+    )
+    .field("quantization_bit")
+    .into())
+}
