@@ -122,7 +122,7 @@ pub enum Data {
     Export(DataExport),
     /// Download a dataset of a hub and register it, going on where an earlier download stopped
     Pull(DataPull),
-    /// Make rows: new tasks after seeds, or answers to rows without one
+    /// Make rows: new tasks after seeds, answers to rows without one, several answers to compare, or a judge's pairs of them
     Make {
         /// A YAML file and key=value words: task, dataset, model_name_or_path, or base_url and teacher, num_rows …
         #[arg(value_name = "MAKE.yaml | key=value")]

@@ -157,6 +157,9 @@ async fn the_description_names_every_route() {
         (DATASET_STATISTICS, &["post"]),
         (DATASET_EDIT, &["post"]),
         (DATASET_FILE, &["get"]),
+        (PREFERENCES_PAIRS, &["post"]),
+        (PREFERENCES_DATASET, &["post"]),
+        (PREFERENCES_VOTES, &["get", "post"]),
         (UPLOADS, &["options", "post"]),
         (UPLOAD, &["delete", "head", "patch"]),
         (CHAT, &["get", "post"]),
@@ -174,7 +177,7 @@ async fn the_description_names_every_route() {
             }
         }
     }
-    assert_eq!(document["paths"].as_object().unwrap().len(), 29);
+    assert_eq!(document["paths"].as_object().unwrap().len(), 32);
     // Every type that is referred to is described.
     let text = document.to_string();
     for name in text.split("#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next()) {
