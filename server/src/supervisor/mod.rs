@@ -40,6 +40,8 @@ use watch::{Life, watch};
 const BESIDE: usize = 2;
 /// Jobs that may wait.
 const LONGEST_QUEUE: usize = 256;
+/// From a worker's last word to the end of its process, at most.
+const LAST_BREATH: Duration = Duration::from_secs(5);
 /// The run folder is looked through this often for runs started elsewhere.
 const SCAN: Duration = Duration::from_secs(2);
 
@@ -165,6 +167,7 @@ impl Supervisor {
 
     /// Puts an ended job in the queue again; a training run goes on from its last whole checkpoint.
     pub async fn resume(&self, id: &str) -> Reply<Job> {
+        self.let_go(id).await?;
         let _gate = self.gate.lock().await;
         let mut change = self.base.store.begin().await?;
         let mut record = change.job(id).await?.ok_or_else(|| missing(id))?;
@@ -196,8 +199,19 @@ impl Supervisor {
         Ok(record.job)
     }
 
+    /// Waits a moment for the process of a job that has said its last word to be gone.
+    async fn let_go(&self, id: &str) -> Reply<()> {
+        let ended = self.base.store.job(id).await?.is_some_and(|record| !record.job.state.is_active());
+        let end = tokio::time::Instant::now() + LAST_BREATH;
+        while ended && self.active().contains_key(id) && tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
     /// Deletes an ended job and its folder.
     pub async fn delete(&self, id: &str) -> Reply<()> {
+        self.let_go(id).await?;
         let _gate = self.gate.lock().await;
         let record = self.base.store.job(id).await?.ok_or_else(|| missing(id))?;
         if record.job.state.is_active() || self.active().contains_key(id) {
