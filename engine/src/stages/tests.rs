@@ -105,7 +105,12 @@ fn check(
             near(&format!("rewards/chosen of {name}"), values["rewards/chosen"], mean(&chosen));
             near(&format!("rewards/rejected of {name}"), values["rewards/rejected"], mean(&rejected));
             let margin = mean(&chosen) - mean(&rejected);
-            near_by(&format!("rewards/margins of {name}"), values["rewards/margins"], margin, mean(&chosen));
+            near_by(
+                &format!("rewards/margins of {name}"),
+                values["rewards/margins"],
+                margin,
+                mean(&chosen).abs() + mean(&rejected).abs(),
+            );
         }
     }
     if let Some(kl) = expected.kl {
