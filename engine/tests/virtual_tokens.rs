@@ -7,7 +7,7 @@ mod common;
 
 use api::{Problems, RunConfig};
 use candle_core::{DType, Device, Tensor};
-use common::{Case, distance, read_json, read_tensors, relative_distance};
+use common::{Case, Oracle, distance, read_json, read_tensors, relative_distance};
 use engine::{
     adapters::{self, Base, Precision, Tuning, adapter},
     files::ModelFiles,
@@ -273,6 +273,21 @@ fn what_is_saved_is_what_peft_saves() {
         expected.as_object_mut().unwrap().retain(|key, value| !value.is_null() || COMMON.contains(&key.as_str()));
         assert_eq!(read_json::<Value>(&again.path().join("adapter_config.json")), expected, "{}", case.name);
         case.check_logits(&model);
+    }
+}
+
+/// PEFT itself loads the folders. Slow, so it waits for an environment that has it.
+#[test]
+fn peft_loads_what_is_saved() {
+    let Some(oracle) = Oracle::open("peft_loads_what_is_saved") else { return };
+    for case in VIRTUAL.map(Fixture::open) {
+        let (tuning, model, store) = case.begun();
+        let saved = case.save(tuning.as_ref(), &model, &store, Precision::Storage);
+        let ids = oracle.write_json("ids.json", &json!(case.expected.ids[0]));
+        let out = oracle.work.path().join("logits.safetensors");
+        oracle.ask("virtual_tokens.py", &[case.base.model.path(), saved.path(), &ids, &out]);
+        let off = distance(&read_tensors(&out)["logits"], &case.tensors["logits.0"]);
+        assert!(off < LOGITS, "{}: PEFT's logits are {off} off", case.name);
     }
 }
 
