@@ -244,6 +244,30 @@ pub enum Bench {
     Packing(BenchTrain),
     /// Bytes a second of registering and of encoding a data file
     Data(BenchData),
+    /// Accuracy, trained parameters, memory and time of tuning methods on rows with labels, each in a process of its own
+    Methods(BenchMethods),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct BenchMethods {
+    /// A model of this computer, as model_name_or_path names it
+    #[arg(long, value_name = "MODEL")]
+    pub model: String,
+    /// A data file whose answers are a few labels; a tenth of its rows is held back
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Tuning types, and qlora [default: all]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub methods: Vec<String>,
+    /// Steps of each
+    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub steps: u32,
+    /// Measure the one method in this process
+    #[arg(long, hide = true)]
+    pub alone: bool,
+    /// Arguments of the runs, for example learning_rate=1e-3
+    #[arg(value_name = "KEY=VALUE")]
+    pub words: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,20 +1,24 @@
 //! `lathe bench`: how fast this computer trains, generates and reads data, and with how much memory.
 
 use crate::{
-    args::{Bench, BenchData, BenchGenerate, BenchSubject, BenchTrain},
+    args::{Bench, BenchData, BenchGenerate, BenchMethods, BenchSubject, BenchTrain},
     environment::Environment,
     home, log,
     outcome::{Failure, Outcome},
     say::Say,
 };
 use api::{
-    RunConfig,
+    Problem, RunConfig,
     params::{self, ComputeType, QuantizationParams, TrainParams},
 };
 use engine::bench::{
-    self, DataBench, DataReport, GenerateBench, GenerateReport, PackingReport, Spent, Subject, TrainBench, TrainReport,
+    self, DataBench, DataReport, GenerateBench, GenerateReport, MethodBench, MethodReport, PackingReport, Spent,
+    Subject, TrainBench, TrainReport,
 };
-use std::time::Instant;
+use std::{
+    process::{Command, Stdio},
+    time::Instant,
+};
 
 pub fn run(command: Bench, environment: &Environment, say: &Say, begun: Instant) -> Outcome {
     log::to_stderr("warn");
@@ -35,6 +39,20 @@ pub fn run(command: Bench, environment: &Environment, say: &Say, begun: Instant)
             let report = bench::data(&asked, &places).map_err(Failure::refused)?;
             say.result(&report, || read(&report, say.is_chinese()));
         }
+        Bench::Methods(args) if args.alone => {
+            let mut arguments = RunConfig::default();
+            for word in &args.words {
+                arguments.set_word(word).map_err(no_word)?;
+            }
+            let method = args.methods.first().cloned().unwrap_or_default();
+            let BenchMethods { model, data, steps, .. } = args;
+            let asked = MethodBench { model, data, method, steps: steps.into(), arguments };
+            say.json(&bench::method(&asked, &places).map_err(Failure::refused)?);
+        }
+        Bench::Methods(args) => {
+            let reports = each_method(&args, environment, say)?;
+            say.result(&reports, || table(&reports, say.is_chinese()));
+        }
         Bench::Generate(args) => {
             let (subject, compute_type) = common(&args.subject)?;
             let BenchGenerate { subject: BenchSubject { profile, .. }, .. } = args;
@@ -45,6 +63,57 @@ pub fn run(command: Bench, environment: &Environment, say: &Say, begun: Instant)
         }
     }
     Ok(())
+}
+
+/// Each method in a process of its own, whose peak of memory is its own. One that fails is told and left out.
+fn each_method(args: &BenchMethods, environment: &Environment, say: &Say) -> Outcome<Vec<MethodReport>> {
+    let methods = if args.methods.is_empty() { bench::methods() } else { args.methods.clone() };
+    let program = std::env::current_exe().map_err(|e| Failure::refused(engine::Error::Internal(e.to_string())))?;
+    let mut reports = Vec::new();
+    for method in &methods {
+        let mut child = Command::new(&program);
+        child.arg("--home").arg(&environment.home).args(["bench", "methods", "--alone", "--methods", method]);
+        child.args(["--model", &args.model, "--steps", &args.steps.to_string()]).arg("--data").arg(&args.data);
+        let output = child.args(&args.words).stderr(Stdio::inherit()).output();
+        let line = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        match serde_json::from_str(line.trim()) {
+            Ok(report) => reports.push(report),
+            Err(_) => say.note(&format!("{method}: —")),
+        }
+    }
+    Ok(reports)
+}
+
+fn no_word(text: String) -> Failure {
+    let hint = ["For example learning_rate=1e-3.", "例如 learning_rate=1e-3。"];
+    let problem = Problem::new("bad_argument", format!("{text}."), format!("{text}。")).hint(hint[0], hint[1]);
+    Failure::wrong(problem)
+}
+
+/// The reports as a table in Markdown.
+fn table(reports: &[MethodReport], chinese: bool) -> String {
+    let head = match chinese {
+        true => "| 方法 | 准确率 | 宏平均 F1 | 训练参数 | 峰值内存 | 时间 |",
+        false => "| method | accuracy | macro F1 | trained parameters | peak memory | time |",
+    };
+    let row = |r: &MethodReport| {
+        let (accuracy, f1, memory) = (r.accuracy * 100.0, r.macro_f1 * 100.0, megabytes(r.peak_memory));
+        format!("| {} | {accuracy:.1} % | {f1:.1} % | {} | {memory} | {:.0} s |", r.method, r.trainable, r.seconds)
+    };
+    let last = reports.first().map(|r| {
+        let majority = r.majority * 100.0;
+        match chinese {
+            true => {
+                format!("\n\n每种方法 {} 步；{} 行，{} 个标签；多数类 {majority:.1} %。", r.steps, r.rows, r.labels)
+            }
+            false => format!(
+                "\n\n{} steps each; {} rows held back, {} labels; the commonest label {majority:.1} %.",
+                r.steps, r.rows, r.labels
+            ),
+        }
+    });
+    let rows: Vec<String> = reports.iter().map(row).collect();
+    format!("{head}\n|---|---|---|---|---|---|\n{}{}", rows.join("\n"), last.unwrap_or_default())
 }
 
 /// Training steps as the options ask for them.

@@ -1,13 +1,15 @@
-//! Benchmarks of training steps, of generation, and of reading data, with a model or random weights of a known shape.
+//! Benchmarks of training steps, of tuning methods, of generation, and of reading data, with a model or random weights of a known shape.
 
 mod data;
 mod generate;
+mod methods;
 mod packing;
 mod subject;
 mod train;
 
 pub use data::{DataBench, DataReport, EncodeReport, data};
 pub use generate::{GenerateBench, GenerateReport, generate};
+pub use methods::{MethodBench, MethodReport, method, methods};
 pub use packing::{PackingReport, packing};
 pub use subject::{SHAPES, Subject};
 pub use train::{TrainBench, TrainReport, train};
