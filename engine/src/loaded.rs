@@ -44,11 +44,7 @@ impl Loaded {
         if let Some(tuning) = &tuning {
             tuning.place(&model)?;
         }
-        let mut eos = opened.files.generation_eos();
-        eos.extend(opened.tokenizer.eos.as_ref().map(|(_, id)| *id));
-        eos.extend(end_of_turn(&encoder));
-        eos.sort_unstable();
-        eos.dedup();
+        let eos = ends(&opened.files, &encoder);
         Ok(Self { model, files: opened.files, encoder, eos })
     }
 
@@ -57,6 +53,16 @@ impl Loaded {
         let prompt = self.encoder.prompt_with(messages, None, &variables(params.enable_thinking))?;
         Generation::new(&self.model, Arc::clone(self.encoder.tokenizer()), &self.eos, prompt, params)
     }
+}
+
+/// Tokens that end an answer of a model.
+pub fn ends(files: &ModelFiles, encoder: &Encoder) -> Vec<u32> {
+    let mut eos = files.generation_eos();
+    eos.extend(encoder.special().eos.as_ref().map(|(_, id)| *id));
+    eos.extend(end_of_turn(encoder));
+    eos.sort_unstable();
+    eos.dedup();
+    eos
 }
 
 /// Special tokens with which the common templates end a turn, if this model has them.

@@ -14,7 +14,7 @@ use crate::{
     files::{ModelFiles, ModelTokenizer, adapter, grow::grown_note, locate},
     kernels::cpu::Compute,
     model::{DecoderConfig, families::family},
-    stages::{Stage, stage},
+    stages::{Sampled, Stage, stage},
     train::{Order, Sampler},
 };
 use api::{
@@ -44,6 +44,7 @@ pub struct Prepared {
     pub encoder: Encoder,
     pub samples: Samples,
     pub eval: Samples,
+    pub sampler: Sampler,
     pub plan: Plan,
 }
 
@@ -92,6 +93,11 @@ fn resolve(
     let previous = model.adapter_name_or_path.as_deref().map(Path::new);
     let tuning = keep(adapters::adapter(&train.finetuning_type), &mut problems)
         .and_then(|a| keep(a.start(config, previous).map_err(Error::from), &mut problems));
+    // What the stage refuses, it refuses before anything is read.
+    let sampled = stage.and_then(|stage| {
+        let started = keep(stage.start(config).map_err(Error::from), &mut problems);
+        started.and(keep(stage.sampled(config, &train).map_err(Error::from), &mut problems))
+    });
     let opened = keep(open(&model, places), &mut problems);
     let registry = Registry::open(dataset_dir(&data, places)).map(|registry| registry.also_in(&places.datasets()));
     let registry = keep(registry, &mut problems);
@@ -115,6 +121,7 @@ fn resolve(
         .and_then(|((asked, field), device)| keep(compute::pick_for(device, asked, field), &mut problems));
     let (
         Some(stage),
+        Some(sampled),
         Some(tuning),
         Some(opened),
         Some(registry),
@@ -122,7 +129,7 @@ fn resolve(
         Some(device),
         Some((compute, note)),
         true,
-    ) = (stage, tuning, opened, registry, counted, device, compute, problems.is_empty())
+    ) = (stage, sampled, tuning, opened, registry, counted, device, compute, problems.is_empty())
     else {
         return Err(problems.into());
     };
@@ -148,11 +155,14 @@ fn resolve(
         eval = eval.and(loader.load(&data.eval_dataset, &options)?.samples);
     }
     let longest = samples.longest().max(eval.longest());
-    opened.config.check_length(longest)?;
-    if packing && !blocks {
+    opened.config.check_length(longest + sampled.map_or(0, |sampled| sampled.tokens))?;
+    if packing && !blocks && sampled.is_none() {
         samples = samples.packed(data.cutoff_len);
     }
-    let sampler = sampler(&samples, &train);
+    let sampler = match sampled {
+        None => sampler(&samples, &train),
+        Some(Sampled { prompts, .. }) => Sampler { batch: prompts, accumulation: 1, ..sampler(&samples, &train) },
+    };
     let steps = steps(&sampler, &train);
     let epochs = steps as f64 / sampler.steps_per_epoch().max(1) as f64;
     let tokens: u64 = (0..samples.len()).map(|i| samples.length(i) as u64).sum();
@@ -170,6 +180,9 @@ fn resolve(
         compute: compute.dtype(),
         recompute: train.gradient_checkpointing,
     };
+    if let Some(sampled) = sampled {
+        load.sample(&sampled, &samples, train.per_device_train_batch_size, steps);
+    }
     // Where nobody has decided, activations are computed again if they don't fit otherwise.
     let undecided = device == "cpu" && config.get("gradient_checkpointing").is_none();
     let too_large = if undecided { estimate::too_large(&opened.config, &load) } else { None };
@@ -230,6 +243,7 @@ fn resolve(
         encoder,
         samples,
         eval,
+        sampler,
         plan,
     })
 }

@@ -7,7 +7,7 @@ use crate::{
     make::{self, Connect},
     merge,
     model::{Source, Store, build},
-    prepare::{Prepared, prepare, sampler},
+    prepare::{Prepared, prepare},
     stages::Setting,
     train::{AdamW, Run, TrainerLog, checkpoint},
 };
@@ -116,7 +116,7 @@ fn train(
         let (done, state, trainer) = checkpoint::read(&from)?;
         restore(&tuned, &from)?;
         objective.restore(&from)?;
-        optimizer.restore(&store, state, done)?;
+        optimizer.restore(&store, state, objective.updates(done))?;
         step = done;
         history = trainer["log_history"].as_array().cloned().unwrap_or_default();
     }
@@ -131,7 +131,7 @@ fn train(
         eval: prepared.eval.clone(),
         params: train,
         output,
-        sampler: sampler(&prepared.samples, train),
+        sampler: prepared.sampler.clone(),
         optimizer,
         log: TrainerLog::new(dir, plan.steps, train, output, step, history),
         step,

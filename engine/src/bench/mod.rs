@@ -3,12 +3,14 @@
 mod data;
 mod generate;
 mod packing;
+mod rollouts;
 mod subject;
 mod train;
 
 pub use data::{DataBench, DataReport, EncodeReport, data};
 pub use generate::{GenerateBench, GenerateReport, generate};
 pub use packing::{PackingReport, packing};
+pub use rollouts::{RolloutBench, RolloutReport, rollouts};
 pub use subject::{SHAPES, Subject};
 pub use train::{TrainBench, TrainReport, train};
 

@@ -8,7 +8,7 @@ mod rouge;
 mod source;
 mod teacher;
 
-pub use teacher::{Connect, Endpoint, Options, Said, Teacher, no_endpoints};
+pub use teacher::{Connect, Endpoint, Options, Said, Teacher, local, no_endpoints};
 
 use crate::{Error, Places, Result, random, run::Sink};
 use api::{

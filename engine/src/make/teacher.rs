@@ -6,7 +6,7 @@ use api::{
     Problem,
     chat::FinishReason,
     data::Message,
-    params::{ComputeType, GenerateParams},
+    params::{ComputeType, GenerateParams, ModelParams},
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,12 +28,18 @@ pub struct Said {
     pub whole: bool,
 }
 
-pub trait Teacher {
+pub trait Teacher: Send {
     /// For provenance.
     fn name(&self) -> String;
 
     /// Answers a conversation. It returns soon once `stop` is true; what it gives then doesn't count.
     fn answer(&mut self, messages: &[Message], options: &Options, stop: &AtomicBool) -> Result<Said>;
+
+    /// A score for each text, of an endpoint that gives scores instead of answers: then the address is asked as it stands.
+    fn scores(&mut self, texts: &[String], stop: &AtomicBool) -> Result<Vec<f64>> {
+        let _ = (texts, stop);
+        Err(Error::Internal(format!("{} gives no scores", self.name())))
+    }
 }
 
 /// An OpenAI-compatible server and the name of a model there. Keys are the connector's affair.
@@ -57,6 +63,11 @@ pub(super) fn open(arguments: &Arguments, places: &Places, connect: Connect) -> 
     if let Some(base_url) = given(&make.base_url) {
         return connect(&Endpoint { base_url, model: given(&make.teacher).unwrap_or_default() });
     }
+    local(model, places)
+}
+
+/// A model of this computer as a teacher.
+pub fn local(model: &ModelParams, places: &Places) -> Result<Box<dyn Teacher>> {
     let loaded = Loaded::open(model, places, ComputeType::Auto)?;
     let adapter = model.adapter_name_or_path.as_deref().filter(|a| !a.is_empty());
     let name = adapter.map_or(model.model_name_or_path.clone(), |a| format!("{} + {a}", model.model_name_or_path));

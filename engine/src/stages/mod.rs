@@ -1,7 +1,10 @@
 //! Training stages, `stage`: what is learned from an example, and with which loss. One file for each; one line here.
 
 mod dpo;
+mod grpo;
 mod kto;
+pub(crate) mod online;
+mod ppo;
 pub mod preference;
 mod pt;
 pub mod reference;
@@ -21,7 +24,7 @@ use crate::{
     prepare::Prepared,
     train::{Run, fit},
 };
-use api::{Outcome, Problems, RunConfig};
+use api::{Outcome, Problems, RunConfig, params::TrainParams};
 use std::{collections::BTreeMap, path::Path};
 
 /// A training stage.
@@ -34,7 +37,25 @@ pub trait Stage: Entry {
         false
     }
 
+    /// What it samples in a step, if it learns from what the model says rather than from the rows' answers.
+    fn sampled(&self, config: &RunConfig, train: &TrainParams) -> Result<Option<Sampled>, Problems> {
+        let _ = (config, train);
+        Ok(None)
+    }
+
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Objective>, Problems>;
+}
+
+/// What a step samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampled {
+    pub prompts: usize,
+    /// For each prompt.
+    pub answers: usize,
+    /// The longest answer, in tokens.
+    pub tokens: usize,
+    /// How often the step learns from each answer.
+    pub times: usize,
 }
 
 /// What a stage finds when its run begins.
@@ -66,6 +87,11 @@ pub trait Objective: Send {
     fn restore(&mut self, checkpoint: &Path) -> Result<()> {
         let _ = checkpoint;
         Ok(())
+    }
+
+    /// Updates of the optimizer that were made in `steps` steps.
+    fn updates(&self, steps: u64) -> u64 {
+        steps
     }
 
     /// What the loss is a mean over.
@@ -140,7 +166,7 @@ impl Metrics {
     }
 }
 
-pub static STAGES: &[&dyn Stage] = &[&sft::Sft, &pt::Pt, &rm::Rm, &dpo::Dpo, &kto::Kto];
+pub static STAGES: &[&dyn Stage] = &[&sft::Sft, &pt::Pt, &rm::Rm, &dpo::Dpo, &kto::Kto, &ppo::Ppo, &grpo::Grpo];
 
 /// The stage of this name.
 pub fn stage(name: &str) -> Result<&'static dyn Stage> {

@@ -5,7 +5,7 @@
 
 use super::Setting;
 use crate::{
-    Error, Result,
+    Result,
     data::Encoder,
     loaded::Loaded,
     model::{Batch, Model, Source, Store, Weights, build},
@@ -88,16 +88,21 @@ impl Reference {
             Self::Kept(kept) => kept.log_probs(batch, Weights::Tuned),
         }
     }
+
+    /// The same where logits are divided by `temperature`.
+    pub fn log_probs_at(&self, model: &Model, batch: &Batch, temperature: f32) -> Result<Vec<f32>> {
+        let (model, weights) = match self {
+            Self::Base => (model, Weights::Base),
+            Self::Kept(kept) => (kept.as_ref(), Weights::Tuned),
+        };
+        Ok(model.outlooks(batch, weights, temperature)?.log_probs)
+    }
 }
 
 /// Another model that reads the same tokens and computes as the trained one does. `field` is the argument that names it.
 pub fn open(chosen: &ModelParams, field: &str, setting: &Setting) -> Result<Model> {
     let asked = if setting.model.compute == DType::BF16 { ComputeType::Bf16 } else { ComputeType::Fp32 };
-    let at_field = |error: Error| match error {
-        Error::Problem(problem) => Error::from(problem.field(field)),
-        other => other,
-    };
-    let other = Loaded::open(chosen, setting.places, asked).map_err(at_field)?;
+    let other = Loaded::open(chosen, setting.places, asked).map_err(|error| error.at(field))?;
     let vocabulary = |encoder: &Encoder| encoder.tokenizer().get_vocab(true);
     if vocabulary(&other.encoder) != vocabulary(&setting.prepared.encoder) {
         return Err(other_vocabulary(chosen, setting).field(field).into());

@@ -55,7 +55,7 @@ impl Run<'_> {
     }
 
     /// Validation at `eval_steps`, or once an epoch; and at the end.
-    fn evaluates(&self) -> bool {
+    pub fn evaluates(&self) -> bool {
         let steps = if self.output.eval_steps > 0 { self.output.eval_steps } else { self.sampler.steps_per_epoch() };
         !self.eval.is_empty() && (self.every(steps) || self.step == self.steps)
     }
@@ -70,6 +70,34 @@ impl Run<'_> {
             let part = move |micro: usize| Part { micro: micro as u64, over, last: micro + 1 == count };
             step.into_iter().enumerate().map(move |(micro, indices)| (part(micro), indices))
         })
+    }
+
+    /// One update along the gradients of a loss; the learning rate that it was made with, and the norm of the gradients.
+    pub fn update(&mut self, grads: &Grads, loss: f64) -> Result<(f64, f64)> {
+        let (norm, factor) = clip(grads, self.params.max_grad_norm)?;
+        let peak = self.params.learning_rate;
+        if !loss.is_finite() || !norm.is_finite() {
+            return Err(diverged(self.step + 1, loss, peak));
+        }
+        let warmup = schedule::warmup(self.params, self.steps);
+        let rate = peak * schedule::factor(self.params.lr_scheduler_type, self.step, warmup, self.steps, peak);
+        self.optimizer.step(self.store, grads, rate, factor)?;
+        Ok((rate, norm))
+    }
+
+    /// Tells what the step just made measured.
+    pub fn tell(&mut self, values: BTreeMap<String, f64>) -> Result<()> {
+        let epoch = self.epoch();
+        self.log.step(self.step, epoch, &values)?;
+        (self.sink)(Event::Metrics { step: self.step, epoch, values })
+    }
+
+    /// A checkpoint where one is due.
+    pub fn save_if_due(&mut self, objective: &(impl Objective + ?Sized)) -> Result<()> {
+        match self.every(self.output.save_steps) || self.step == self.steps {
+            true => self.save(objective),
+            false => Ok(()),
+        }
     }
 
     /// A checkpoint of the present step; older ones go once it has been verified.
@@ -141,7 +169,6 @@ struct Part {
 /// The supervised loop. The loss is the mean over all target tokens (or samples, as the objective says) of a step, however
 /// they are split into batches.
 pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<Outcome> {
-    let warmup = schedule::warmup(run.params, run.steps);
     let mut loader = Loader::start(run.samples.clone(), run.parts(objective.mean()))?;
     while run.step < run.steps {
         if run.stop.load(Ordering::Relaxed) {
@@ -163,13 +190,7 @@ pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<O
             }
         };
         let loss = found.loss / over as f64;
-        let (norm, factor) = clip(&grads, run.params.max_grad_norm)?;
-        if !loss.is_finite() || !norm.is_finite() {
-            return Err(diverged(run.step + 1, loss, run.params.learning_rate));
-        }
-        let peak = run.params.learning_rate;
-        let rate = peak * schedule::factor(run.params.lr_scheduler_type, run.step, warmup, run.steps, peak);
-        run.optimizer.step(run.store, &grads, rate, factor)?;
+        let (rate, norm) = run.update(&grads, loss)?;
         run.step += 1;
 
         let mut values = values(objective, &found, over);
@@ -178,15 +199,11 @@ pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<O
             ("grad_norm".to_string(), norm),
             ("tokens_per_s".to_string(), tokens as f64 / begun.elapsed().as_secs_f64().max(1e-9)),
         ]);
-        let epoch = run.epoch();
-        run.log.step(run.step, epoch, &values)?;
-        (run.sink)(Event::Metrics { step: run.step, epoch, values })?;
+        run.tell(values)?;
         if run.evaluates() {
             run.validate(objective)?;
         }
-        if run.every(run.output.save_steps) || run.step == run.steps {
-            run.save(objective)?;
-        }
+        run.save_if_due(objective)?;
     }
     Ok(Outcome::Succeeded)
 }
