@@ -20,6 +20,14 @@ pub enum Command {
     Stop {
         id: String,
     },
+    /// What a reward model gives texts; answered by [`Reply::Scores`].
+    Score {
+        id: String,
+        texts: Vec<String>,
+        /// Tokens of a text that are read; the rest is cut off.
+        #[serde(default)]
+        max_length: Option<usize>,
+    },
 }
 
 /// A line on a chat worker's stdout, and a `data:` line of the stream that the browser reads.
@@ -41,6 +49,11 @@ pub enum Reply {
         id: String,
         finish_reason: FinishReason,
         usage: Usage,
+    },
+    /// One score for each text.
+    Scores {
+        id: String,
+        scores: Vec<f64>,
     },
     /// A request failed; `id` is empty when loading failed, and the worker ends.
     Failed {
@@ -111,4 +124,26 @@ pub struct Generate {
     pub messages: Vec<Message>,
     #[serde(default)]
     pub params: Map<String, Value>,
+}
+
+/// Body of `POST /v1/score/evaluation`, as LLaMA-Factory's API takes it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ScoreRequest {
+    /// A loaded reward model: its id, its folder or its adapter. While one model is loaded alone, any name means that one.
+    pub model: String,
+    /// Whole conversations as the chat template writes them, special tokens included.
+    pub messages: Vec<String>,
+    #[serde(default)]
+    pub max_length: Option<usize>,
+}
+
+/// Answer to a [`ScoreRequest`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ScoreResponse {
+    pub id: String,
+    /// `score.evaluation`.
+    pub object: String,
+    pub model: String,
+    /// One for each text.
+    pub scores: Vec<f64>,
 }

@@ -58,6 +58,8 @@ pub const CHAT: &str = "/api/chat";
 pub const CHAT_MODEL: &str = "/api/chat/{id}";
 /// `POST` a [`Generate`](crate::chat::Generate), answers an event stream of [`Reply`](crate::chat::Reply). Closing it stops.
 pub const CHAT_GENERATE: &str = "/api/chat/{id}/generate";
+/// `POST` a [`ScoreRequest`](crate::chat::ScoreRequest), answers a [`ScoreResponse`](crate::chat::ScoreResponse).
+pub const SCORE: &str = "/v1/score/evaluation";
 
 /// Puts a name in the place of `{id}` or `{name}`.
 pub fn fill(route: &str, name: &str) -> String {

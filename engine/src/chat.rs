@@ -111,6 +111,13 @@ fn obey(
                 Err(error) => say(output, &Reply::Failed { id, problem: error.into_problem() })?,
             }
         }
+        Ok(Command::Score { id, texts, max_length }) => {
+            let reply = match loaded.scores(&texts, max_length) {
+                Ok(scores) => Reply::Scores { id, scores },
+                Err(error) => Reply::Failed { id, problem: error.into_problem() },
+            };
+            say(output, &reply)?;
+        }
         Ok(Command::Stop { id }) => {
             if let Some(i) = active.iter().position(|a| a.id == id) {
                 let one = active.remove(i);

@@ -9,10 +9,12 @@ use crate::{
     device,
     files::ModelFiles,
     generate::Generation,
-    model::{Attach, Model, Source, Store, build},
+    model::{Attach, Batch, Model, Source, Store, Weights, build},
     prepare::{encoder, open},
+    stages::value_head::{self, ValueHead},
 };
 use api::{
+    Problem,
     data::Message,
     params::{ComputeType, DataParams, GenerateParams, ModelParams},
 };
@@ -24,6 +26,8 @@ pub struct Loaded {
     pub encoder: Encoder,
     /// Tokens that end an answer.
     pub eos: Vec<u32>,
+    /// What a reward model scores with; that of the adapter's folder or of the model's.
+    pub value_head: Option<ValueHead>,
 }
 
 impl Loaded {
@@ -45,7 +49,28 @@ impl Loaded {
             tuning.place(&model)?;
         }
         let eos = ends(&opened.files, &encoder);
-        Ok(Self { model, files: opened.files, encoder, eos })
+        let folders = adapter.map(Path::new).into_iter().chain([opened.files.path()]);
+        let scoring = folders.into_iter().find(|dir| dir.join(value_head::FILE).exists());
+        let value_head = scoring.map(|dir| ValueHead::open(dir, &model)).transpose()?;
+        Ok(Self { model, files: opened.files, encoder, eos, value_head })
+    }
+
+    /// What the reward model gives each text, at its last token; white space behind it isn't read. A text is what the chat
+    /// template makes of a conversation, and keeps `most` tokens.
+    pub fn scores(&self, texts: &[String], most: Option<usize>) -> Result<Vec<f64>> {
+        let head = self.value_head.as_ref().ok_or_else(|| no_value_head(&self.files))?;
+        let most = most.unwrap_or(usize::MAX).min(self.model.config.context).max(1);
+        let score = |text: &String| {
+            let mut ids = self.encoder.rendered_ids(text.trim_end())?;
+            ids.truncate(most);
+            if ids.is_empty() {
+                return Err(empty_text().into());
+            }
+            let batch = Batch { lengths: vec![ids.len()], ids, ..Batch::default() };
+            let scores = head.forward(&self.model.states(&batch.at_ends(), Weights::Tuned)?)?;
+            Ok(scores.first().copied().map_or(0.0, f64::from))
+        };
+        texts.iter().map(score).collect()
     }
 
     /// Begins an answer to a conversation.
@@ -63,6 +88,23 @@ pub fn ends(files: &ModelFiles, encoder: &Encoder) -> Vec<u32> {
     eos.sort_unstable();
     eos.dedup();
     eos
+}
+
+fn no_value_head(files: &ModelFiles) -> Problem {
+    let shown = files.path().display();
+    Problem::new(
+        "no_value_head",
+        format!("{shown} is loaded without a value head, so it scores nothing."),
+        format!("{shown} 加载时没有价值头，无法评分。"),
+    )
+    .hint("Load a run of the stage rm as the adapter or the model.", "请将 rm 阶段的运行作为适配器或模型加载。")
+    .field("model")
+}
+
+fn empty_text() -> Problem {
+    Problem::new("empty_text", "A text to score is empty.", "有一段待评分的文本为空。")
+        .hint("Give the whole conversation as the chat template writes it.", "请按对话模板给出完整的对话。")
+        .field("messages")
 }
 
 /// Special tokens with which the common templates end a turn, if this model has them.

@@ -14,12 +14,13 @@ use crate::{
     files::{ModelFiles, ModelTokenizer, adapter, grow::grown_note, locate},
     kernels::cpu::Compute,
     model::{DecoderConfig, families::family},
-    stages::{Sampled, Stage, stage},
+    stages::{Sampled, Stage, reference, stage},
     train::{Order, Sampler},
 };
 use api::{
-    Plan, Problem, Problems, RunConfig,
+    Plan, Problem, Problems, RunConfig, Text,
     params::{self, ComputeType, DataParams, MixStrategy, ModelParams, OutputParams, RopeScaling, TrainParams},
+    plan::Part,
 };
 use serde_json::json;
 use std::{
@@ -134,6 +135,8 @@ fn resolve(
         return Err(problems.into());
     };
 
+    let weights = opened.config.parameters() * compute.dtype().size_in_bytes() as u64;
+    let others = reference::kept(stage, config, &opened, tuning.as_ref(), places, weights)?;
     let encoder = encoder(&opened, &data)?;
     let packing = data.packing.unwrap_or(stage.packs()) || data.neat_packing;
     let blocks = joins_rows(stage, &data);
@@ -212,7 +215,7 @@ fn resolve(
         epochs,
         steps_per_epoch: sampler.steps_per_epoch(),
         steps,
-        memory: estimate::by_part(&opened.config, &load),
+        memory: estimate::by_part(&opened.config, &load).into_iter().chain(other_models(others)).collect(),
         // A checkpoint holds weights and two moments in float32.
         disk: saved + kept * trainable * 12,
         compute: compute::describe(&device, compute),
@@ -246,6 +249,11 @@ fn resolve(
         sampler,
         plan,
     })
+}
+
+/// The part of the memory that models besides the trained one take.
+fn other_models(bytes: u64) -> Option<Part> {
+    (bytes > 0).then(|| Part { name: Text::new("Other models", "其他模型"), bytes })
 }
 
 fn recomputing((needed, free): (u64, u64)) -> Problem {

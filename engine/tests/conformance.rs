@@ -64,7 +64,11 @@ impl Home {
             .map(|i| json!({"instruction": format!("What is {i}?"), "output": marked(i), "label": i % 2 == 0}))
             .collect();
         fs::write(data.join("marked.json"), Value::from(marked).to_string()).unwrap();
+        let texts: Vec<Value> =
+            (0..6).map(|i| json!({"text": format!("Number {i} comes before {}.", i + 1)})).collect();
+        fs::write(data.join("texts.json"), Value::from(texts).to_string()).unwrap();
         let info = json!({
+            "texts": {"file_name": "texts.json", "columns": {"prompt": "text"}},
             "numbers": {"file_name": "numbers.json"},
             "pairs": {"file_name": "pairs.json", "ranking": true, "columns": {"chosen": "chosen", "rejected": "rejected"}},
             "marked": {"file_name": "marked.json", "columns": {"response": "output", "kto_tag": "label"}}
@@ -132,6 +136,11 @@ impl Home {
                 config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             }
         }
+        if stage == "distill" {
+            // Of itself it has little to learn but the rows.
+            config["teacher_model_name_or_path"] = json!(self.path().join("runs/base"));
+            config["distill_alpha"] = json!(0.2);
+        }
         config
     }
 }
@@ -139,7 +148,8 @@ impl Home {
 /// A dataset that the stage learns from.
 fn dataset(stage: &str) -> &'static str {
     match stages::stage(stage).unwrap().needs() {
-        Needs::Instructions | Needs::Text | Needs::Mixed | Needs::Prompts => "numbers",
+        Needs::Instructions | Needs::Text | Needs::Prompts => "numbers",
+        Needs::Mixed => "numbers,texts",
         Needs::Preferences => "pairs",
         Needs::Kto => "marked",
     }
@@ -397,6 +407,8 @@ fn bad_input_is_named() {
     check(&pairs("pref_beta", json!(0)), "bad_value", "pref_beta", "0.0001");
     check(&pairs("pref_loss", json!("dpo")), "bad_value", "pref_loss", "sigmoid, hinge, ipo");
     check(&pairs("ref_model_adapters", json!("x")), "adapter_without_model", "ref_model", "without ref_model");
+    check(&pairs("ref_model", json!("nowhere")), "unknown_model", "ref_model", "nowhere");
+    check(&|c| c["stage"] = json!("distill"), "no_teacher", "teacher_model_name_or_path", "needs a teacher");
     check(&|c| c["lora_target"] = json!("q_porj"), "no_target", "lora_target", "no linear");
     check(&|c| c["stage"] = json!("ppo"), "no_reward_model", "reward_model", "no reward model");
     check(&|c| c["stage"] = json!("grpo"), "no_reward", "reward_funcs", "No reward");

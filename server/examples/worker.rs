@@ -219,7 +219,7 @@ async fn chat() -> Result {
         let problem = Problem::new("model_missing", "There is no model missing.", "没有模型 missing。");
         return say(&Reply::Failed { id: String::new(), problem });
     }
-    say(&Reply::Ready { model: load.model_name_or_path, seconds: 0.1, bytes: 7 })?;
+    say(&Reply::Ready { model: load.model_name_or_path.clone(), seconds: 0.1, bytes: 7 })?;
     let stopped: Arc<Mutex<HashMap<String, Arc<AtomicBool>>>> = Arc::default();
     let flag = |id: &str| {
         let mut all = stopped.lock().unwrap_or_else(PoisonError::into_inner);
@@ -234,6 +234,15 @@ async fn chat() -> Result {
                     fs::write(Path::new(&home).join("stopped"), &id)?;
                 }
                 flag(&id).store(true, Ordering::Relaxed);
+            }
+            // Each text gets its length, and nothing is read behind `max_length`.
+            Command::Score { id, texts, max_length } if load.adapter_name_or_path.is_some() => {
+                let score = |text: &String| text.len().min(max_length.unwrap_or(usize::MAX)) as f64;
+                say(&Reply::Scores { id, scores: texts.iter().map(score).collect() })?;
+            }
+            Command::Score { id, .. } => {
+                let problem = Problem::new("no_value_head", "There is no value head.", "没有价值头。");
+                say(&Reply::Failed { id, problem })?;
             }
             Command::Generate { id, messages, .. } => {
                 let stop = flag(&id);

@@ -9,7 +9,7 @@ use crate::{
 };
 use api::{
     Problem,
-    chat::{ChatModel, ChatState, Command, Generate, LoadChat, Reply as Said},
+    chat::{ChatModel, ChatState, Command, Generate, LoadChat, Reply as Said, ScoreRequest},
     job::Feed,
 };
 use axum::http::StatusCode;
@@ -129,7 +129,23 @@ impl Chats {
     }
 
     pub fn generate(&self, id: &str, body: Generate) -> Reply<Conversation> {
-        let chat = self.find(id)?;
+        self.ask(self.find(id)?, |id| Command::Generate { id, messages: body.messages, params: body.params })
+    }
+
+    /// The id of the request, and a score for each text.
+    pub async fn score(&self, body: ScoreRequest) -> Reply<(String, Vec<f64>)> {
+        let chat = self.named(&body.model)?;
+        let command = |id| Command::Score { id, texts: body.messages, max_length: body.max_length };
+        let mut answer = self.ask(chat, command)?;
+        match answer.next().await {
+            Some(Said::Scores { scores, .. }) => Ok((answer.id.clone(), scores)),
+            Some(Said::Failed { problem, .. }) => Err(Failure::bad(problem)),
+            _ => Err(Failure::conflict(gone())),
+        }
+    }
+
+    /// Sends a command, with an id of its own, to a model that is ready.
+    fn ask(&self, chat: Arc<Chat>, command: impl FnOnce(String) -> Command) -> Reply<Conversation> {
         let state = chat.model().state;
         match state {
             ChatState::Ready => {}
@@ -145,8 +161,7 @@ impl Chats {
         if requests.len() >= CONVERSATIONS {
             return Err(too_many());
         }
-        let command = Command::Generate { id: id.clone(), messages: body.messages, params: body.params };
-        chat.commands.try_send(Line::Command(command)).map_err(|_| too_many())?;
+        chat.commands.try_send(Line::Command(command(id.clone()))).map_err(|_| too_many())?;
         requests.insert(id.clone(), sender);
         drop(requests);
         Ok(Conversation { id, chat, replies })
@@ -224,6 +239,20 @@ impl Chats {
         }
     }
 
+    /// The model that a request of another program means: by id, folder or adapter, or the only one.
+    fn named(&self, name: &str) -> Reply<Arc<Chat>> {
+        let models = self.models();
+        let is_named = |chat: &&Arc<Chat>| {
+            let model = chat.model();
+            model.id == name
+                || model.load.model_name_or_path == name
+                || model.load.adapter_name_or_path.as_deref() == Some(name)
+        };
+        let only = if models.len() == 1 { models.first() } else { None };
+        let found = models.iter().find(is_named).or(only);
+        found.cloned().ok_or_else(|| Failure::missing(["loaded model", "已加载的模型"], name))
+    }
+
     fn find(&self, id: &str) -> Reply<Arc<Chat>> {
         let models = self.models();
         let found = models.iter().find(|chat| chat.model().id == id);
@@ -252,7 +281,7 @@ impl Chat {
                 return true;
             }
             Said::Text { id, .. } => (id.clone(), false),
-            Said::Done { id, .. } | Said::Failed { id, .. } => (id.clone(), true),
+            Said::Done { id, .. } | Said::Scores { id, .. } | Said::Failed { id, .. } => (id.clone(), true),
         };
         let mut requests = self.requests();
         let is_read = requests.get(&id).is_some_and(|sender| sender.try_send(said).is_ok());

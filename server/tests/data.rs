@@ -172,6 +172,33 @@ async fn one_model_answers_many_at_once() {
     assert_eq!(studio.post(&format!("/api/chat/{id}/generate"), json!({"messages": []})).await.0, 400);
 }
 
+#[tokio::test]
+async fn a_reward_model_scores_texts() {
+    let home = Home::new();
+    let studio = start(&home);
+    let ask = |model: &str, texts: Value| json!({"model": model, "messages": texts, "max_length": 4});
+    let score = |body: Value| studio.post("/v1/score/evaluation", body);
+    assert_eq!(score(ask("anything", json!(["abc"]))).await.0, 404);
+    let reward = json!({"model_name_or_path": "starter", "adapter_name_or_path": "runs/reward"});
+    let (_, chat) = studio.post("/api/chat", reward).await;
+    let id = chat["id"].as_str().unwrap();
+    until(&studio, id, "ready").await;
+    // The only model may have any name.
+    for name in ["gpt", id] {
+        let (status, answer) = score(ask(name, json!(["abc", "abcdefg"]))).await;
+        assert_eq!((status, &answer["scores"]), (200, &json!([3.0, 4.0])), "{answer}");
+        assert_eq!((&answer["object"], &answer["model"]), (&json!("score.evaluation"), &json!(name)));
+        assert!(answer["id"].as_str().unwrap().starts_with("scoreval-"));
+    }
+    let other = load(&studio, "starter").await;
+    until(&studio, &other, "ready").await;
+    assert_eq!(score(ask("gpt", json!(["abc"]))).await.0, 404);
+    assert_eq!(score(ask("runs/reward", json!(["abc"]))).await.0, 200);
+    let (status, answer) = score(ask(&other, json!(["abc"]))).await;
+    assert_eq!((status, &answer["problems"][0]["code"]), (400, &json!("no_value_head")), "{answer}");
+    assert_eq!(score(ask(id, json!([]))).await.0, 400);
+}
+
 async fn load_again(studio: &Studio) -> String {
     let (_, chat) = studio.post("/api/chat", json!({"model_name_or_path": "starter"})).await;
     chat["id"].as_str().unwrap().to_owned()

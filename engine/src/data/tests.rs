@@ -185,6 +185,60 @@ fn datasets_are_counted() {
 }
 
 #[test]
+fn pairs_and_marked_answers_are_samples_of_two_sequences() {
+    let dir = folder(&[
+        (
+            "dataset_info.json",
+            r#"{"p": {"file_name": "p.json", "ranking": true, "columns": {"chosen": "chosen", "rejected": "rejected"}},
+            "k": {"file_name": "k.json", "columns": {"response": "output", "kto_tag": "tag"}},
+            "t": {"file_name": "t.txt", "columns": {"prompt": "text"}}}"#,
+        ),
+        (
+            "p.json",
+            r#"[{"instruction": "q", "chosen": "a b c", "rejected": "d", "margin": 0.5},
+            {"instruction": "q q", "chosen": "a", "rejected": "d e"}]"#,
+        ),
+        (
+            "k.json",
+            r#"[{"instruction": "q", "output": "a b c d", "tag": true}, {"instruction": "q q", "output": "e", "tag": false},
+            {"instruction": "q", "output": "f g", "tag": true}]"#,
+        ),
+        ("t.txt", "a b c\n"),
+    ]);
+    let batch = |name: &str, needs: Needs, of: &[u32]| {
+        loaded(dir.path(), &[name], needs, 1000).unwrap().samples.batch(of).unwrap()
+    };
+    let targets =
+        |batch: &crate::model::Batch| -> Vec<usize> { batch.target_ranges().iter().map(|r| r.len()).collect() };
+    let pairs = batch("p", Needs::Preferences, &[0, 1]);
+    assert_eq!((targets(&pairs), pairs.marks.clone()), (vec![4, 2, 2, 3], vec![0.5, 0.5, 0.0, 0.0]));
+    // The prompts of a pair are the same, and its answers end with it.
+    let prompt = pairs.lengths[0] - 4;
+    assert_eq!((pairs.lengths[1] - 2, pairs.lengths[3] - 3), (prompt, prompt + 1));
+    assert_eq!(pairs.ids[..prompt], pairs.ids[pairs.lengths[0]..pairs.lengths[0] + prompt]);
+    // Each answer with its mark, then the answer of the row before, which the first row has from the last.
+    let marked = batch("k", Needs::Kto, &[0, 1, 2]);
+    assert_eq!((targets(&marked), marked.marks.clone()), (vec![5, 3, 2, 5, 3, 2], vec![1., 1., 0., 0., 1., 1.]));
+    // Texts and conversations in one run are told apart by their marks.
+    assert_eq!(batch("t", Needs::Mixed, &[0]).marks, [1.0]);
+    assert_eq!(loaded(dir.path(), &["p"], Needs::Preferences, 1000).unwrap().datasets[0].samples, 2);
+    for (name, needs, stages) in [
+        ("p", Needs::Instructions, "rm, dpo"),
+        ("p", Needs::Kto, "rm, dpo"),
+        ("k", Needs::Preferences, "kto"),
+        ("t", Needs::Preferences, "pt, mixed"),
+    ] {
+        let problem = loaded(dir.path(), &[name], needs, 100).unwrap_err().into_problem();
+        assert_eq!((problem.code.as_str(), problem.field.as_deref()), ("dataset_kind_mismatch", Some("dataset")));
+        assert!(problem.hint.ends_with(&format!("a stage that takes it: {stages}.")), "{problem}");
+    }
+    let wrong = r#"[{"instruction": "q", "chosen": "a", "rejected": "d", "margin": "much"}]"#;
+    fs::write(dir.path().join("p.json"), wrong).unwrap();
+    let problem = loaded(dir.path(), &["p"], Needs::Preferences, 100).unwrap_err().into_problem();
+    assert!(problem.message.contains("Row 1 of dataset p: column \"margin\" is \"much\", not a number"), "{problem}");
+}
+
+#[test]
 fn what_was_encoded_is_found_again_until_anything_changes() {
     let dir = folder(&[
         ("dataset_info.json", r#"{"a": {"file_name": "a.json"}}"#),

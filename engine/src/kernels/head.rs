@@ -25,6 +25,16 @@ pub enum Gradients {
     HiddenAndWeight,
 }
 
+/// A head and the states that it is applied to.
+pub struct Head {
+    /// (rows, dim), normalised, and scaled where the model scales its logits.
+    pub h: Tensor,
+    /// (vocab, dim)
+    pub w: Tensor,
+    /// See [`cross_entropy`].
+    pub cap: Option<f32>,
+}
+
 pub struct CrossEntropy {
     /// `-log p(target)` of each row, not scaled.
     pub losses: Vec<f32>,
@@ -72,25 +82,44 @@ pub fn cross_entropy(
     if !on_cpu(h) {
         return device::cross_entropy(h, w, targets, scale, cap, want);
     }
+    let vocab = w.dim(0)?;
+    let mut losses = Vec::with_capacity(targets.len());
+    let wants = (want != Gradients::None, want == Gradients::HiddenAndWeight);
+    let (hidden, weight) = by_chunks(h, w, wants.0, wants.1, |start, logits| {
+        let n = logits.len() / vocab;
+        let scales = scale.part(start, n);
+        let chunk = logits.par_chunks_mut(vocab).zip(&targets[start..start + n]).zip(&scales);
+        losses.par_extend(chunk.map(|((row, target), scale)| match cap {
+            None => row_loss(row, *target as usize, *scale),
+            Some(cap) => capped_row_loss(row, *target as usize, *scale, cap),
+        }));
+        Ok(())
+    })?;
+    Ok(CrossEntropy { losses, hidden, weight })
+}
+
+/// Gives the logits `h wᵀ` of some rows after others to `each`, with the first row's number; `each` leaves their gradient in
+/// their place. The gradients of h, and of w, as far as they are wanted.
+pub(super) fn by_chunks(
+    h: &Tensor,
+    w: &Tensor,
+    hidden: bool,
+    weight: bool,
+    mut each: impl FnMut(usize, &mut [f32]) -> Result<()>,
+) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let ((rows, dim), vocab) = (h.dims2()?, w.dim(0)?);
     let (hs, ws) = (hold(h)?, hold(w)?);
     let unit = Unit::new(h.dtype());
     let (h_rows, w_rows) = (Matrix::new(hs.values(), dim), Matrix::new(ws.values(), dim));
-    let mut losses = Vec::with_capacity(rows);
-    let mut dh = room(if want == Gradients::None { 0 } else { rows * dim });
-    let mut dw = vec![0.0; if want == Gradients::HiddenAndWeight { vocab * dim } else { 0 }];
+    let mut dh = room(if hidden { rows * dim } else { 0 });
+    let mut dw = vec![0.0; if weight { vocab * dim } else { 0 }];
     let mut logits = room::<f32>(CHUNK.min(rows) * vocab);
     for start in (0..rows).step_by(CHUNK) {
         let n = CHUNK.min(rows - start);
         let a = Rows::pack(unit, h_rows.at(start, 0), n, dim);
         let product = Product { a: &a, b: w_rows.transposed() };
         sum(&[product], vocab, Target::f32(&mut logits, vocab, false));
-        let scales = scale.part(start, n);
-        let chunk = logits[..n * vocab].par_chunks_mut(vocab).zip(&targets[start..start + n]).zip(&scales);
-        losses.par_extend(chunk.map(|((row, target), scale)| match cap {
-            None => row_loss(row, *target as usize, *scale),
-            Some(cap) => capped_row_loss(row, *target as usize, *scale, cap),
-        }));
+        each(start, &mut logits[..n * vocab])?;
         let d = Matrix::new(Values::F32(&logits), vocab);
         if !dh.is_empty() {
             let a = Rows::pack(unit, d, n, vocab);
@@ -104,7 +133,7 @@ pub fn cross_entropy(
     let tensor = |v: Vec<f32>, shape: (usize, usize)| {
         (!v.is_empty()).then(|| Tensor::from_vec(v, shape, h.device())).transpose()
     };
-    Ok(CrossEntropy { losses, hidden: tensor(dh, (rows, dim))?, weight: tensor(dw, (vocab, dim))? })
+    Ok((tensor(dh, (rows, dim))?, tensor(dw, (vocab, dim))?))
 }
 
 /// What a distribution over the vocabulary says of one token, and how open it is.

@@ -10,6 +10,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod device;
+pub mod distil;
 mod dots;
 pub mod dropout;
 pub mod head;

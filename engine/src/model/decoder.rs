@@ -12,7 +12,7 @@ use crate::{
     kernels::{
         self,
         attention::Span,
-        head::{CrossEntropy, Gradients, Outlook, Scale, cross_entropy, outlook, softcap},
+        head::{CrossEntropy, Gradients, Head, Outlook, Scale, cross_entropy, outlook, softcap},
         matmul, on_worker,
         profile::time,
         values::cast,
@@ -257,6 +257,12 @@ impl Model {
             grads.add(&self.head, dw)?;
         }
         Ok(found)
+    }
+
+    /// The head on normalised h (rows, hidden), for kernels that look at whole distributions. A gradient of its h is one of
+    /// `h · logit_scale`.
+    pub fn head_on(&self, h: &Tensor) -> Result<Head> {
+        Ok(Head { h: scaled(h, self.config.logit_scale)?, w: self.head.get(), cap: self.config.logit_softcap })
     }
 
     /// Logits (vocab) after one more piece of the only sequence of a cache, whose keys and values join it.

@@ -13,7 +13,7 @@ mod regex;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
-pub use model::RewardModelParams;
+pub use model::{RewardModelParams, others};
 
 use crate::{
     Result,

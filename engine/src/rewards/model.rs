@@ -48,41 +48,69 @@ impl Entry for RewardModel {
     }
 }
 
-impl Reward for RewardModel {
-    fn start(&self, config: &RunConfig) -> Result<Box<dyn Scorer>, Problems> {
-        let asked: RewardModelParams = params::read(config)?;
-        let Some(name) = asked.reward_model.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()) else {
-            return Err(no_reward_model().into());
-        };
+/// Where a reward model is.
+enum Place {
+    Server(String),
+    /// A folder: of an adapter on the model of the run, or of a model of its own.
+    Adapter(String),
+    Model(String),
+}
+
+impl RewardModelParams {
+    /// The reward model that is asked for; none if no one is.
+    fn place(self) -> Option<Place> {
+        let name = self.reward_model.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty())?;
         let is_address = name.starts_with("http://") || name.starts_with("https://");
-        let kind = match asked.reward_model_type.as_deref() {
-            Some(kind) => kind,
-            None if is_address => "api",
-            None if Path::new(&name).join("adapter_config.json").exists() => "lora",
-            None => "full",
-        };
-        Ok(match kind {
-            "api" => http::scorer(name, "reward_model"),
-            kind => Box::new(Local { name, is_adapter: kind == "lora", loaded: None }),
+        Some(match self.reward_model_type.as_deref() {
+            Some("api") => Place::Server(name),
+            Some("lora") => Place::Adapter(name),
+            None if is_address => Place::Server(name),
+            None if Path::new(&name).join("adapter_config.json").exists() => Place::Adapter(name),
+            _ => Place::Model(name),
         })
     }
 }
 
+/// A local reward model beside the model of the run, with the argument that names it.
+pub fn others(config: &RunConfig) -> Result<Vec<(&'static str, ModelParams)>, Problems> {
+    let own: ModelParams = params::read(config)?;
+    let place = params::read::<RewardModelParams>(config)?.place();
+    Ok(place.and_then(|place| chosen(&place, &own)).map(|chosen| ("reward_model", chosen)).into_iter().collect())
+}
+
+/// The reward model of a folder; `own` is the model of the run.
+fn chosen(place: &Place, own: &ModelParams) -> Option<ModelParams> {
+    match place {
+        Place::Server(_) => None,
+        Place::Adapter(dir) => Some(ModelParams { adapter_name_or_path: Some(dir.clone()), ..own.clone() }),
+        Place::Model(name) => {
+            Some(ModelParams { model_name_or_path: name.clone(), device: own.device.clone(), ..ModelParams::default() })
+        }
+    }
+}
+
+impl Reward for RewardModel {
+    fn start(&self, config: &RunConfig) -> Result<Box<dyn Scorer>, Problems> {
+        match params::read::<RewardModelParams>(config)?.place() {
+            None => Err(no_reward_model().into()),
+            Some(Place::Server(url)) => Ok(http::scorer(url, "reward_model")),
+            Some(place) => Ok(Box::new(Local { place, loaded: None })),
+        }
+    }
+}
+
 struct Local {
-    name: String,
-    is_adapter: bool,
+    place: Place,
     loaded: Option<(Model, ValueHead)>,
 }
 
 impl Scorer for Local {
     fn begin(&mut self, setting: &Setting) -> Result<()> {
-        let (own, name) = (&setting.prepared.model, self.name.clone());
-        let chosen = match self.is_adapter {
-            true => ModelParams { adapter_name_or_path: Some(name), ..own.clone() },
-            false => ModelParams { model_name_or_path: name, device: own.device.clone(), ..ModelParams::default() },
-        };
+        let (Place::Server(dir) | Place::Adapter(dir) | Place::Model(dir)) = &self.place;
+        let chosen = chosen(&self.place, &setting.prepared.model);
+        let chosen = chosen.ok_or_else(|| Error::Internal("a reward server is not loaded".into()))?;
         let model = reference::open(&chosen, "reward_model", setting)?;
-        let head = ValueHead::open(Path::new(&self.name), &model).map_err(|error| error.at("reward_model"))?;
+        let head = ValueHead::open(Path::new(dir), &model).map_err(|error| error.at("reward_model"))?;
         self.loaded = Some((model, head));
         Ok(())
     }

@@ -13,7 +13,11 @@ use crate::{
     model::{Batch, Grads, Model, Store, Weights},
     train::{Run, fit},
 };
-use api::{Card, Outcome, Problem, Problems, RunConfig, Text, catalog::ui, params};
+use api::{
+    Card, Outcome, Problem, Problems, RunConfig, Text,
+    catalog::ui,
+    params::{self, ModelParams},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +107,15 @@ impl Stage for Dpo {
         }
         params.reference.check()?;
         Ok(Box::new(Preference { params, reference: None }))
+    }
+
+    fn others(&self, config: &RunConfig) -> Result<Vec<(&'static str, ModelParams)>, Problems> {
+        let params: DpoParams = params::read(config)?;
+        Ok(if params.has_reference() { params.reference.others(config) } else { Vec::new() })
+    }
+
+    fn has_reference(&self, config: &RunConfig) -> bool {
+        params::read::<DpoParams>(config).is_ok_and(|params| params.has_reference())
     }
 }
 

@@ -13,7 +13,11 @@ use crate::{
     model::{Batch, Grads, Model, Store, Weights},
     train::{Run, fit},
 };
-use api::{Card, Outcome, Problems, RunConfig, Text, catalog::ui, params};
+use api::{
+    Card, Outcome, Problems, RunConfig, Text,
+    catalog::ui,
+    params::{self, ModelParams},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -74,6 +78,14 @@ impl Stage for Kto {
         let params: KtoParams = params::read(config)?;
         params.reference.check()?;
         Ok(Box::new(Marked { params, reference: None }))
+    }
+
+    fn others(&self, config: &RunConfig) -> Result<Vec<(&'static str, ModelParams)>, Problems> {
+        Ok(params::read::<KtoParams>(config)?.reference.others(config))
+    }
+
+    fn has_reference(&self, _: &RunConfig) -> bool {
+        true
     }
 }
 

@@ -1,8 +1,10 @@
 //! Training stages, `stage`: what is learned from an example, and with which loss. One file for each; one line here.
 
+mod distill;
 mod dpo;
 mod grpo;
 mod kto;
+mod mixed;
 pub(crate) mod online;
 mod ppo;
 pub mod preference;
@@ -24,7 +26,10 @@ use crate::{
     prepare::Prepared,
     train::{Run, fit},
 };
-use api::{Outcome, Problems, RunConfig, params::TrainParams};
+use api::{
+    Outcome, Problems, RunConfig,
+    params::{ModelParams, TrainParams},
+};
 use std::{collections::BTreeMap, path::Path};
 
 /// A training stage.
@@ -44,6 +49,18 @@ pub trait Stage: Entry {
     }
 
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Objective>, Problems>;
+
+    /// The models that it loads besides the trained one, each with the argument that names it.
+    fn others(&self, config: &RunConfig) -> Result<Vec<(&'static str, ModelParams)>, Problems> {
+        let _ = config;
+        Ok(Vec::new())
+    }
+
+    /// Whether it holds the trained model against what it was in the beginning, or another that `ref_model` names.
+    fn has_reference(&self, config: &RunConfig) -> bool {
+        let _ = config;
+        false
+    }
 }
 
 /// What a step samples.
@@ -148,25 +165,27 @@ pub struct Metrics(BTreeMap<&'static str, (f64, f64)>);
 impl Metrics {
     /// One more value.
     pub fn add(&mut self, name: &'static str, value: f64) {
-        self.extend_by(name, value, 1.0);
+        self.add_sum(name, value, 1.0);
+    }
+
+    /// `count` more values, of which this is the sum.
+    pub fn add_sum(&mut self, name: &'static str, sum: f64, count: f64) {
+        let entry = self.0.entry(name).or_default();
+        *entry = (entry.0 + sum, entry.1 + count);
     }
 
     pub fn merge(&mut self, other: Self) {
-        other.0.into_iter().for_each(|(name, (sum, count))| self.extend_by(name, sum, count));
+        other.0.into_iter().for_each(|(name, (sum, count))| self.add_sum(name, sum, count));
     }
 
     /// The mean of each.
     pub fn means(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
         self.0.iter().map(|(name, (sum, count))| (*name, sum / count))
     }
-
-    fn extend_by(&mut self, name: &'static str, sum: f64, count: f64) {
-        let entry = self.0.entry(name).or_default();
-        *entry = (entry.0 + sum, entry.1 + count);
-    }
 }
 
-pub static STAGES: &[&dyn Stage] = &[&sft::Sft, &pt::Pt, &rm::Rm, &dpo::Dpo, &kto::Kto, &ppo::Ppo, &grpo::Grpo];
+pub static STAGES: &[&dyn Stage] =
+    &[&sft::Sft, &pt::Pt, &mixed::Mixed, &distill::Distill, &rm::Rm, &dpo::Dpo, &kto::Kto, &ppo::Ppo, &grpo::Grpo];
 
 /// The stage of this name.
 pub fn stage(name: &str) -> Result<&'static dyn Stage> {

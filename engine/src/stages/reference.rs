@@ -3,21 +3,24 @@
 //! It is the model that the run started from. Where the tuning can be switched off, that is the base under the same weights,
 //! which costs no memory; otherwise a second model is kept, built as the trained one was. `ref_model` names another.
 
-use super::Setting;
+use super::{Setting, Stage};
 use crate::{
-    Result,
-    data::Encoder,
+    Places, Result,
+    adapters::Tuning,
     loaded::Loaded,
     model::{Batch, Model, Source, Store, Weights, build},
+    prepare::{self, Opened},
 };
 use api::{
-    Problem,
+    Problem, RunConfig,
     catalog::ui,
     params::{self, ComputeType, ModelParams},
 };
 use candle_core::DType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use tokenizers::Tokenizer;
 
 /// Parameters of stages with a reference policy, with LLaMA-Factory's names.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +35,20 @@ pub struct ReferenceParams {
 }
 
 impl ReferenceParams {
+    /// The model that is named, if one is.
+    pub fn named(&self, config: &RunConfig) -> Option<ModelParams> {
+        let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let device = params::read::<ModelParams>(config).ok().and_then(|model| model.device);
+        let adapter_name_or_path = filled(&self.ref_model_adapters);
+        let model_name_or_path = filled(&self.ref_model)?;
+        Some(ModelParams { model_name_or_path, adapter_name_or_path, device, ..ModelParams::default() })
+    }
+
+    /// The same as an entry of [`Stage::others`].
+    pub fn others(&self, config: &RunConfig) -> Vec<(&'static str, ModelParams)> {
+        self.named(config).map(|chosen| (REF_MODEL, chosen)).into_iter().collect()
+    }
+
     /// A problem where an adapter has no model to go on.
     pub fn check(&self) -> Result<(), Problem> {
         let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
@@ -59,14 +76,8 @@ impl Reference {
     pub fn of(setting: &Setting) -> Result<Self> {
         let asked: ReferenceParams = params::read(setting.config)?;
         let prepared = setting.prepared;
-        if let Some(name) = asked.ref_model.filter(|name| !name.is_empty()) {
-            let chosen = ModelParams {
-                model_name_or_path: name,
-                adapter_name_or_path: asked.ref_model_adapters.filter(|dir| !dir.is_empty()),
-                device: prepared.model.device.clone(),
-                ..ModelParams::default()
-            };
-            return Ok(Self::Kept(Box::new(open(&chosen, "ref_model", setting)?)));
+        if let Some(chosen) = asked.named(setting.config) {
+            return Ok(Self::Kept(Box::new(open(&chosen, REF_MODEL, setting)?)));
         }
         if prepared.tuning.switches_off() {
             return Ok(Self::Base);
@@ -103,19 +114,47 @@ impl Reference {
 pub fn open(chosen: &ModelParams, field: &str, setting: &Setting) -> Result<Model> {
     let asked = if setting.model.compute == DType::BF16 { ComputeType::Bf16 } else { ComputeType::Fp32 };
     let other = Loaded::open(chosen, setting.places, asked).map_err(|error| error.at(field))?;
-    let vocabulary = |encoder: &Encoder| encoder.tokenizer().get_vocab(true);
-    if vocabulary(&other.encoder) != vocabulary(&setting.prepared.encoder) {
-        return Err(other_vocabulary(chosen, setting).field(field).into());
-    }
+    let own = (setting.prepared.model.model_name_or_path.as_str(), setting.prepared.encoder.tokenizer());
+    check_words(own, (&chosen.model_name_or_path, other.encoder.tokenizer()), field)?;
     Ok(other.model)
 }
 
-fn other_vocabulary(chosen: &ModelParams, setting: &Setting) -> Problem {
-    let (own, other) = (&setting.prepared.model.model_name_or_path, &chosen.model_name_or_path);
-    Problem::new(
+/// Bytes of the models that a stage keeps besides the trained one, `own`, whose weights take `bytes`; checks that there are
+/// such models and that they read the same tokens.
+pub fn kept(
+    stage: &dyn Stage,
+    config: &RunConfig,
+    own: &Opened,
+    tuning: &dyn Tuning,
+    places: &Places,
+    bytes: u64,
+) -> Result<u64> {
+    let others = stage.others(config)?;
+    let mut kept = 0;
+    for (field, chosen) in &others {
+        let other = prepare::open(chosen, places).map_err(|error| error.at(field))?;
+        let names = [&own.files, &other.files].map(|files| files.path().display().to_string());
+        check_words((&names[0], &own.tokenizer.tokenizer), (&names[1], &other.tokenizer.tokenizer), field)?;
+        kept += (bytes as f64 * other.config.parameters() as f64 / own.config.parameters().max(1) as f64) as u64;
+    }
+    let copies = stage.has_reference(config) && !others.iter().any(|(field, _)| *field == REF_MODEL);
+    Ok(kept + if copies && !tuning.switches_off() { bytes } else { 0 })
+}
+
+const REF_MODEL: &str = "ref_model";
+
+/// A problem unless the same numbers mean the same words to both models, each with its name.
+fn check_words(own: (&str, &Arc<Tokenizer>), other: (&str, &Arc<Tokenizer>), field: &str) -> Result<()> {
+    if own.1.get_vocab(true) == other.1.get_vocab(true) {
+        return Ok(());
+    }
+    let (own, other) = (own.0, other.0);
+    Err(Problem::new(
         "other_vocabulary",
         format!("{other} has another vocabulary than {own}: the same numbers mean other words to it."),
         format!("{other} 的词表与 {own} 不同：相同的编号对它是不同的词。"),
     )
     .hint("Choose a model of the same family, whose tokenizer is the same.", "请选择同一系列、使用相同分词器的模型。")
+    .field(field)
+    .into())
 }

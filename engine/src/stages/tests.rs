@@ -70,7 +70,12 @@ fn batch(fixture: &Fixture, marks: Vec<f32>) -> Batch {
 }
 
 fn near(what: &str, found: f64, expected: f64) {
-    assert!((found - expected).abs() <= 1e-5 * expected.abs().max(1e-3), "{what} is {found}, not {expected}");
+    near_by(what, found, expected, expected);
+}
+
+/// The same for a difference, whose error is that of its parts of about this `size`.
+fn near_by(what: &str, found: f64, expected: f64, size: f64) {
+    assert!((found - expected).abs() <= 1e-5 * size.abs().max(1e-3), "{what} is {found}, not {expected}");
 }
 
 fn check(
@@ -93,13 +98,14 @@ fn check(
     match name {
         "rm" => {
             near("mean_reward", values["mean_reward"], mean(&expected.rewards));
-            near("margin", values["margin"], mean(&chosen) - mean(&rejected));
+            near_by("margin", values["margin"], mean(&chosen) - mean(&rejected), mean(&chosen));
             near("accuracy", values["accuracy"], ahead);
         }
         _ => {
             near(&format!("rewards/chosen of {name}"), values["rewards/chosen"], mean(&chosen));
             near(&format!("rewards/rejected of {name}"), values["rewards/rejected"], mean(&rejected));
-            near(&format!("rewards/margins of {name}"), values["rewards/margins"], mean(&chosen) - mean(&rejected));
+            let margin = mean(&chosen) - mean(&rejected);
+            near_by(&format!("rewards/margins of {name}"), values["rewards/margins"], margin, mean(&chosen));
         }
     }
     if let Some(kl) = expected.kl {
@@ -112,7 +118,7 @@ fn check(
     for (key, expected) in own {
         let gradient = grads.get(&key.replace("head.", "v_head.summary.")).unwrap_or_else(|| panic!("{name}: {key}"));
         let size = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
-        let off = size(&(gradient.reshape(expected.shape()).unwrap() - expected).unwrap()) / size(expected);
+        let off = size(&(gradient.reshape(expected.shape()).unwrap() - expected).unwrap()) / size(expected).max(1e-6);
         assert!(off < 1e-5, "{name}: the gradient of {key} is off by {off} of its norm");
     }
     // Validation measures the same.

@@ -9,8 +9,8 @@ use crate::{
 };
 use api::{
     Problem,
-    chat::{ChatModel, Generate, LoadChat, Reply as Said},
-    routes::{CHAT, CHAT_GENERATE, CHAT_MODEL},
+    chat::{ChatModel, Generate, LoadChat, Reply as Said, ScoreRequest, ScoreResponse},
+    routes::{CHAT, CHAT_GENERATE, CHAT_MODEL, SCORE},
 };
 use axum::{
     extract::{Path, State},
@@ -41,6 +41,9 @@ pub fn routes() -> Vec<Route> {
         )
         .takes(Content::json::<Generate>())
         .gives(StatusCode::OK, Content::of::<Said>("text/event-stream")),
+        Route::new(Method::POST, SCORE, "Score texts by a loaded reward model", post(score))
+            .takes(Content::json::<ScoreRequest>())
+            .gives(StatusCode::OK, Content::json::<ScoreResponse>()),
     ]
 }
 
@@ -80,4 +83,14 @@ async fn generate(State(app): State<App>, Path(id): Path<String>, Json(body): Js
     // Also how a page that is gone is noticed, and its answer stopped.
     let keep_alive = KeepAlive::new().interval(Duration::from_secs(5));
     Ok(Sse::new(stream).keep_alive(keep_alive).into_response())
+}
+
+async fn score(State(app): State<App>, Json(body): Json<ScoreRequest>) -> Reply<axum::Json<ScoreResponse>> {
+    if body.messages.is_empty() {
+        let problem = Problem::new("no_messages", "There is no text to score.", "没有可评分的文本。");
+        return Err(Failure::bad(problem.hint("Give one text or more.", "请给出一段或多段文本。").field("messages")));
+    }
+    let model = body.model.clone();
+    let (id, scores) = app.chats.score(body).await?;
+    Ok(axum::Json(ScoreResponse { id: format!("scoreval-{id}"), object: "score.evaluation".into(), model, scores }))
 }

@@ -89,6 +89,27 @@ fn tokens_shown_are_tokens_trained_on() {
 }
 
 #[test]
+fn both_answers_of_a_pair_are_shown_as_they_are_trained_on() {
+    let pair = json!({"instruction": "Count to three", "chosen": "one two three four five six seven", "rejected": "nevermore"});
+    let (_dir, places) = home(&[("pairs", "pairs.json", &json!([pair]).to_string())]);
+    let info = json!({"pairs": {"file_name": "pairs.json", "ranking": true,
+        "columns": {"chosen": "chosen", "rejected": "rejected"}}});
+    fs::write(places.datasets().join("dataset_info.json"), info.to_string()).unwrap();
+    for cutoff in [1024, 16] {
+        let more = json!({"stage": "dpo", "cutoff_len": cutoff});
+        let shown = tokens(&places.datasets(), "pairs", 0, &config(more.clone()), &places).unwrap();
+        assert_eq!(vec![shown.sha256.clone()], trained_on(&places, "pairs", more));
+        assert_eq!(shown.kept < shown.tokens.len() as u64, cutoff == 16);
+        let kept: String = shown.tokens[..shown.kept as usize].iter().map(|token| token.text.as_str()).collect();
+        assert!(kept.contains("one two") && kept.contains("nevermore"), "{kept}");
+    }
+    // A stage that learns from single answers looks at the chosen one.
+    let alone = tokens(&places.datasets(), "pairs", 0, &config(json!({})), &places).unwrap();
+    let text: String = alone.tokens.iter().map(|token| token.text.as_str()).collect();
+    assert!(text.contains("five six seven") && !text.contains("nevermore"), "{text}");
+}
+
+#[test]
 fn statistics_name_what_stands_out() {
     let row = |q: &str, a: &str| json!({"instruction": q, "output": a}).to_string();
     let long = "word ".repeat(200);

@@ -24,7 +24,7 @@ use advantage::{Estimator, Scale};
 use api::{
     Card, Outcome, Problems, RunConfig, Text,
     catalog::{main_ui, ui},
-    params::{self, TrainParams},
+    params::{self, ModelParams, TrainParams},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -172,6 +172,18 @@ impl Stage for Grpo {
             return Err(mismatch("num_generations", message, hint).into());
         }
         Ok(Box::new(Learner { params, rewards: Some(Rewards::of(config)?), running: None, state: State::default() }))
+    }
+
+    fn others(&self, config: &RunConfig) -> Result<Vec<(&'static str, ModelParams)>, Problems> {
+        let mut others = rewards::others(config)?;
+        if self.has_reference(config) {
+            others.extend(params::read::<ReferenceParams>(config)?.others(config));
+        }
+        Ok(others)
+    }
+
+    fn has_reference(&self, config: &RunConfig) -> bool {
+        params::read::<GrpoParams>(config).is_ok_and(|params| params.beta > 0.0)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
 use api::{
     Card, Outcome, Problem, Problems, RunConfig, Text,
     catalog::{main_ui, ui},
-    params::{self, TrainParams},
+    params::{self, ModelParams, TrainParams},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -140,6 +140,16 @@ impl Stage for Ppo {
             false => Rewards::of(config)?,
         };
         Ok(Box::new(Learner { params, rewards: Some(rewards), running: None, head: None, state: State::default() }))
+    }
+
+    fn others(&self, config: &RunConfig) -> Result<Vec<(&'static str, ModelParams)>, Problems> {
+        let mut others = rewards::others(config)?;
+        others.extend(params::read::<ReferenceParams>(config)?.others(config));
+        Ok(others)
+    }
+
+    fn has_reference(&self, _: &RunConfig) -> bool {
+        true
     }
 }
 

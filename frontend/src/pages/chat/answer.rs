@@ -96,7 +96,7 @@ impl Talk {
                         answer.text.set(whole);
                         return Err(problem.into());
                     }
-                    Ok(Reply::Ready { .. }) | Err(_) => {}
+                    Ok(Reply::Ready { .. } | Reply::Scores { .. }) | Err(_) => {}
                 }
             }
             if now() - shown > 0.05 {
