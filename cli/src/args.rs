@@ -242,6 +242,8 @@ pub enum Bench {
     Generate(BenchGenerate),
     /// Losses and tokens a second of rows one by one and packed together
     Packing(BenchTrain),
+    /// Tokens a second that a policy samples, and the share of a step that this takes
+    Rollouts(BenchRollouts),
     /// Bytes a second of registering and of encoding a data file
     Data(BenchData),
     /// Accuracy, trained parameters, memory and time of tuning methods on rows with labels, each in a process of its own
@@ -322,6 +324,33 @@ pub struct BenchGenerate {
     /// How often both are measured
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct BenchRollouts {
+    #[command(flatten)]
+    pub subject: BenchSubject,
+    /// Prompts in a step
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub prompts: u32,
+    /// Answers to each prompt
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub answers: u32,
+    /// Tokens of a prompt
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=131_072))]
+    pub prompt: u32,
+    /// Tokens of an answer
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=131_072))]
+    pub new: u32,
+    /// Steps that are measured
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub steps: u32,
+    /// Answers that are learned from together
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub batch: u32,
+    /// Width of the LoRA
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub rank: u32,
 }
 
 #[derive(Debug, clap::Args)]

@@ -43,6 +43,15 @@ impl Teacher for Remote {
             }
         })
     }
+
+    fn scores(&mut self, texts: &[String], stop: &AtomicBool) -> Result<Vec<f64>> {
+        self.runtime.block_on(async {
+            tokio::select! {
+                scores = self.teacher.scores(texts) => Ok(scores?),
+                () = stopped(stop) => Err(cancelled().into()),
+            }
+        })
+    }
 }
 
 async fn stopped(stop: &AtomicBool) {

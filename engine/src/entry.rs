@@ -2,11 +2,21 @@
 
 use crate::Result;
 use api::{Card, Problem};
+use serde_json::{Map, Value, json};
 
 /// One entry of a registry (a stage, a tuning type, a model family, a dataset format).
 pub trait Entry: Sync {
     /// Name, title, help, and the schema of the parameters that it adds.
     fn card(&self) -> Card;
+}
+
+/// One schema with the properties of all, in their order: the card of an entry whose parameters are declared in several places.
+pub fn joined(schemas: impl IntoIterator<Item = Value>) -> Value {
+    let mut properties = Map::new();
+    for schema in schemas {
+        properties.extend(schema["properties"].as_object().cloned().unwrap_or_default());
+    }
+    json!({"type": "object", "properties": properties})
 }
 
 /// The entry of `all` with this name. `what` is the kind of thing in English and Chinese, `field` the argument that the

@@ -29,6 +29,14 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
+    /// The same as a problem of the argument `field`, if a person can mend it.
+    pub fn at(self, field: &str) -> Self {
+        match self {
+            Self::Problem(problem) => problem.field(field).into(),
+            other => other,
+        }
+    }
+
     /// All problems that this error stands for; at least one.
     pub fn into_problems(self) -> Vec<Problem> {
         match self {

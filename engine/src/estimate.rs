@@ -1,9 +1,11 @@
 //! Memory and time of a run before it begins. The formulas count what the blocks keep; the speed is measured.
 
 use crate::{
+    data::Samples,
     kernels::matmul,
     memory,
     model::config::{DecoderConfig, QkNorm},
+    stages::Sampled,
 };
 use api::{Text, plan::Part};
 use candle_core::{DType, Device, Tensor};
@@ -29,6 +31,21 @@ pub struct Load {
     pub quantised: Option<(u64, u64)>,
     /// Bytes of the optimizer's state.
     pub state: u64,
+}
+
+impl Load {
+    /// Of a stage that learns from what the model says: micro-batches hold prompts with their answers, and each answer goes
+    /// through the model to be made, to be judged, and each time that it is learned from.
+    pub fn sample(&mut self, sampled: &Sampled, samples: &Samples, batch: usize, steps: u64) {
+        let longest = (samples.longest() + sampled.tokens) as u64;
+        let tokens: u64 = (0..samples.len()).map(|i| samples.length(i) as u64).sum();
+        let mean = tokens / samples.len().max(1) as u64 + sampled.tokens as u64;
+        self.batch_tokens = longest * batch as u64;
+        // Forward alone is a third of learning.
+        let passes = sampled.times as f64 + 2.0 / 3.0;
+        self.total_tokens = ((steps * mean * (sampled.prompts * sampled.answers) as u64) as f64 * passes) as u64;
+        self.trained_share = sampled.tokens as f64 / mean.max(1) as f64;
+    }
 }
 
 /// Peak memory by part, in bytes.

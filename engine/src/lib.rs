@@ -24,6 +24,7 @@ pub mod model;
 pub mod places;
 pub mod prepare;
 pub mod random;
+pub mod rewards;
 pub mod run;
 pub mod stages;
 pub mod train;

@@ -54,11 +54,7 @@ impl Loaded {
         if let Some(tuning) = &tuning {
             tuning.place(&model)?;
         }
-        let mut eos = opened.files.generation_eos();
-        eos.extend(opened.tokenizer.eos.as_ref().map(|(_, id)| *id));
-        eos.extend(end_of_turn(&encoder));
-        eos.sort_unstable();
-        eos.dedup();
+        let eos = ends(&opened.files, &encoder);
         let folders = adapter.map(Path::new).into_iter().chain([opened.files.path()]);
         let scoring = folders.into_iter().find(|dir| dir.join(value_head::FILE).exists());
         let value_head = scoring.map(|dir| ValueHead::open(dir, &model)).transpose()?;
@@ -88,6 +84,16 @@ impl Loaded {
         let prompt = self.encoder.prompt_with(messages, None, &variables(params.enable_thinking))?;
         Generation::new(&self.model, Arc::clone(self.encoder.tokenizer()), &self.eos, prompt, params)
     }
+}
+
+/// Tokens that end an answer of a model.
+pub fn ends(files: &ModelFiles, encoder: &Encoder) -> Vec<u32> {
+    let mut eos = files.generation_eos();
+    eos.extend(encoder.special().eos.as_ref().map(|(_, id)| *id));
+    eos.extend(end_of_turn(encoder));
+    eos.sort_unstable();
+    eos.dedup();
+    eos
 }
 
 fn no_value_head(files: &ModelFiles) -> Problem {

@@ -15,7 +15,7 @@ use crate::{
     files::{ModelFiles, ModelTokenizer, adapter, grow::grown_note, locate},
     kernels::{cpu::Compute, quantised::Quantisation},
     model::{DecoderConfig, families::family},
-    stages::{Stage, reference, stage},
+    stages::{Sampled, Stage, reference, stage},
     train::{Order, Sampler, optimizers},
 };
 use api::{
@@ -52,6 +52,7 @@ pub struct Prepared {
     pub encoder: Encoder,
     pub samples: Samples,
     pub eval: Samples,
+    pub sampler: Sampler,
     pub plan: Plan,
 }
 
@@ -97,11 +98,15 @@ fn resolve(
     let optimizer: OptimizerParams = read(config, &mut problems);
     let quantization: QuantizationParams = read(config, &mut problems);
     let output: OutputParams = read(config, &mut problems);
-    let stage = keep(stage(&train.stage), &mut problems)
-        .filter(|stage| keep(stage.start(config).map_err(Error::from), &mut problems).is_some());
+    let stage = keep(stage(&train.stage), &mut problems);
     let previous = model.adapter_name_or_path.as_deref().map(Path::new);
     let mut tuning = keep(adapters::adapter(&train.finetuning_type), &mut problems)
         .and_then(|a| keep(a.start(config, previous).map_err(Error::from), &mut problems));
+    // What the stage refuses, it refuses before anything is read.
+    let sampled = stage.and_then(|stage| {
+        let started = keep(stage.start(config).map_err(Error::from), &mut problems);
+        started.and(keep(stage.sampled(config, &train).map_err(Error::from), &mut problems))
+    });
     let opened = keep(open(&model, places), &mut problems);
     if let (Some(tuning), Some(opened)) = (&mut tuning, &opened) {
         keep(tuning.meet(&opened.tokenizer.tokenizer), &mut problems);
@@ -133,6 +138,7 @@ fn resolve(
         .and_then(|((asked, field), device)| keep(compute::pick_for(device, asked, field), &mut problems));
     let (
         Some(stage),
+        Some(sampled),
         Some(tuning),
         Some(opened),
         Some(registry),
@@ -140,7 +146,7 @@ fn resolve(
         Some(device),
         Some((compute, note)),
         true,
-    ) = (stage, tuning, opened, registry, counted, device, compute, problems.is_empty())
+    ) = (stage, sampled, tuning, opened, registry, counted, device, compute, problems.is_empty())
     else {
         return Err(problems.into());
     };
@@ -168,11 +174,15 @@ fn resolve(
         eval = eval.and(loader.load(&data.eval_dataset, &options)?.samples);
     }
     let longest = samples.longest().max(eval.longest());
-    opened.config.check_length(longest, tuning.tokens_ahead())?;
-    if packing && !blocks {
+    let sampled_tokens = sampled.map_or(0, |sampled| sampled.tokens);
+    opened.config.check_length(longest + sampled_tokens, tuning.tokens_ahead())?;
+    if packing && !blocks && sampled.is_none() {
         samples = samples.packed(data.cutoff_len);
     }
-    let sampler = sampler(&samples, &train);
+    let sampler = match sampled {
+        None => sampler(&samples, &train),
+        Some(Sampled { prompts, .. }) => Sampler { batch: prompts, accumulation: 1, ..sampler(&samples, &train) },
+    };
     let steps = steps(&sampler, &train);
     let epochs = steps as f64 / sampler.steps_per_epoch().max(1) as f64;
     let tokens: u64 = (0..samples.len()).map(|i| samples.length(i) as u64).sum();
@@ -193,6 +203,9 @@ fn resolve(
         quantised: base::quantisation(&quantization).map(|q| base::size(q, &opened.config)),
         state: optimizers::bytes(&train, &optimizer, trainable),
     };
+    if let Some(sampled) = sampled {
+        load.sample(&sampled, &samples, train.per_device_train_batch_size, steps);
+    }
     // Where nobody has decided, activations are computed again if they don't fit otherwise.
     let undecided = device == "cpu" && config.get("gradient_checkpointing").is_none();
     let too_large = if undecided { estimate::too_large(&opened.config, &load) } else { None };
@@ -255,6 +268,7 @@ fn resolve(
         encoder,
         samples,
         eval,
+        sampler,
         plan,
     })
 }

@@ -7,7 +7,7 @@ use crate::{
     make::{self, Connect},
     merge,
     model::{Source, Store, build_on},
-    prepare::{Prepared, prepare, sampler},
+    prepare::{Prepared, prepare},
     stages::Setting,
     train::{Average, Run, TrainerLog, checkpoint, optimizers, schedule::Shape},
 };
@@ -117,7 +117,7 @@ fn train(
         let (done, state, trainer) = checkpoint::read(&from)?;
         tuning.restore(&tuned, &from)?;
         objective.restore(&from)?;
-        optimizer.restore(&store, state, done)?;
+        optimizer.restore(&store, state, objective.updates(done))?;
         if let Some(average) = &mut average {
             average.restore(&from)?;
         }
@@ -135,7 +135,7 @@ fn train(
         eval: prepared.eval.clone(),
         params: train,
         output,
-        sampler: sampler(&prepared.samples, train),
+        sampler: prepared.sampler.clone(),
         optimizer,
         shape: Shape::read(train, more)?,
         average,

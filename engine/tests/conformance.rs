@@ -8,10 +8,18 @@ use api::{
     data::Message,
     job::Spec,
     params::{ComputeType, GenerateParams, ModelParams},
+    rollout::Rollout,
 };
 use candle_core::{DType, Device, Tensor};
 use engine::{
-    Places, adapters::ADAPTERS, data::Needs, files::ModelFiles, loaded::Loaded, model::Cache, run, stages::STAGES,
+    Places,
+    adapters::ADAPTERS,
+    data::Needs,
+    files::ModelFiles,
+    loaded::Loaded,
+    model::Cache,
+    run,
+    stages::{self, STAGES},
 };
 use serde_json::{Value, json};
 use std::{
@@ -114,7 +122,7 @@ impl Home {
         self.job(JobKind::Train, name, config, None)
     }
 
-    /// 30 steps of a stage and a tuning type from the same random base.
+    /// 30 steps of a stage and a tuning type from the same random base; 4 where the stage samples its answers itself.
     fn config(&self, stage: &str, adapter: &str) -> Value {
         // A few vectors before the text have to move far.
         let rate = if adapter == "prompt" { 0.1 } else { 0.02 };
@@ -123,6 +131,14 @@ impl Home {
             "dataset": dataset(stage), "max_steps": 30, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2,
             "learning_rate": rate, "save_steps": 0, "packing": false, "lora_dropout": 0.1, "num_virtual_tokens": 40
         });
+        if samples(stage) {
+            let more = json!({"max_steps": 4, "max_new_tokens": 5, "reward_funcs": "regex", "reward_regex": "e"});
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            if stage == "grpo" {
+                let more = json!({"num_generations": 3, "num_iterations": 2, "beta": 0.1, "dynamic_sample": true});
+                config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            }
+        }
         if stage == "distill" {
             // Of itself it has little to learn but the rows.
             config["teacher_model_name_or_path"] = json!(self.path().join("runs/base"));
@@ -134,8 +150,8 @@ impl Home {
 
 /// A dataset that the stage learns from.
 fn dataset(stage: &str) -> &'static str {
-    match engine::stages::stage(stage).unwrap().needs() {
-        Needs::Instructions | Needs::Text => "numbers",
+    match stages::stage(stage).unwrap().needs() {
+        Needs::Instructions | Needs::Text | Needs::Prompts => "numbers",
         Needs::Mixed => "numbers,texts",
         Needs::Preferences => "pairs",
         Needs::Kto => "marked",
@@ -162,6 +178,11 @@ impl Ended {
         let adapter = self.dir.join("adapter_model.safetensors");
         fs::read(if adapter.exists() { adapter } else { self.dir.join("model.safetensors") }).unwrap()
     }
+}
+
+/// Whether a stage learns from answers that it samples itself, for which there is no loss that falls.
+fn samples(stage: &str) -> bool {
+    stages::stage(stage).unwrap().needs() == Needs::Prompts
 }
 
 fn config_of(value: Value) -> RunConfig {
@@ -192,8 +213,8 @@ fn the_loss_falls_and_everything_trained_moves() {
         assert_eq!(ended.outcome, Outcome::Succeeded, "{what}: {:?}", ended.events.last());
         let losses = ended.losses();
         let mean = |range: &[f64]| range.iter().sum::<f64>() / range.len() as f64;
-        assert_eq!(losses.len(), 30);
-        assert!(mean(&losses[25..]) < share(adapter) * losses[0], "{what}: {losses:?}");
+        assert_eq!(losses.len(), if samples(stage) { 4 } else { 30 });
+        assert!(samples(stage) || mean(&losses[25..]) < share(adapter) * losses[0], "{what}: {losses:?}");
 
         let values = |path: &Path| -> BTreeMap<String, Tensor> {
             let stored = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
@@ -222,7 +243,8 @@ fn stopping_and_resuming_changes_no_bit() {
         let what = format!("{stage} with {adapter}");
         let whole = home.run(&format!("whole-{stage}-{adapter}"), home.config(stage, adapter));
         let name = format!("broken-{stage}-{adapter}");
-        let first = home.job(JobKind::Train, &name, home.config(stage, adapter), Some(13));
+        let first =
+            home.job(JobKind::Train, &name, home.config(stage, adapter), Some(if samples(stage) { 2 } else { 13 }));
         assert_eq!(first.outcome, Outcome::Stopped, "{what}");
         let mut config = home.config(stage, adapter);
         config["resume_from_checkpoint"] = json!(true);
@@ -232,6 +254,48 @@ fn stopping_and_resuming_changes_no_bit() {
         assert_eq!(joined, whole.losses().into_iter().map(f64::to_bits).collect::<Vec<_>>(), "{what}");
         assert!(second.weights() == whole.weights(), "{what}: the weights differ");
     });
+}
+
+/// A policy's answers, rewards and metrics are written down by step; rows without an answer do where none is compared with.
+#[test]
+fn what_a_policy_sampled_is_written_down() {
+    let home = Home::new();
+    let rows = json!([{"text": "Name a bird."}, {"text": "Name a fish."}, {"text": "Name a tree."}]);
+    fs::write(home.path().join("datasets/numbers.json"), rows.to_string()).unwrap();
+    let info = json!({"numbers": {"file_name": "numbers.json", "columns": {"prompt": "text"}}});
+    fs::write(home.path().join("datasets/dataset_info.json"), info.to_string()).unwrap();
+    let mut config = home.config("grpo", "lora");
+    let ended = home.run("policy", config.clone());
+    assert_eq!(ended.outcome, Outcome::Succeeded, "{:?}", ended.events.last());
+    let text = fs::read_to_string(ended.dir.join("rollouts.jsonl")).unwrap();
+    let rollouts: Vec<Rollout> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    // Three rows make two steps of an epoch, with two prompts and with one.
+    assert_eq!(rollouts.iter().map(|r| r.step).collect::<Vec<_>>(), [1, 1, 2, 3, 3, 4]);
+    for rollout in &rollouts {
+        assert!(rollout.prompt.contains("Name a") && rollout.reference.is_none() && rollout.samples.len() == 3);
+        let total: f64 = rollout.samples.iter().map(|sample| sample.advantage).sum();
+        assert!(total.abs() < 1e-3, "{rollout:?}");
+        for sample in &rollout.samples {
+            assert_eq!(sample.reward, f64::from(u8::from(sample.text.contains('e'))), "{}", sample.text);
+            assert!(sample.entropy > 0.0 && sample.tokens <= 5 && sample.rewards["regex"] == sample.reward);
+        }
+    }
+    let metrics = ended.events.iter().filter_map(|event| match event {
+        Event::Metrics { step, values, .. } => Some((*step, values)),
+        _ => None,
+    });
+    for (step, values) in metrics {
+        let of: Vec<f64> =
+            rollouts.iter().filter(|r| r.step == step).flat_map(|r| &r.samples).map(|s| s.reward).collect();
+        assert!((values["reward"] - of.iter().sum::<f64>() / of.len() as f64).abs() < 1e-9);
+        for name in ["kl", "entropy", "clip_ratio", "completion_length", "generation_share", "rollout_tokens_per_s"] {
+            assert!(values[name].is_finite() && values[name] >= 0.0, "{name}");
+        }
+    }
+    config["reward_funcs"] = json!("exact");
+    let refused = home.run("refused", config);
+    let Some(Event::Finished { problem: Some(problem), .. }) = refused.events.last() else { panic!("accepted") };
+    assert_eq!((problem.code.as_str(), problem.field.as_deref()), ("no_reference", Some("reward_funcs")));
 }
 
 /// New tokens get rows and are trained; adapter, exported model and fully tuned model all know them.
@@ -503,6 +567,12 @@ fn bad_input_is_named() {
     check(&pairs("ref_model", json!("nowhere")), "unknown_model", "ref_model", "nowhere");
     check(&|c| c["stage"] = json!("distill"), "no_teacher", "teacher_model_name_or_path", "needs a teacher");
     check(&|c| c["lora_target"] = json!("q_porj"), "no_target", "lora_target", "no linear");
+    check(&|c| c["stage"] = json!("ppo"), "no_reward_model", "reward_model", "no reward model");
+    check(&|c| c["stage"] = json!("grpo"), "no_reward", "reward_funcs", "No reward");
+    let alone = |c: &mut Value| {
+        c.as_object_mut().unwrap().extend(json!({"stage": "grpo", "num_generations": 1}).as_object().unwrap().clone());
+    };
+    check(&alone, "bad_value", "num_generations", "num_generations is 1");
     check(&|c| c["template"] = json!("chatlm"), "unknown_template", "template", "chatlm");
 
     check(&|c| c["quantization_bit"] = json!(5), "bad_value", "quantization_bit", "must be one of 4, 8");

@@ -2,7 +2,7 @@
 //! busy or away. The key is shown to nobody but that server.
 
 use crate::hub::request::{Retries, Trouble, host, shown};
-use api::{Problem, data::Message, params::GenerateParams};
+use api::{Problem, RunConfig, data::Message, params::GenerateParams};
 use reqwest::{Client, Response, StatusCode, Url, header::RETRY_AFTER, redirect::Policy};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -26,14 +26,22 @@ pub struct TeacherSettings {
     pub url: Option<String>,
 }
 
-/// The variables of [`TeacherSettings`]: only workers that make data get them.
+/// The variables of [`TeacherSettings`]: only workers that ask another server get them.
 pub const VARIABLES: [&str; 2] = ["LATHE_TEACHER_API_KEY", "LATHE_TEACHER_URL"];
+
+/// Whether a training asks a judge or a reward server.
+pub fn is_asked(config: &RunConfig) -> bool {
+    let addresses = ["judge_base_url", "reward_url", "reward_model"].into_iter().filter_map(|key| config.text(key));
+    addresses.into_iter().any(|text| text.trim_start().starts_with("http"))
+}
 
 /// A model of a server.
 #[derive(Clone, Debug)]
 pub struct Teacher {
     http: Client,
+    /// Where answers are asked for, and the address as it was given, where scores are.
     url: Url,
+    scorer: Url,
     model: String,
     key: Option<String>,
     /// After the first failure; it doubles with each further one.
@@ -52,6 +60,11 @@ pub struct Said {
 #[derive(Deserialize)]
 struct Completion {
     choices: Vec<Choice>,
+}
+
+#[derive(Deserialize)]
+struct Scores {
+    scores: Vec<f64>,
 }
 
 #[derive(Deserialize)]
@@ -92,6 +105,7 @@ impl Teacher {
         let is_meant = own.is_none_or(|own| own.origin() == url.origin());
         let is_key = |key: &String| !key.is_empty() && key.bytes().all(|b| b.is_ascii_graphic());
         let key = settings.key.clone().filter(|key| is_meant && is_key(key));
+        let scorer = url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(["chat", "completions"]);
         }
@@ -106,7 +120,7 @@ impl Teacher {
             builder = builder.no_proxy();
         }
         let http = builder.build().map_err(|e| away(&url, &e.to_string()))?;
-        Ok(Self { http, url, model: model.to_owned(), key, first_wait: Duration::from_millis(500) })
+        Ok(Self { http, url, scorer, model: model.to_owned(), key, first_wait: Duration::from_millis(500) })
     }
 
     /// `model at host`, for people and for provenance.
@@ -121,6 +135,23 @@ impl Teacher {
         loop {
             match self.ask(&body).await {
                 Ok(said) => return Ok(said),
+                Err(trouble) => retries.after(trouble).await?,
+            }
+        }
+    }
+
+    /// A score for each text, by the protocol of LLaMA-Factory's `reward_model_type: api`.
+    pub async fn scores(&self, texts: &[String]) -> Result<Vec<f64>, Problem> {
+        let body = json!({ "model": self.model, "messages": texts });
+        let mut retries = Retries::new(self.first_wait);
+        loop {
+            let scored = self.post(&self.scorer, &body).await.and_then(|text| {
+                let scores: Scores =
+                    serde_json::from_slice(&text).map_err(|e| no_scores(&self.scorer, &e.to_string()))?;
+                Ok(scores.scores)
+            });
+            match scored {
+                Ok(scores) => return Ok(scores),
                 Err(trouble) => retries.after(trouble).await?,
             }
         }
@@ -141,17 +172,23 @@ impl Teacher {
         body.into()
     }
 
-    async fn ask(&self, body: &Value) -> Result<Said, Trouble> {
-        let mut request = self.http.post(self.url.clone()).json(body);
+    /// What a server answers to a body, unless it is a refusal.
+    async fn post(&self, url: &Url, body: &Value) -> Result<Vec<u8>, Trouble> {
+        let mut request = self.http.post(url.clone()).json(body);
         if let Some(key) = &self.key {
             request = request.bearer_auth(key);
         }
         let mut response = request.send().await.map_err(|e| self.lost(&e))?;
         let status = response.status();
         let text = read(&mut response).await.map_err(|e| self.lost(&e))?;
-        if !status.is_success() {
-            return Err(self.refused(status, &response, &text));
+        match status.is_success() {
+            true => Ok(text),
+            false => Err(self.refused(status, &response, &text)),
         }
+    }
+
+    async fn ask(&self, body: &Value) -> Result<Said, Trouble> {
+        let text = self.post(&self.url, body).await?;
         let answer: Completion = serde_json::from_slice(&text).map_err(|e| bad_answer(&self.url, &e.to_string()))?;
         let choice = answer.choices.into_iter().next().ok_or_else(|| bad_answer(&self.url, "it has no choices"))?;
         let tokens = choice.logprobs.and_then(|l| l.content).filter(|tokens| !tokens.is_empty());
@@ -269,4 +306,18 @@ fn bad_answer(url: &Url, what: &str) -> Problem {
     )
     .hint("Check base_url (it often ends with /v1) and teacher.", "请检查 base_url（通常以 /v1 结尾）和 teacher。")
     .field("base_url")
+}
+
+fn no_scores(url: &Url, what: &str) -> Problem {
+    let shown = shown(url);
+    Problem::new(
+        "reward_answer",
+        format!("The answer of {shown} is not that of a reward server: {what}."),
+        format!("{shown} 的回答不符合打分服务的格式：{what}。"),
+    )
+    .hint(
+        "It has to answer {\"scores\": [...]}, a number for each of the messages that it is sent.",
+        "它应返回 {\"scores\": [...]}，为收到的每条消息给出一个数。",
+    )
+    .field("reward_url")
 }

@@ -56,6 +56,29 @@ async fn jobs_run_one_by_one_in_the_order_asked() {
 }
 
 #[tokio::test]
+async fn rollouts_are_those_of_a_step() {
+    let home = Home::new();
+    let studio = start(&home);
+    studio.job("train", "policy", json!({"steps": 2})).await;
+    studio.until("policy", "succeeded").await;
+    assert_eq!(studio.get("/api/jobs/policy/rollouts").await, json!([]));
+    let sample = json!({
+        "text": "4", "tokens": 2, "whole": true, "rewards": {"exact": 1.0}, "reward": 1.0, "advantage": 0.7,
+        "clipped": 0.0, "kl": 0.1, "entropy": 1.5
+    });
+    let line = |step: u64, prompt: &str| json!({"step": step, "prompt": prompt, "samples": [sample]});
+    let lines = [line(1, "a"), line(2, "b"), line(2, "c")].map(|line| line.to_string());
+    // The worker is in the middle of the last line.
+    let text = lines.join("\n") + "\n{\"step\": 3, \"pro";
+    fs::write(home.run("policy").join("rollouts.jsonl"), text).unwrap();
+    assert_eq!(studio.get("/api/jobs/policy/rollouts").await, json!([line(2, "b"), line(2, "c")]));
+    assert_eq!(studio.get("/api/jobs/policy/rollouts?step=1").await, json!([line(1, "a")]));
+    assert_eq!(studio.get("/api/jobs/policy/rollouts?step=9").await, json!([]));
+    let nobody = studio.client.get(studio.url("/api/jobs/nobody/rollouts")).send().await.unwrap();
+    assert_eq!(nobody.status(), 404);
+}
+
+#[tokio::test]
 async fn each_gpu_takes_one_job_and_the_cpu_another() {
     let home = Home::new();
     let mut options = home.options();

@@ -1,7 +1,7 @@
 //! `lathe bench`: how fast this computer trains, generates and reads data, and with how much memory.
 
 use crate::{
-    args::{Bench, BenchData, BenchGenerate, BenchMethods, BenchSubject, BenchTrain},
+    args::{Bench, BenchData, BenchGenerate, BenchMethods, BenchRollouts, BenchSubject, BenchTrain},
     environment::Environment,
     home, log,
     outcome::{Failure, Outcome},
@@ -12,8 +12,8 @@ use api::{
     params::{self, ComputeType, QuantizationParams, TrainParams},
 };
 use engine::bench::{
-    self, DataBench, DataReport, GenerateBench, GenerateReport, MethodBench, MethodReport, PackingReport, Spent,
-    Subject, TrainBench, TrainReport,
+    self, DataBench, DataReport, GenerateBench, GenerateReport, MethodBench, MethodReport, PackingReport, RolloutBench,
+    RolloutReport, Spent, Subject, TrainBench, TrainReport,
 };
 use std::{
     process::{Command, Stdio},
@@ -32,6 +32,15 @@ pub fn run(command: Bench, environment: &Environment, say: &Say, begun: Instant)
         Bench::Packing(args) => {
             let report = bench::packing(&steps(args)?, &places, begun).map_err(Failure::refused)?;
             say.result(&report, || packed(&report, say.is_chinese()));
+        }
+        Bench::Rollouts(args) => {
+            let (subject, compute_type) = common(&args.subject)?;
+            let BenchRollouts { prompts, answers, prompt, new, steps, batch, rank, .. } = args;
+            let [prompts, answers, prompt, new, steps, batch, rank] =
+                [prompts, answers, prompt, new, steps, batch, rank].map(|n| n as usize);
+            let asked = RolloutBench { subject, prompts, answers, prompt, new, steps, batch, rank, compute_type };
+            let report = bench::rollouts(&asked, &places).map_err(Failure::refused)?;
+            say.result(&report, || rolled_out(&report, say.is_chinese()));
         }
         Bench::Data(BenchData { subject, data, text, register_only }) => {
             let (subject, _) = common(&subject)?;
@@ -211,6 +220,22 @@ fn generated(r: &GenerateReport, chinese: bool) -> String {
         ),
     };
     lines + &shares(&r.profile)
+}
+
+fn rolled_out(r: &RolloutReport, chinese: bool) -> String {
+    let RolloutReport { model, prompts, answers, prompt, new, compute, threads, .. } = r;
+    let (memory, share) = (megabytes(r.peak_memory), r.generation_share * 100.0);
+    let ratio = r.rollout_tokens_per_s / r.alone_tokens_per_s.max(1e-9);
+    match chinese {
+        true => format!(
+            "{model}，{prompts} 个提示（{prompt} 词元）各 {answers} 个回答（{new} 词元），{compute}，{threads} 线程\n             采样，词元/秒   {:.1}（逐个生成 {:.1}，{ratio:.2} 倍）\n             每步            {:.2} s，其中采样占 {share:.1} %\n             峰值内存        {memory}",
+            r.rollout_tokens_per_s, r.alone_tokens_per_s, r.step_s
+        ),
+        false => format!(
+            "{model}, {prompts} prompts of {prompt} tokens, {answers} answers of {new} to each, {compute}, {threads} threads\n             rollout tokens/s  {:.1} ({:.1} one by one, {ratio:.2} times as many)\n             step              {:.2} s, {share:.1} % of it in generation\n             peak memory       {memory}",
+            r.rollout_tokens_per_s, r.alone_tokens_per_s, r.step_s
+        ),
+    }
 }
 
 fn packed(r: &PackingReport, chinese: bool) -> String {

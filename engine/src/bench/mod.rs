@@ -4,6 +4,7 @@ mod data;
 mod generate;
 mod methods;
 mod packing;
+mod rollouts;
 mod subject;
 mod train;
 
@@ -11,6 +12,7 @@ pub use data::{DataBench, DataReport, EncodeReport, data};
 pub use generate::{GenerateBench, GenerateReport, generate};
 pub use methods::{MethodBench, MethodReport, method, methods};
 pub use packing::{PackingReport, packing};
+pub use rollouts::{RolloutBench, RolloutReport, rollouts};
 pub use subject::{SHAPES, Subject};
 pub use train::{TrainBench, TrainReport, train};
 

@@ -149,11 +149,17 @@ fn tuning(bench: &TrainBench) -> Result<Option<Box<dyn Tuning>>> {
     if bench.adapter == "none" {
         return Ok(None);
     }
-    let mut config = RunConfig::default();
     if bench.adapter == "lora" {
-        config.set("lora_rank", bench.rank as u64);
+        return lora(bench.rank).map(Some);
     }
-    Ok(Some(adapter(&bench.adapter)?.start(&config, None)?))
+    Ok(Some(adapter(&bench.adapter)?.start(&RunConfig::default(), None)?))
+}
+
+/// A LoRA of this width on all linears.
+pub(super) fn lora(rank: usize) -> Result<Box<dyn Tuning>> {
+    let mut config = RunConfig::default();
+    config.set("lora_rank", rank as u64);
+    Ok(adapter("lora")?.start(&config, None)?)
 }
 
 /// The rows to train on: those of the file, or enough random ones for a few batches.

@@ -155,6 +155,27 @@ impl Encoder {
         Ok(self.encode(&text, false)?.get_ids().to_vec())
     }
 
+    /// The beginning of the last answer of an example, as chat gives it to a model, and behind it as what is trained the answer
+    /// that the row has, in plain words with a last token; of a row without one, the last token alone.
+    pub fn question(&self, example: &Example) -> Result<Sequence> {
+        let mut messages = example.messages.clone();
+        let mut answer = example.chosen.clone();
+        match &example.text {
+            Some(text) => messages = vec![Message::new("user", text.clone())],
+            None if answer.is_none() => answer = messages.pop_if(|last| example::is_answer(last)),
+            None => {}
+        }
+        let mut ids = self.prompt(&messages, example.tools.as_ref())?;
+        let asked = ids.len();
+        if let Some(answer) = answer {
+            ids.extend(self.encode(&answer.content, false)?.get_ids());
+        }
+        let last = self.special.eos.as_ref().map(|(_, id)| *id).or(ids.last().copied());
+        ids.extend(last);
+        let trained = (0..ids.len()).map(|i| i >= asked && i > 0).collect();
+        Ok(Sequence { ids, trained })
+    }
+
     /// The ids of a text that says its special tokens itself, such as a rendered conversation.
     pub fn rendered_ids(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.encode(text, false)?.get_ids().to_vec())
@@ -313,6 +334,23 @@ mod tests {
             assert_eq!(sequence.ids[..prompt.len()], prompt, "{name}");
             assert!(sequence.trained[prompt.len()] && !sequence.trained[prompt.len() - 1], "{name}");
         }
+    }
+
+    #[test]
+    fn questions_are_prompts_with_the_answer_behind() {
+        let encoder = encoder(named("chatml").unwrap(), EncodeOptions::default());
+        let asked = [("user", "a"), ("assistant", "b"), ("user", "c")];
+        let prompt = encoder.prompt(&talk(&asked).messages, None).unwrap();
+        let answered = talk(&[&asked[..], &[("assistant", "d")]].concat());
+        let chosen = Example { chosen: Some(Message::new("assistant", "d")), ..talk(&asked) };
+        for (example, reference) in [(talk(&asked), "</s>"), (answered, "d</s>"), (chosen, "d</s>")] {
+            let sequence = encoder.question(&example).unwrap();
+            assert_eq!(sequence.ids[..prompt.len()], prompt);
+            assert_eq!(learned(&encoder, &sequence), reference);
+        }
+        let text = encoder.question(&Example { text: Some("Hi".into()), ..Example::default() }).unwrap();
+        let whole = encoder.tokenizer.decode(&text.ids, false).unwrap();
+        assert_eq!(whole, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n</s>");
     }
 
     #[test]

@@ -30,13 +30,16 @@ pub enum Needs {
     /// Answers that are wanted (mark 1) or not (0). A sample is two sequences: the prompt with its answer, and with the
     /// answer of the row before, which tells how far the policy has gone from its reference.
     Kto,
+    /// Questions that the model answers itself. The answer of the row, where it has one, stands behind as what is trained,
+    /// for rewards that compare with it. Plain text is a question without an answer.
+    Prompts,
 }
 
 impl Needs {
     /// Sequences of a sample, which always stay together.
     pub fn sequences(self) -> usize {
         match self {
-            Self::Instructions | Self::Text | Self::Mixed => 1,
+            Self::Instructions | Self::Text | Self::Mixed | Self::Prompts => 1,
             Self::Preferences | Self::Kto => 2,
         }
     }
@@ -48,6 +51,7 @@ impl Needs {
             Self::Text | Self::Mixed => matches!(kind, Kind::Instructions | Kind::Text),
             Self::Preferences => kind == Kind::Preferences,
             Self::Kto => kind == Kind::Kto,
+            Self::Prompts => true,
         }
     }
 }
@@ -385,6 +389,7 @@ pub fn encoded(example: &Example, other: Option<&Message>, needs: Needs, encoder
             Ok(Sample { sequences: vec![own, other], mark })
         }
         (Needs::Text, ..) => one(encoder.conversation_as_text(example)?, 0.0),
+        (Needs::Prompts, ..) => one(encoder.question(example)?, 0.0),
         (Needs::Mixed, ..) => one(encoder.conversation(example)?, f32::from(u8::from(example.text.is_some()))),
         _ => one(encoder.conversation(example)?, 0.0),
     }
@@ -457,6 +462,7 @@ fn check_kind(name: &str, kind: Kind, needs: Needs) -> Result<()> {
         Needs::Text | Needs::Mixed => ("text or answers to learn", "可学习的文本或回答"),
         Needs::Preferences => ("pairs of a chosen and a rejected answer", "成对的 chosen 与 rejected 回答"),
         Needs::Kto => ("answers marked good or bad", "标注好坏的回答"),
+        Needs::Prompts => ("questions", "问题"),
     };
     let stages = STAGES.iter().filter(|stage| stage.needs().takes(kind)).map(|stage| stage.card().name);
     let stages = stages.collect::<Vec<_>>();

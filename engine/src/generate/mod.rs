@@ -1,5 +1,6 @@
 //! Text out: one token after another, with a key/value cache.
 
+pub mod batch;
 mod sample;
 
 use crate::{

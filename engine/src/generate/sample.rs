@@ -17,6 +17,9 @@ pub fn choose(
         return likeliest(logits);
     }
     let temperature = params.temperature as f32;
+    if params.top_k == 0 && params.top_p >= 1.0 {
+        return any(logits, temperature, random);
+    }
     let mut candidates: Vec<(u32, f32)> =
         logits.iter().enumerate().map(|(i, l)| (i as u32, l / temperature)).filter(|(_, l)| l.is_finite()).collect();
     let mut ordered = lead(&mut candidates, if params.top_k > 0 { params.top_k } else { FEW });
@@ -42,6 +45,23 @@ pub fn choose(
         }
     }
     candidates[n - 1].0
+}
+
+/// One of all tokens, by their shares alone: nothing needs to be put in order.
+fn any(logits: &[f32], temperature: f32, random: &mut Random) -> u32 {
+    let max = logits.iter().copied().filter(|l| l.is_finite()).fold(f32::NEG_INFINITY, f32::max);
+    let share = |logit: &f32| if logit.is_finite() { f64::from(((logit - max) / temperature).exp()) } else { 0.0 };
+    let shares: Vec<f64> = logits.iter().map(share).collect();
+    let mut point = random.uniform() * shares.iter().sum::<f64>();
+    let mut last = 0;
+    for (token, share) in shares.iter().enumerate().filter(|(_, share)| **share > 0.0) {
+        last = token;
+        point -= share;
+        if point < 0.0 {
+            break;
+        }
+    }
+    last as u32
 }
 
 /// Candidates that are put in order at first: nearly always more than `top_p` keeps, and far fewer than a vocabulary.

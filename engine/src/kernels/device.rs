@@ -14,7 +14,7 @@ pub use attention::{attention, attention_backward};
 use super::{
     activation::Activation,
     composed,
-    head::{CrossEntropy, Gradients, Scale},
+    head::{CrossEntropy, Gradients, Outlook, Scale},
 };
 use crate::{Error, Result};
 use candle_core::{D, DType, Tensor, Var};
@@ -92,6 +92,27 @@ pub fn cross_entropy(
     want: Gradients,
 ) -> Result<CrossEntropy> {
     cross_entropy_by(h, w, targets, scale, cap, want, (LOGITS / w.dim(0)?.max(1)).clamp(16, 8192))
+}
+
+/// As [`super::head::outlook`], by chunks of rows.
+pub fn outlook(h: &Tensor, w: &Tensor, targets: &[u32], cap: Option<f32>) -> Result<Outlook> {
+    let (rows, chunk) = (h.dim(0)?, (LOGITS / w.dim(0)?.max(1)).clamp(16, 8192));
+    let w = w.to_dtype(h.dtype())?.t()?;
+    let targets = Tensor::new(targets, h.device())?.unsqueeze(1)?;
+    let mut found = Outlook::default();
+    for start in (0..rows).step_by(chunk) {
+        let n = chunk.min(rows - start);
+        let mut logits = float(&h.narrow(0, start, n)?.matmul(&w)?)?;
+        if let Some(cap) = cap {
+            logits = composed::softcap(&logits, cap)?;
+        }
+        let log_probs = ops::log_softmax(&logits, D::Minus1)?;
+        let entropies = (log_probs.exp()? * &log_probs)?.sum(D::Minus1)?.neg()?;
+        let chosen = log_probs.gather(&targets.narrow(0, start, n)?, 1)?.squeeze(1)?;
+        found.log_probs.extend(chosen.to_vec1::<f32>()?);
+        found.entropies.extend(entropies.to_vec1::<f32>()?);
+    }
+    Ok(found)
 }
 
 fn cross_entropy_by(

@@ -3,7 +3,7 @@
 
 use super::{
     composed, device,
-    lanes::{exponentials, largest, tanh},
+    lanes::{exponentials, largest, sum as sum_of, tanh},
     on_cpu,
     packed::{Matrix, Target, Unit},
     product::{Product, Rows, sum},
@@ -136,6 +136,42 @@ pub(super) fn by_chunks(
     Ok((tensor(dh, (rows, dim))?, tensor(dw, (vocab, dim))?))
 }
 
+/// What a distribution over the vocabulary says of one token, and how open it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outlook {
+    /// `log p(target)` of each row.
+    pub log_probs: Vec<f32>,
+    /// `-Σ p log p` of each row, in nats.
+    pub entropies: Vec<f32>,
+}
+
+/// h (rows, dim), w (vocab, dim), one target for each row; the cap as in [`cross_entropy`]. Without gradients.
+pub fn outlook(h: &Tensor, w: &Tensor, targets: &[u32], cap: Option<f32>) -> Result<Outlook> {
+    if !on_cpu(h) {
+        return device::outlook(h, w, targets, cap);
+    }
+    let ((rows, dim), vocab) = (h.dims2()?, w.dim(0)?);
+    let (hs, ws) = (hold(h)?, hold(w)?);
+    let unit = Unit::new(h.dtype());
+    let (h_rows, w_rows) = (Matrix::new(hs.values(), dim), Matrix::new(ws.values(), dim));
+    let mut found = Vec::with_capacity(rows);
+    let mut logits = room::<f32>(CHUNK.min(rows) * vocab);
+    for start in (0..rows).step_by(CHUNK) {
+        let n = CHUNK.min(rows - start);
+        let a = Rows::pack(unit, h_rows.at(start, 0), n, dim);
+        sum(&[Product { a: &a, b: w_rows.transposed().into() }], vocab, Target::f32(&mut logits, vocab, false));
+        let chunk = logits[..n * vocab].par_chunks_mut(vocab).zip(&targets[start..start + n]);
+        found.par_extend(chunk.map(|(row, target)| {
+            if let Some(cap) = cap {
+                press(row, cap);
+            }
+            row_outlook(row, *target as usize)
+        }));
+    }
+    let (log_probs, entropies) = found.into_iter().unzip();
+    Ok(Outlook { log_probs, entropies })
+}
+
 /// `cap · tanh(x / cap)` of a float32 x, whose memory it takes over.
 pub fn softcap(x: Tensor, cap: f32) -> Result<Tensor> {
     if !on_cpu(&x) {
@@ -164,6 +200,18 @@ simd! {
         row.iter_mut().for_each(|v| *v *= k);
         row[target] -= scale;
         z.ln() + max - at_target
+    }
+
+    /// `log softmax(row)[target]` and the entropy of the row, which is used up.
+    fn row_outlook[](row: &mut [f32], target: usize) -> (f32, f32) {
+        let max = largest(row);
+        let at_target = row[target];
+        let logits = row.to_vec();
+        let z = exponentials(row, 1.0, max);
+        // -Σ p log p = log z + max - Σ p logit
+        let mean = sum_of(row.len(), |i| row[i] * (logits[i] - max)) / z;
+        let log_z = z.ln();
+        (at_target - max - log_z, log_z - mean)
     }
 
     fn press[](x: &mut [f32], cap: f32) {

@@ -10,7 +10,7 @@ mod rouge;
 mod sample;
 mod teacher;
 
-pub use teacher::{Connect, Endpoint, Options, Said, Teacher, no_endpoints};
+pub use teacher::{Connect, Endpoint, Options, Said, Teacher, local, no_endpoints};
 
 use crate::{Error, Places, Result, data::questions, random, run::Sink};
 use api::{

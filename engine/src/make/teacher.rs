@@ -28,12 +28,18 @@ pub struct Said {
     pub whole: bool,
 }
 
-pub trait Teacher {
+pub trait Teacher: Send {
     /// For provenance.
     fn name(&self) -> String;
 
     /// Answers a conversation. It returns soon once `stop` is true; what it gives then doesn't count.
     fn answer(&mut self, messages: &[Message], options: &Options, stop: &AtomicBool) -> Result<Said>;
+
+    /// A score for each text, of an endpoint that gives scores instead of answers: then the address is asked as it stands.
+    fn scores(&mut self, texts: &[String], stop: &AtomicBool) -> Result<Vec<f64>> {
+        let _ = (texts, stop);
+        Err(Error::Internal(format!("{} gives no scores", self.name())))
+    }
 }
 
 /// An OpenAI-compatible server and the name of a model there. Keys are the connector's affair.
@@ -66,7 +72,7 @@ pub(super) fn endpoint(make: &MakeParams) -> Option<Endpoint> {
 }
 
 /// Loads a model of this computer.
-pub(super) fn local(model: &ModelParams, places: &Places) -> Result<Box<dyn Teacher>> {
+pub fn local(model: &ModelParams, places: &Places) -> Result<Box<dyn Teacher>> {
     Ok(Box::new(Local { name: name_of(model), loaded: Loaded::open(model, places, ComputeType::Auto)? }))
 }
 

@@ -1,12 +1,16 @@
 use super::*;
 use crate::data::preview;
 use serde_json::{Value, json};
-use std::{cell::RefCell, fs, path::Path, rc::Rc};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 /// Says what its script has next; `None` asks the job to stop.
 struct Scripted {
-    script: Rc<RefCell<Vec<Option<Said>>>>,
-    asked: Rc<RefCell<Vec<String>>>,
+    script: Arc<Mutex<Vec<Option<Said>>>>,
+    asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Teacher for Scripted {
@@ -15,8 +19,8 @@ impl Teacher for Scripted {
     }
 
     fn answer(&mut self, messages: &[Message], _: &Options, stop: &AtomicBool) -> Result<Said> {
-        self.asked.borrow_mut().push(messages[0].content.clone());
-        let mut script = self.script.borrow_mut();
+        self.asked.lock().unwrap().push(messages[0].content.clone());
+        let mut script = self.script.lock().unwrap();
         let next = if script.is_empty() { said("the same old thing") } else { script.remove(0) };
         Ok(next.unwrap_or_else(|| {
             stop.store(true, Ordering::Relaxed);
@@ -57,11 +61,11 @@ impl Home {
     }
 
     fn make(&self, id: &str, config: Value, script: Vec<Option<Said>>) -> Ended {
-        let asked = Rc::default();
-        let script = Rc::new(RefCell::new(script));
+        let asked = Arc::default();
+        let script = Arc::new(Mutex::new(script));
         let connect = |endpoint: &Endpoint| -> Result<Box<dyn Teacher>> {
             assert_eq!(endpoint.model, "m");
-            Ok(Box::new(Scripted { script: Rc::clone(&script), asked: Rc::clone(&asked) }))
+            Ok(Box::new(Scripted { script: Arc::clone(&script), asked: Arc::clone(&asked) }))
         };
         let mut events = Vec::new();
         let mut sink = |event: Event| {
@@ -73,7 +77,7 @@ impl Home {
         config.set("teacher", "m");
         let stop = AtomicBool::new(false);
         let result = make(&config, id, &self.places(), &connect, &mut sink, &stop);
-        let asked = asked.take();
+        let asked = std::mem::take(&mut *asked.lock().unwrap());
         Ended { result, asked, events }
     }
 

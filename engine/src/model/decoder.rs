@@ -9,11 +9,11 @@ use super::{
     virtual_tokens::{Ahead, VirtualTokens},
 };
 use crate::{
-    Result,
+    Error, Result,
     kernels::{
         self,
         attention::Span,
-        head::{CrossEntropy, Gradients, Head, Scale, cross_entropy, softcap},
+        head::{CrossEntropy, Gradients, Head, Outlook, Scale, cross_entropy, outlook, softcap},
         matmul, on_worker,
         profile::time,
         values::cast,
@@ -121,7 +121,7 @@ impl Model {
     pub fn loss(&self, batch: &Batch) -> Result<f64> {
         on_worker(|| {
             let h = self.states_here(batch, Weights::Tuned)?;
-            Ok(self.head_loss(&h, &batch.targets, Scale::All(1.0), Gradients::None)?.sum())
+            Ok(self.head_loss(&h, &batch.targets, Scale::All(1.0), 1.0, Gradients::None)?.sum())
         })
     }
 
@@ -136,6 +136,11 @@ impl Model {
     /// Normalised last hidden state (targets, hidden) at the rows that predict the targets, without gradients.
     pub fn states(&self, batch: &Batch, weights: Weights) -> Result<Tensor> {
         on_worker(|| self.states_here(batch, weights))
+    }
+
+    /// What the model says of each target of a batch, and how open it is there; without gradients.
+    pub fn outlooks(&self, batch: &Batch, weights: Weights, temperature: f32) -> Result<Outlook> {
+        on_worker(|| self.outlook(&self.states_here(batch, weights)?, &batch.targets, temperature))
     }
 
     fn states_here(&self, batch: &Batch, weights: Weights) -> Result<Tensor> {
@@ -214,9 +219,16 @@ impl Model {
 
     /// Log probability of a target for each row of normalised h (rows, hidden).
     pub fn log_probs_of(&self, h: &Tensor, targets: &[u32]) -> Result<Vec<f32>> {
-        let mut losses = self.head_loss(h, targets, Scale::All(1.0), Gradients::None)?.losses;
+        let mut losses = self.head_loss(h, targets, Scale::All(1.0), 1.0, Gradients::None)?.losses;
         losses.iter_mut().for_each(|loss| *loss = -*loss);
         Ok(losses)
+    }
+
+    /// Log probability of a target, and the entropy, for each row of normalised h (rows, hidden), where logits are divided by
+    /// `temperature`, as they are when tokens are sampled.
+    pub fn outlook(&self, h: &Tensor, targets: &[u32], temperature: f32) -> Result<Outlook> {
+        let (factor, cap) = self.head_at(temperature);
+        time("head and loss", || outlook(&scaled(h, factor)?, &self.head.get(), targets, cap))
     }
 
     /// The head's loss with the gradient of normalised h (rows, hidden), and that of the head where it is trained.
@@ -227,8 +239,20 @@ impl Model {
         scale: Scale,
         grads: &mut Grads,
     ) -> Result<CrossEntropy> {
+        self.head_loss_backward_at(h, targets, scale, 1.0, grads)
+    }
+
+    /// The same where logits are divided by `temperature`.
+    pub fn head_loss_backward_at(
+        &self,
+        h: &Tensor,
+        targets: &[u32],
+        scale: Scale,
+        temperature: f32,
+        grads: &mut Grads,
+    ) -> Result<CrossEntropy> {
         let want = if self.head.trainable { Gradients::HiddenAndWeight } else { Gradients::Hidden };
-        let mut found = self.head_loss(h, targets, scale, want)?;
+        let mut found = self.head_loss(h, targets, scale, temperature, want)?;
         if let Some(dw) = found.weight.take() {
             grads.add(&self.head, dw)?;
         }
@@ -241,20 +265,31 @@ impl Model {
         Ok(Head { h: scaled(h, self.config.logit_scale)?, w: self.head.get(), cap: self.config.logit_softcap })
     }
 
-    /// Logits (vocab) after one more piece of a single sequence, whose keys and values join the cache.
+    /// Logits (vocab) after one more piece of the only sequence of a cache, whose keys and values join it.
     pub fn step(&self, ids: &[u32], cache: &mut Cache) -> Result<Vec<f32>> {
-        on_worker(|| self.step_here(ids, cache))
+        let mut all = self.step_all(&[ids], cache)?;
+        all.pop().ok_or_else(|| Error::Internal("a step of no sequence".into()))
     }
 
-    fn step_here(&self, ids: &[u32], cache: &mut Cache) -> Result<Vec<f32>> {
-        let mut pass = self.continuing(ids.len(), cache)?;
+    /// Logits (vocab) of each sequence of a cache after one more piece of it. All go through the model together.
+    pub fn step_all(&self, pieces: &[&[u32]], cache: &mut Cache) -> Result<Vec<Vec<f32>>> {
+        on_worker(|| self.step_here(pieces, cache))
+    }
+
+    fn step_here(&self, pieces: &[&[u32]], cache: &mut Cache) -> Result<Vec<Vec<f32>>> {
+        if pieces.len() != cache.len() || pieces.iter().any(|piece| piece.is_empty()) {
+            return Err(Error::Internal("a step needs a piece of each sequence".into()));
+        }
+        let lengths: Vec<usize> = pieces.iter().map(|piece| piece.len()).collect();
+        let mut pass = self.continuing(&lengths, cache)?;
         pass.cache = Some(cache);
-        let (end, mut keep) = (pass.spans[0].keys.end, Keep::nothing());
-        let x = self.hidden(ids, &pass, &mut keep)?;
-        let x = x.narrow(0, x.dim(0)? - 1, 1)?.contiguous()?;
+        let last: Vec<u32> = pass.spans.iter().map(|span| span.queries.end as u32 - 1).collect();
+        let mut keep = Keep::nothing();
+        let x = self.hidden(&pieces.concat(), &pass, &mut keep)?;
+        let x = x.index_select(&Tensor::new(last, &self.device)?, 0)?;
         let x = self.norm.forward(&x, &pass, &mut keep)?;
-        let logits = self.head_logits(&x)?.flatten_all()?.to_vec1()?;
-        cache.length = end;
+        let logits = self.head_logits(&x)?.to_vec2()?;
+        cache.advance();
         Ok(logits)
     }
 
@@ -287,25 +322,30 @@ impl Model {
         Ok(Pass { ahead, weights, random, ..self.pass_at(&sequences, spans)? })
     }
 
-    /// A pass over one more piece of a single sequence. The first piece has the virtual tokens before it; those that are
-    /// keys join the cache at once.
-    fn continuing(&self, length: usize, cache: &mut Cache) -> Result<Pass<'_>> {
-        let begins = cache.length == 0;
+    /// A pass over one more piece of each sequence of a cache. The first pieces have the virtual tokens before them; those
+    /// that are keys join the cache at once.
+    fn continuing(&self, lengths: &[usize], cache: &mut Cache) -> Result<Pass<'_>> {
+        let begins = (0..cache.len()).all(|i| cache.length(i) == 0);
         let tokens = self.virtual_tokens.as_ref().filter(|_| begins);
-        let ahead = tokens.map(|tokens| Ahead::new(tokens, &[length], None, &self.device)).transpose()?;
+        let ahead = tokens.map(|tokens| Ahead::new(tokens, lengths, None, &self.device)).transpose()?;
         let (inputs, keys) = ahead.as_ref().map_or((0, 0), |ahead| (ahead.inputs(), ahead.keys()));
         if let Some(ahead) = ahead.as_ref().filter(|_| keys > 0) {
+            cache.expect(&vec![keys; lengths.len()])?;
+            let each = |t: Tensor| Tensor::cat(&vec![t; lengths.len()], 0);
             for layer in 0..self.layers.len() {
-                let prefix = ahead.layer(layer, self.compute)?;
-                prefix.map(|(k, v)| cache.extend(layer, k, v)).transpose()?;
+                if let Some((k, v)) = ahead.layer(layer, self.compute)? {
+                    cache.extend(layer, each(k)?, each(v)?)?;
+                }
             }
-            cache.length = keys;
+            cache.advance();
         }
-        let (start, queries) = (cache.length, inputs + length);
-        self.config.check_length(start + queries, 0)?;
-        let spans = vec![Span { queries: 0..queries, keys: 0..start + queries }];
+        let new: Vec<usize> = lengths.iter().map(|length| inputs + length).collect();
+        cache.expect(&new)?;
+        let held = (0..cache.len()).map(|i| cache.length(i));
+        let sequences: Vec<(usize, usize)> = held.zip(&new).map(|(from, new)| (from, from + new)).collect();
+        self.config.check_length(sequences.iter().map(|(_, to)| *to).max().unwrap_or(0), 0)?;
         let ahead = ahead.filter(|_| inputs > 0);
-        Ok(Pass { ahead, ..self.pass_at(&[(start, start + queries)], spans)? })
+        Ok(Pass { ahead, ..self.pass_at(&sequences, cache.spans())? })
     }
 
     /// A pass with the first and the last position (and one more) of each sequence.
@@ -393,16 +433,27 @@ impl Model {
         self.config.logit_softcap.map_or(Ok(logits.clone()), |cap| softcap(logits, cap))
     }
 
-    /// Loss of normalised x (rows, hidden) and the gradients of `scale` times it.
-    fn head_loss(&self, x: &Tensor, targets: &[u32], scale: Scale, want: Gradients) -> Result<CrossEntropy> {
-        let (factor, head) = (self.config.logit_scale, self.head.get());
+    /// Loss of normalised x (rows, hidden) and the gradients of `scale` times it, where logits are divided by `temperature`.
+    fn head_loss(
+        &self,
+        x: &Tensor,
+        targets: &[u32],
+        scale: Scale,
+        temperature: f32,
+        want: Gradients,
+    ) -> Result<CrossEntropy> {
+        let ((factor, cap), head) = (self.head_at(temperature), self.head.get());
         let x = scaled(x, factor)?;
-        let cap = self.config.logit_softcap;
         let mut found = time("head and loss", || cross_entropy(&x, &head, targets, scale, cap, want))?;
         if let Some(dh) = &found.hidden {
             found.hidden = Some(scaled(dh, factor)?);
         }
         Ok(found)
+    }
+
+    /// What the head's input is multiplied with and logits are capped at, where logits are divided by `temperature`.
+    fn head_at(&self, temperature: f32) -> (f32, Option<f32>) {
+        (self.config.logit_scale / temperature, self.config.logit_softcap.map(|cap| cap / temperature))
     }
 }
 

@@ -2,8 +2,11 @@
 
 mod distill;
 mod dpo;
+mod grpo;
 mod kto;
 mod mixed;
+pub(crate) mod online;
+mod ppo;
 pub mod preference;
 mod pt;
 pub mod reference;
@@ -23,7 +26,10 @@ use crate::{
     prepare::Prepared,
     train::{Run, fit},
 };
-use api::{Outcome, Problems, RunConfig, params::ModelParams};
+use api::{
+    Outcome, Problems, RunConfig,
+    params::{ModelParams, TrainParams},
+};
 use std::{collections::BTreeMap, path::Path};
 
 /// A training stage.
@@ -34,6 +40,12 @@ pub trait Stage: Entry {
     /// Whether short texts are joined into full rows where `packing` doesn't say.
     fn packs(&self) -> bool {
         false
+    }
+
+    /// What it samples in a step, if it learns from what the model says rather than from the rows' answers.
+    fn sampled(&self, config: &RunConfig, train: &TrainParams) -> Result<Option<Sampled>, Problems> {
+        let _ = (config, train);
+        Ok(None)
     }
 
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Objective>, Problems>;
@@ -49,6 +61,18 @@ pub trait Stage: Entry {
         let _ = config;
         false
     }
+}
+
+/// What a step samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampled {
+    pub prompts: usize,
+    /// For each prompt.
+    pub answers: usize,
+    /// The longest answer, in tokens.
+    pub tokens: usize,
+    /// How often the step learns from each answer.
+    pub times: usize,
 }
 
 /// What a stage finds when its run begins.
@@ -80,6 +104,11 @@ pub trait Objective: Send {
     fn restore(&mut self, checkpoint: &Path) -> Result<()> {
         let _ = checkpoint;
         Ok(())
+    }
+
+    /// Updates of the optimizer that were made in `steps` steps.
+    fn updates(&self, steps: u64) -> u64 {
+        steps
     }
 
     /// What the loss is a mean over.
@@ -156,7 +185,7 @@ impl Metrics {
 }
 
 pub static STAGES: &[&dyn Stage] =
-    &[&sft::Sft, &pt::Pt, &mixed::Mixed, &distill::Distill, &rm::Rm, &dpo::Dpo, &kto::Kto];
+    &[&sft::Sft, &pt::Pt, &mixed::Mixed, &distill::Distill, &rm::Rm, &dpo::Dpo, &kto::Kto, &ppo::Ppo, &grpo::Grpo];
 
 /// The stage of this name.
 pub fn stage(name: &str) -> Result<&'static dyn Stage> {

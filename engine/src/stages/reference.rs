@@ -5,7 +5,7 @@
 
 use super::{Setting, Stage};
 use crate::{
-    Error, Places, Result,
+    Places, Result,
     adapters::Tuning,
     loaded::Loaded,
     model::{Batch, Model, Source, Store, Weights, build},
@@ -99,12 +99,21 @@ impl Reference {
             Self::Kept(kept) => kept.log_probs(batch, Weights::Tuned),
         }
     }
+
+    /// The same where logits are divided by `temperature`.
+    pub fn log_probs_at(&self, model: &Model, batch: &Batch, temperature: f32) -> Result<Vec<f32>> {
+        let (model, weights) = match self {
+            Self::Base => (model, Weights::Base),
+            Self::Kept(kept) => (kept.as_ref(), Weights::Tuned),
+        };
+        Ok(model.outlooks(batch, weights, temperature)?.log_probs)
+    }
 }
 
 /// Another model that reads the same tokens and computes as the trained one does. `field` is the argument that names it.
 pub fn open(chosen: &ModelParams, field: &str, setting: &Setting) -> Result<Model> {
     let asked = if setting.model.compute == DType::BF16 { ComputeType::Bf16 } else { ComputeType::Fp32 };
-    let other = Loaded::open(chosen, setting.places, asked).map_err(|error| at_field(error, field))?;
+    let other = Loaded::open(chosen, setting.places, asked).map_err(|error| error.at(field))?;
     let own = (setting.prepared.model.model_name_or_path.as_str(), setting.prepared.encoder.tokenizer());
     check_words(own, (&chosen.model_name_or_path, other.encoder.tokenizer()), field)?;
     Ok(other.model)
@@ -123,7 +132,7 @@ pub fn kept(
     let others = stage.others(config)?;
     let mut kept = 0;
     for (field, chosen) in &others {
-        let other = prepare::open(chosen, places).map_err(|error| at_field(error, field))?;
+        let other = prepare::open(chosen, places).map_err(|error| error.at(field))?;
         let names = [&own.files, &other.files].map(|files| files.path().display().to_string());
         check_words((&names[0], &own.tokenizer.tokenizer), (&names[1], &other.tokenizer.tokenizer), field)?;
         kept += (bytes as f64 * other.config.parameters() as f64 / own.config.parameters().max(1) as f64) as u64;
@@ -133,13 +142,6 @@ pub fn kept(
 }
 
 const REF_MODEL: &str = "ref_model";
-
-fn at_field(error: Error, field: &str) -> Error {
-    match error {
-        Error::Problem(problem) => problem.field(field).into(),
-        other => other,
-    }
-}
 
 /// A problem unless the same numbers mean the same words to both models, each with its name.
 fn check_words(own: (&str, &Arc<Tokenizer>), other: (&str, &Arc<Tokenizer>), field: &str) -> Result<()> {

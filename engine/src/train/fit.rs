@@ -58,7 +58,7 @@ impl Run<'_> {
     }
 
     /// Validation at `eval_steps`, or once an epoch; and at the end.
-    fn evaluates(&self) -> bool {
+    pub fn evaluates(&self) -> bool {
         let steps = if self.output.eval_steps > 0 { self.output.eval_steps } else { self.sampler.steps_per_epoch() };
         !self.eval.is_empty() && (self.every(steps) || self.step == self.steps)
     }
@@ -73,6 +73,32 @@ impl Run<'_> {
             let part = move |micro: usize| Part { micro: micro as u64, over, last: micro + 1 == count };
             step.into_iter().enumerate().map(move |(micro, indices)| (part(micro), indices))
         })
+    }
+
+    /// One update along the gradients of a loss; the learning rate that it was made with, and the norm of the gradients.
+    /// Where anything of it isn't finite, all values are as before, and the problem says what it was.
+    pub fn update(&mut self, grads: &Grads, loss: f64) -> Result<std::result::Result<(f64, f64), Problem>> {
+        let (norm, factor) = clip(grads, self.params.max_grad_norm)?;
+        let (peak, warmup) = (self.params.learning_rate, schedule::warmup(self.params, self.steps));
+        let kind = self.params.lr_scheduler_type;
+        let rate = peak * schedule::factor(kind, &self.shape, self.step, warmup, self.steps, peak);
+        let good = loss.is_finite() && norm.is_finite() && self.advance(grads, rate, factor)?;
+        Ok(if good { Ok((rate, norm)) } else { Err(diverged(self.step + 1, loss, norm, peak)) })
+    }
+
+    /// Tells what the step just made measured.
+    pub fn tell(&mut self, values: BTreeMap<String, f64>) -> Result<()> {
+        let epoch = self.epoch();
+        self.log.step(self.step, epoch, &values)?;
+        (self.sink)(Event::Metrics { step: self.step, epoch, values })
+    }
+
+    /// A checkpoint where one is due.
+    pub fn save_if_due(&mut self, objective: &(impl Objective + ?Sized)) -> Result<()> {
+        match self.every(self.output.save_steps) || self.step == self.steps {
+            true => self.save(objective),
+            false => Ok(()),
+        }
     }
 
     /// A checkpoint of the present step; older ones go once it has been verified.
@@ -97,7 +123,7 @@ impl Run<'_> {
 
     /// One step of the optimizer, which the average follows. False if it made a value infinite or no number: then all
     /// values are as before.
-    pub fn advance(&mut self, grads: &Grads, rate: f64, scale: f64) -> Result<bool> {
+    fn advance(&mut self, grads: &Grads, rate: f64, scale: f64) -> Result<bool> {
         let before: Vec<_> = self.store.trainable().map(|p| (p.clone(), p.get())).collect();
         self.optimizer.step(self.store, grads, rate, scale)?;
         if !all_finite(self.store)? {
@@ -171,7 +197,6 @@ struct Part {
 /// The supervised loop. The loss is the mean over all target tokens (or samples, as the objective says) of a step, however
 /// they are split into batches.
 pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<Outcome> {
-    let warmup = schedule::warmup(run.params, run.steps);
     let mut loader = Loader::start(run.samples.clone(), run.parts(objective.mean()))?;
     while run.step < run.steps {
         if run.stop.load(Ordering::Relaxed) {
@@ -193,14 +218,13 @@ pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<O
             }
         };
         let loss = found.loss / over as f64;
-        let (norm, factor) = clip(&grads, run.params.max_grad_norm)?;
-        let peak = run.params.learning_rate;
-        let (kind, shape) = (run.params.lr_scheduler_type, &run.shape);
-        let rate = peak * schedule::factor(kind, shape, run.step, warmup, run.steps, peak);
-        if !loss.is_finite() || !norm.is_finite() || !run.advance(&grads, rate, factor)? {
-            run.keep_last_good(objective)?;
-            return Err(diverged(run.step + 1, loss, norm, peak));
-        }
+        let (rate, norm) = match run.update(&grads, loss)? {
+            Ok(made) => made,
+            Err(problem) => {
+                run.keep_last_good(objective)?;
+                return Err(problem.into());
+            }
+        };
         run.step += 1;
 
         let mut values = values(objective, &found, over);
@@ -209,20 +233,16 @@ pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<O
             ("grad_norm".to_string(), norm),
             ("tokens_per_s".to_string(), tokens as f64 / begun.elapsed().as_secs_f64().max(1e-9)),
         ]);
-        let epoch = run.epoch();
-        run.log.step(run.step, epoch, &values)?;
-        (run.sink)(Event::Metrics { step: run.step, epoch, values })?;
+        run.tell(values)?;
         if run.evaluates() {
             run.validate(objective)?;
         }
-        if run.every(run.output.save_steps) || run.step == run.steps {
-            run.save(objective)?;
-        }
+        run.save_if_due(objective)?;
     }
     Ok(Outcome::Succeeded)
 }
 
-fn diverged(step: u64, loss: f64, norm: f64, rate: f64) -> Error {
+fn diverged(step: u64, loss: f64, norm: f64, rate: f64) -> Problem {
     let (what, zh) = match (loss.is_finite(), norm.is_finite()) {
         (false, _) => (format!("The loss became {loss}"), format!("损失变为 {loss}")),
         (true, false) => (format!("The gradient's norm became {norm}"), format!("梯度范数变为 {norm}")),
@@ -238,5 +258,4 @@ fn diverged(step: u64, loss: f64, norm: f64, rate: f64) -> Error {
         format!("请从最近的检查点继续，或把学习率降到 {:e} 以下重新开始。", rate / 4.0),
     )
     .field("learning_rate")
-    .into()
 }

@@ -10,7 +10,8 @@ use crate::{
 use api::{
     Job, Problem,
     job::{Checkpoint, JobKind, Metric, NewChain, NewJob},
-    routes::{CHAINS, JOB, JOB_CHECKPOINTS, JOB_LOG, JOB_METRICS, JOB_RESUME, JOB_STOP, JOBS},
+    rollout::Rollout,
+    routes::{CHAINS, JOB, JOB_CHECKPOINTS, JOB_LOG, JOB_METRICS, JOB_RESUME, JOB_ROLLOUTS, JOB_STOP, JOBS},
 };
 use axum::{
     extract::{Path, Query, State},
@@ -31,6 +32,8 @@ const MOST_POINTS: i64 = 4000;
 const LARGEST_CONFIG: usize = 1 << 20;
 /// Of a log, at most so much from its end.
 const LOG_BYTES: u64 = 1 << 20;
+/// Of a file of rollouts, which trainers keep far smaller, at most so much.
+const LARGEST_ROLLOUTS: u64 = 64 << 20;
 
 pub fn routes() -> Vec<Route> {
     vec![
@@ -61,6 +64,9 @@ pub fn routes() -> Vec<Route> {
             get(checkpoints),
         )
         .gives(StatusCode::OK, Content::json::<Vec<Checkpoint>>()),
+        Route::new(Method::GET, JOB_ROLLOUTS, "What a step sampled and what it got for it", get(rollouts))
+            .query("step", "Of this step; the newest if not given")
+            .gives(StatusCode::OK, Content::json::<Vec<Rollout>>()),
     ]
 }
 
@@ -159,6 +165,42 @@ async fn log(State(app): State<App>, Path(id): Path<String>, Query(query): Query
 async fn checkpoints(State(app): State<App>, Path(id): Path<String>) -> Reply<axum::Json<Vec<Checkpoint>>> {
     known(&app, &id).await?;
     Ok(axum::Json(supervisor::checkpoints(&app.store, &app.home, &id).await?))
+}
+
+#[derive(Deserialize)]
+struct RolloutsQuery {
+    step: Option<u64>,
+}
+
+async fn rollouts(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Query(query): Query<RolloutsQuery>,
+) -> Reply<axum::Json<Vec<Rollout>>> {
+    known(&app, &id).await?;
+    let path = app.home.run(&id).ok_or_else(|| missing(&id))?.join("rollouts.jsonl");
+    let found = tokio::task::spawn_blocking(move || of_step(path, query.step)).await.map_err(Failure::internal)?;
+    let found = found.map_err(|e| Failure::io(["Reading the rollouts", "读取采样记录"], &e))?;
+    Ok(axum::Json(found))
+}
+
+/// The lines of a step in a file of rollouts, of the newest if none is given; none of a file that isn't there, and nothing of
+/// a line that is still being written.
+fn of_step(path: PathBuf, step: Option<u64>) -> io::Result<Vec<Rollout>> {
+    #[derive(Deserialize)]
+    struct Stepped {
+        step: u64,
+    }
+    let mut text = String::new();
+    match File::open(path) {
+        Ok(file) => file.take(LARGEST_ROLLOUTS).read_to_string(&mut text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let stepped = |line: &'_ str| serde_json::from_str::<Stepped>(line).ok().map(|found| found.step);
+    let Some(wanted) = step.or_else(|| text.lines().rev().find_map(stepped)) else { return Ok(Vec::new()) };
+    let lines = text.lines().filter(|line| stepped(line) == Some(wanted));
+    Ok(lines.filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
 async fn known(app: &App, id: &str) -> Reply<()> {

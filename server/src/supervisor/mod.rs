@@ -296,7 +296,8 @@ impl Supervisor {
         self.write_spec(record)?;
         let dir = self.dir(&record.job.id)?;
         if record.job.kind != JobKind::Pull {
-            let secrets: &[&str] = if record.job.kind == JobKind::Make { &teacher::VARIABLES } else { &[] };
+            let asks = record.job.kind == JobKind::Make || teacher::is_asked(&record.job.config);
+            let secrets: &[&str] = if asks { &teacher::VARIABLES } else { &[] };
             return Ok(Life::Child(self.base.program.start_job(&dir, slot.unwrap_or(Slot::Cpu), secrets)?));
         }
         let (base, config, stop) = (self.base.clone(), record.job.config.clone(), stop.clone());

@@ -14,7 +14,7 @@ use crate::{
         plain,
     },
     model::{
-        Batch, Model, Parameter, Source, Store, Weights, build,
+        Batch, Cache, Model, Parameter, Source, Store, Weights, build,
         families::family,
         rope::{RopeConfig, RopeScaling, RopeTable},
     },
@@ -509,12 +509,52 @@ fn packing_and_cache_change_nothing() {
         let (both, alone) =
             (model.losses(&of(&[&a, &b])).unwrap(), [&a[..], &b].map(|ids| model.loss(&of(&[ids])).unwrap()));
         assert!(both.iter().zip(alone).all(|(packed, alone)| (packed - alone).abs() < 1e-4), "{both:?} {alone:?}");
-        let mut cache = crate::model::Cache::new(2);
+        let mut cache = Cache::new(2);
         model.step(&a[..3], &mut cache).unwrap();
         model.step(&a[3..5], &mut cache).unwrap();
         let last = Tensor::from_vec(model.step(&a[5..], &mut cache).unwrap(), 40, &Device::Cpu).unwrap();
         near("cached", &last, &model.logits(&a, &[6]).unwrap().get(5).unwrap());
         assert_eq!(last.dtype(), DType::F32);
+    }
+}
+
+/// Sequences that advance together, begin and end at their own time and share what they have in common get the logits of
+/// each alone.
+#[test]
+fn several_sequences_in_a_cache_are_each_for_itself() {
+    for config in families() {
+        let (model, _) = tiny(&config, false, 5);
+        let (a, b) = (vec![1u32, 5, 9, 2, 7, 7], vec![3u32, 3, 8]);
+        let check = |ids: &[u32], logits: &[f32]| {
+            let last = model.logits(ids, &[ids.len()]).unwrap().get(ids.len() - 1).unwrap();
+            near("logits", &Tensor::new(logits, &Device::Cpu).unwrap(), &last);
+        };
+        let mut cache = Cache::of(2, 2);
+        let first = model.step_all(&[&a, &b], &mut cache).unwrap();
+        check(&a, &first[0]);
+        check(&b, &first[1]);
+        // Two that go on from a, one from b.
+        cache.choose(&[0, 1, 0]).unwrap();
+        let mut texts = [a.clone(), b, a];
+        for tokens in [[4u32, 6, 2], [1, 1, 9], [9, 0, 3]] {
+            let pieces: Vec<&[u32]> = tokens.iter().map(std::slice::from_ref).collect();
+            let logits = model.step_all(&pieces, &mut cache).unwrap();
+            for ((text, token), logits) in texts.iter_mut().zip(tokens).zip(&logits) {
+                text.push(token);
+                check(text, logits);
+            }
+        }
+        // The first ends, the others go on in another order, one of them by several tokens.
+        cache.choose(&[2, 1]).unwrap();
+        let mut texts = [texts[2].clone(), texts[1].clone()];
+        for _ in 0..3 {
+            let logits = model.step_all(&[&[8, 8, 1], &[5]], &mut cache).unwrap();
+            texts[0].extend([8, 8, 1]);
+            texts[1].push(5);
+            texts.iter().zip(&logits).for_each(|(text, logits)| check(text, logits));
+        }
+        assert_eq!((cache.length(0), cache.length(1)), (texts[0].len(), texts[1].len()));
+        assert!(model.step_all(&[&[1]], &mut cache).is_err());
     }
 }
 

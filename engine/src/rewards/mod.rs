@@ -1,0 +1,226 @@
+//! Reward functions, `reward_funcs`: what an answer of the policy is worth. One file for each; one line here.
+
+mod exact;
+mod format;
+mod http;
+mod judge;
+mod length;
+mod model;
+mod numeric;
+mod overlong;
+mod regex;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
+pub use model::{RewardModelParams, others};
+
+use crate::{
+    Result,
+    entry::{Entry, find},
+    stages::Setting,
+};
+use api::{Problem, Problems, RunConfig, catalog::main_ui, params};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, sync::atomic::AtomicBool};
+
+/// What is judged.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Attempt {
+    /// As the model read it, special tokens included.
+    pub prompt: String,
+    /// Without special tokens.
+    pub text: String,
+    /// The answer of the row, where it has one.
+    pub reference: Option<String>,
+    pub prompt_ids: Vec<u32>,
+    /// Of the answer, with the token that ended it.
+    pub ids: Vec<u32>,
+}
+
+/// A reward function.
+pub trait Reward: Entry {
+    /// Whether it compares with the answer of the row.
+    fn needs_reference(&self) -> bool {
+        false
+    }
+
+    fn start(&self, config: &RunConfig) -> Result<Box<dyn Scorer>, Problems>;
+}
+
+/// A reward function of one run.
+pub trait Scorer: Send {
+    /// Loads or connects what it asks.
+    fn begin(&mut self, setting: &Setting) -> Result<()> {
+        let _ = setting;
+        Ok(())
+    }
+
+    /// What each attempt is worth; nothing where it can't be said. Once `stop` is true what it gives doesn't count.
+    fn score(&mut self, attempts: &[Attempt], stop: &AtomicBool) -> Result<Vec<Option<f64>>>;
+}
+
+pub static REWARDS: &[&dyn Reward] = &[
+    &format::Format,
+    &exact::Exact,
+    &numeric::Numeric,
+    &regex::Pattern,
+    &length::Length,
+    &overlong::SoftOverlong,
+    &model::RewardModel,
+    &judge::Judge,
+    &http::Http,
+];
+
+/// What `reward_funcs` says, in TRL's names.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct RewardParams {
+    /// What answers are rewarded for, one or more of: format, exact, numeric, regex, length, soft_overlong, model, judge, http.
+    #[schemars(extend("ui" = main_ui(["Rewards", "奖励函数"], "回答因何获得奖励，可选一个或多个：format（格式）、exact（完全一致）、numeric（数值答案）、regex（正则）、length（长度）、soft_overlong（过长惩罚）、model（奖励模型）、judge（评审模型）、http（打分服务）。", ["Several are added up by their weights", "多个奖励按权重相加"])))]
+    pub reward_funcs: Vec<String>,
+    /// What each reward counts, in their order. Empty: 1 each.
+    #[schemars(extend("ui" = main_ui(["Reward weights", "奖励权重"], "各奖励的权重，按其顺序。留空则均为 1。", ["For example 1,0.2", "例如 1,0.2"])))]
+    pub reward_weights: Vec<f64>,
+}
+
+/// Schemas of all that reward functions take, for the cards of the stages that use them.
+pub fn schemas() -> impl Iterator<Item = serde_json::Value> {
+    std::iter::once(params::schema::<RewardParams>()).chain(REWARDS.iter().map(|reward| reward.card().schema))
+}
+
+/// The reward functions of one run with their weights.
+pub struct Rewards {
+    all: Vec<(String, f64, Box<dyn Scorer>)>,
+    needs_reference: Option<String>,
+}
+
+/// What an attempt got: from each function, before its weight, and in all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Worth {
+    pub parts: BTreeMap<String, f64>,
+    pub total: f64,
+}
+
+impl Rewards {
+    /// As `reward_funcs` and `reward_weights` say.
+    pub fn of(config: &RunConfig) -> Result<Self, Problems> {
+        let RewardParams { reward_funcs, reward_weights } = params::read(config)?;
+        if reward_funcs.is_empty() {
+            return Err(nothing_rewarded().into());
+        }
+        if !reward_weights.is_empty() && reward_weights.len() != reward_funcs.len() {
+            return Err(wrong_weights(reward_funcs.len(), reward_weights.len()).into());
+        }
+        let weights = reward_weights.into_iter().chain(std::iter::repeat(1.0));
+        Self::new(config, reward_funcs.into_iter().zip(weights))
+    }
+
+    /// Those of these names with these weights.
+    pub fn new(config: &RunConfig, named: impl Iterator<Item = (String, f64)>) -> Result<Self, Problems> {
+        let (mut problems, mut all, mut needs_reference) = (Problems::default(), Vec::new(), None);
+        for (name, weight) in named {
+            let started = find(REWARDS, ["reward", "奖励函数"], "reward_funcs", &name)
+                .map_err(|error| Problems(error.into_problems()))
+                .and_then(|reward| {
+                    if reward.needs_reference() {
+                        needs_reference = Some(name.clone());
+                    }
+                    reward.start(config)
+                });
+            match started {
+                Ok(scorer) => all.push((name, weight, scorer)),
+                Err(found) => problems.0.extend(found.0),
+            }
+        }
+        problems.or(Self { all, needs_reference })
+    }
+
+    /// Loads and connects what they ask; refuses rows without an answer where one is compared with.
+    pub fn begin(&mut self, setting: &Setting) -> Result<()> {
+        // What is trained of a question is its answer and a last token.
+        let samples = &setting.prepared.samples;
+        if let Some(name) = &self.needs_reference {
+            let missing = (0..samples.len()).filter(|i| samples.targets(*i) < 2).count();
+            if missing > 0 {
+                return Err(no_reference(name, missing).into());
+            }
+        }
+        self.all.iter_mut().try_for_each(|(_, _, scorer)| scorer.begin(setting))
+    }
+
+    /// What each attempt is worth.
+    pub fn score(&mut self, attempts: &[Attempt], stop: &AtomicBool) -> Result<Vec<Worth>> {
+        let mut worth = vec![Worth::default(); attempts.len()];
+        for (name, weight, scorer) in &mut self.all {
+            for (worth, score) in worth.iter_mut().zip(scorer.score(attempts, stop)?) {
+                if let Some(score) = score.filter(|score| score.is_finite()) {
+                    worth.total += *weight * score;
+                    worth.parts.insert(name.clone(), score);
+                }
+            }
+        }
+        Ok(worth)
+    }
+}
+
+fn nothing_rewarded() -> Problem {
+    let names = REWARDS.iter().map(|reward| reward.card().name).collect::<Vec<_>>();
+    Problem::new("no_reward", "No reward is chosen, so there is nothing to learn from.", "未选择奖励函数，无从学习。")
+        .hint(
+            format!("Set reward_funcs to one or more of {}.", names.join(", ")),
+            format!("请将 reward_funcs 设为以下之一或多个：{}。", names.join("、")),
+        )
+        .field("reward_funcs")
+}
+
+fn wrong_weights(functions: usize, weights: usize) -> Problem {
+    Problem::new(
+        "wrong_weights",
+        format!("reward_weights has {weights} weights for {functions} rewards."),
+        format!("reward_weights 有 {weights} 个权重，而奖励函数有 {functions} 个。"),
+    )
+    .hint("Give one number for each reward, for example 1,0.2.", "请为每个奖励函数给出一个数，例如 1,0.2。")
+    .field("reward_weights")
+}
+
+fn no_reference(name: &str, missing: usize) -> Problem {
+    Problem::new(
+        "no_reference",
+        format!("The reward {name} compares with the answers of the rows, and {missing} rows have none."),
+        format!("奖励函数 {name} 要与样本的回答比较，而有 {missing} 行没有回答。"),
+    )
+    .hint(
+        "Choose a dataset with answers, or a reward that needs none, such as format or judge.",
+        "请选择带回答的数据集，或改用无需回答的奖励，例如 format 或 judge。",
+    )
+    .field("reward_funcs")
+}
+
+/// A regular expression that a person wrote.
+fn pattern(field: &str, text: &str) -> Result<::regex::Regex, Problems> {
+    ::regex::Regex::new(text).map_err(|e| {
+        let reason = e.to_string().lines().last().unwrap_or_default().trim().to_owned();
+        Problem::new(
+            "bad_pattern",
+            format!("{field} {text:?} is no regular expression: {reason}."),
+            format!("{field} “{text}”不是有效的正则表达式：{reason}。"),
+        )
+        .hint(
+            "Look-around and back-references are not available; write it without them.",
+            "不支持环视与反向引用，请改写。",
+        )
+        .field(field)
+        .into()
+    })
+}
+
+/// Each attempt by itself, with a function of it alone.
+fn each(attempts: &[Attempt], score: impl Fn(&Attempt) -> f64) -> Result<Vec<Option<f64>>> {
+    Ok(attempts.iter().map(|attempt| Some(score(attempt))).collect())
+}
+
+fn hit(is_hit: bool) -> f64 {
+    f64::from(u8::from(is_hit))
+}

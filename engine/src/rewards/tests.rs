@@ -1,0 +1,97 @@
+//! What each reward gives for answers as models write them.
+
+use super::*;
+use serde_json::{Value, json};
+
+fn scores(config: Value, answers: &[(&str, &str)]) -> Vec<f64> {
+    let config: RunConfig = serde_json::from_value(config).unwrap();
+    let mut rewards = Rewards::of(&config).unwrap();
+    let attempts = answers.iter().map(|(text, reference)| Attempt {
+        text: (*text).into(),
+        reference: Some((*reference).into()),
+        ids: text.split_whitespace().map(|_| 1).collect(),
+        ..Attempt::default()
+    });
+    let stop = AtomicBool::new(false);
+    rewards.score(&attempts.collect::<Vec<_>>(), &stop).unwrap().into_iter().map(|worth| worth.total).collect()
+}
+
+fn refused(config: Value) -> Problem {
+    let config: RunConfig = serde_json::from_value(config).unwrap();
+    let problems = Rewards::of(&config).err().unwrap();
+    let problem = problems.0[0].clone();
+    assert!(!problem.hint.is_empty() && problem.zh.is_some(), "{problem:?}");
+    problem
+}
+
+#[test]
+fn formats_are_those_of_the_whole_answer() {
+    let answers = [
+        ("<think>so\nso</think>\n<answer>4</answer>", ""),
+        ("<think></think><answer></answer>", ""),
+        ("Well: <think>a</think><answer>4</answer>", ""),
+        ("<answer>4</answer>", ""),
+        ("", ""),
+    ];
+    assert_eq!(scores(json!({"reward_funcs": "format"}), &answers), [1.0, 1.0, 0.0, 0.0, 0.0]);
+    let own = json!({"reward_funcs": "format", "reward_format": "[a-z]+|\\d"});
+    assert_eq!(scores(own, &[("abc", ""), ("7", ""), ("abc7", ""), ("A", "")]), [1.0, 1.0, 0.0, 0.0]);
+}
+
+#[test]
+fn numbers_are_those_of_gsm8k() {
+    let answers = [
+        ("She has 3 + 4 = 7 eggs.\n#### 7", "so\n#### 7"),
+        ("It costs $1,200.00.", "#### 1200"),
+        ("The answer is -5", "#### -5"),
+        ("about .5 of it", "#### 0.5"),
+        ("\\boxed{42} and 7", "#### 42"),
+        ("<answer>42</answer> 9", "42"),
+        ("#### 8, not 7", "#### 7"),
+        ("none", "#### 7"),
+        ("-$3", "-3"),
+        ("version 1.2.3", "3"),
+    ];
+    let found = scores(json!({"reward_funcs": "numeric"}), &answers);
+    assert_eq!(found, [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0]);
+}
+
+#[test]
+fn exact_answers_may_stand_in_tags() {
+    let answers = [(" Paris\n", "Paris"), ("<think>Rome?</think><answer>Paris</answer>", "Paris"), ("paris", "Paris")];
+    assert_eq!(scores(json!({"reward_funcs": "exact"}), &answers), [1.0, 1.0, 0.0]);
+    assert_eq!(exact::said("\\boxed{\\frac{1}{2}} x"), "\\frac{1}{2}");
+    assert_eq!(exact::said("\\boxed{never closed"), "\\boxed{never closed");
+}
+
+#[test]
+fn lengths_and_patterns_add_up_by_their_weights() {
+    let config = json!({
+        "reward_funcs": "length, regex, soft_overlong", "reward_weights": "1, 0.5, 2", "reward_length": 4,
+        "reward_regex": "(?i)thanks", "soft_max_length": 6, "soft_cache_length": 2
+    });
+    let answers = [("a b c d", ""), ("Thanks to you", ""), ("a b c d e", ""), ("1 2 3 4 5 6 7 8 9", "")];
+    assert_eq!(scores(config, &answers), [1.0, 0.75 + 0.5, 0.75 - 1.0, -2.0]);
+}
+
+#[test]
+fn nonsense_is_refused_with_its_field() {
+    for (config, code, field) in [
+        (json!({}), "no_reward", "reward_funcs"),
+        (json!({"reward_funcs": "formt"}), "unknown_name", "reward_funcs"),
+        (json!({"reward_funcs": "format,exact", "reward_weights": "1"}), "wrong_weights", "reward_weights"),
+        (json!({"reward_funcs": "format", "reward_format": "a("}), "bad_pattern", "reward_format"),
+        (json!({"reward_funcs": "regex"}), "no_pattern", "reward_regex"),
+        (
+            json!({"reward_funcs": "soft_overlong", "soft_max_length": 9, "soft_cache_length": 9}),
+            "bad_value",
+            "soft_cache_length",
+        ),
+        (json!({"reward_funcs": "model"}), "no_reward_model", "reward_model"),
+        (json!({"reward_funcs": "http"}), "no_reward_url", "reward_url"),
+        (json!({"reward_funcs": "judge"}), "no_judge", "judge_model"),
+    ] {
+        let problem = refused(config);
+        assert_eq!((problem.code.as_str(), problem.field.as_deref()), (code, Some(field)));
+    }
+}
