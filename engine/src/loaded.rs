@@ -15,7 +15,7 @@ use api::{
     data::Message,
     params::{ComputeType, DataParams, GenerateParams, ModelParams},
 };
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 pub struct Loaded {
     pub model: Model,
@@ -33,8 +33,7 @@ impl Loaded {
     pub fn open(params: &ModelParams, places: &Places, asked: ComputeType) -> Result<Self> {
         let opened = open(params, places)?;
         let encoder = encoder(&opened, &DataParams::default())?;
-        let adapter = params.adapter_name_or_path.as_deref().filter(|a| !a.is_empty());
-        let tuning = adapter.map(|dir| adapters::read(Path::new(dir))).transpose()?;
+        let tuning = adapters::read_all(&params.adapters())?;
         if let Some(tuning) = &tuning {
             tuning.count(&opened.config)?;
         }

@@ -88,9 +88,7 @@ fn resolve(
     let train: TrainParams = read(config, &mut problems);
     let output: OutputParams = read(config, &mut problems);
     let stage = keep(stage(&train.stage), &mut problems);
-    let previous = model.adapter_name_or_path.as_deref().map(Path::new);
-    let tuning = keep(adapters::adapter(&train.finetuning_type), &mut problems)
-        .and_then(|a| keep(a.start(config, previous).map_err(Error::from), &mut problems));
+    let tuning = keep(adapters::start(&train.finetuning_type, config, &model), &mut problems);
     let opened = keep(open(&model, places), &mut problems);
     let registry = Registry::open(dataset_dir(&data, places)).map(|registry| registry.also_in(&places.datasets()));
     let registry = keep(registry, &mut problems);
@@ -152,6 +150,7 @@ fn resolve(
     }
     let sampler = sampler(&samples, &train);
     let steps = steps(&sampler, &train);
+    tuning.begin(steps)?;
     let epochs = steps as f64 / sampler.steps_per_epoch().max(1) as f64;
     let tokens: u64 = (0..samples.len()).map(|i| samples.length(i) as u64).sum();
     let trained: u64 = (0..samples.len()).map(|i| samples.targets(i) as u64).sum();
@@ -174,7 +173,7 @@ fn resolve(
     load.recompute |= too_large.is_some();
     let recompute = load.recompute;
     let (seconds, basis) = estimate::seconds(&opened.config, &load);
-    let saved = if full { load.parameters * 2 } else { trainable * 4 };
+    let saved = if tuning.saves_model() { load.parameters * 2 } else { trainable * 4 };
     let checkpoints = if output.save_steps > 0 { steps.div_ceil(output.save_steps) } else { 1 };
     let kept = output.save_total_limit.map_or(checkpoints, |limit| checkpoints.min(limit as u64 + 1));
     let plan = Plan {
@@ -199,7 +198,8 @@ fn resolve(
         steps,
         memory: estimate::by_part(&opened.config, &load),
         // A checkpoint holds weights and two moments in float32.
-        disk: saved + kept * trainable * 12,
+        disk: saved
+            + kept * (8 * trainable + 4 * if tuning.saves_model() { opened.config.parameters() } else { trainable }),
         compute: compute::describe(&device, compute),
         device,
         seconds: Some(seconds),
@@ -262,10 +262,10 @@ pub fn open(params: &ModelParams, places: &Places) -> Result<Opened> {
     let path = locate::locate(&params.model_name_or_path, places)?;
     let mut files =
         if params.train_from_scratch { ModelFiles::open_untrained(&path)? } else { ModelFiles::open(&path)? };
-    if let Some(adapter) = params.adapter_name_or_path.as_deref().filter(|dir| !dir.is_empty()).map(Path::new)
-        && let Some(rows) = adapter::vocabulary(adapter)?
-    {
-        files.take_vocabulary(adapter, rows);
+    for dir in params.adapters().into_iter().map(Path::new) {
+        if let Some(rows) = adapter::vocabulary(dir)? {
+            files.take_vocabulary(dir, rows);
+        }
     }
     let grown = files.add_tokens(&params.add_tokens, &params.add_special_tokens, params.resize_vocab)?;
     let family = family(files.config())?;

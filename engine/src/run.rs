@@ -101,6 +101,7 @@ fn train(
     let compute = prepared.compute.dtype();
     let mut model = build(&prepared.config, &source, tuning.as_ref(), &mut store, &device, compute)?;
     tuning.place(&model)?;
+    store.set_rates(|parameter| tuning.rate_factor(parameter));
     model.recompute = prepared.recompute;
     model.noise = train.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
 

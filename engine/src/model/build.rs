@@ -29,6 +29,12 @@ pub enum Source<'a> {
 
 /// What a tuning type adds while a model is built. Everything does nothing by default.
 pub trait Attach: Send + Sync {
+    /// Hears of the model before anything of it is built; an error ends the building.
+    fn meet(&self, config: &DecoderConfig) -> Result<()> {
+        let _ = config;
+        Ok(())
+    }
+
     /// Whether the base parameter of this name is trained.
     fn trains(&self, name: &str) -> bool {
         let _ = name;
@@ -55,6 +61,7 @@ pub fn build(
     device: &Device,
     compute: DType,
 ) -> Result<Model> {
+    attach.meet(config)?;
     let mut builder = Builder { config, source, attach, store, device, compute };
     let (c, names) = (config, &config.names);
     let embedding = builder.parameter(&weight(names.embedding), &[c.vocab_size, c.hidden_size], Value::Normal)?;
@@ -193,7 +200,7 @@ impl Builder<'_> {
         let bias = bias
             .then(|| self.parameter(&format!("{}.bias", layout.name), &[*out], Value::Constant(0.0)))
             .transpose()?;
-        Ok(Linear { weight, bias, branch: None })
+        Ok(Linear::new(weight, bias))
     }
 
     fn norm(&mut self, name: &str, dim: usize) -> Result<Norm> {

@@ -235,6 +235,16 @@ impl Model {
         all.map(|linear| (linear.weight.name.trim_end_matches(".weight").to_string(), linear))
     }
 
+    /// The base's parameters, each once.
+    pub fn parameters(&self) -> Vec<&Parameter> {
+        let mut all = vec![self.embedding.as_ref()];
+        all.extend(self.positions.as_deref());
+        all.extend(self.layers.iter().flat_map(Layer::parameters));
+        all.extend(self.norm.parameters());
+        all.extend((!Arc::ptr_eq(&self.embedding, &self.head)).then_some(self.head.as_ref()));
+        all
+    }
+
     fn pass<'a>(
         &self,
         sequences: &[(usize, usize)],

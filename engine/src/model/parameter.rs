@@ -48,6 +48,8 @@ impl Parameter {
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     trainable: BTreeMap<String, Arc<Parameter>>,
+    /// Factors on the learning rate, where they aren't 1.
+    rates: BTreeMap<String, f64>,
 }
 
 impl Store {
@@ -69,6 +71,17 @@ impl Store {
 
     pub fn get(&self, name: &str) -> Option<&Arc<Parameter>> {
         self.trainable.get(name)
+    }
+
+    /// Gives each parameter its factor on the learning rate.
+    pub fn set_rates(&mut self, factor: impl Fn(&Parameter) -> f64) {
+        let factors = self.trainable.values().map(|p| (p.name.clone(), factor(p)));
+        self.rates = factors.filter(|(_, factor)| *factor != 1.0).collect();
+    }
+
+    /// The factor on a parameter's learning rate.
+    pub fn rate(&self, name: &str) -> f64 {
+        self.rates.get(name).copied().unwrap_or(1.0)
     }
 
     /// Values in all.

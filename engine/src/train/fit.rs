@@ -137,6 +137,7 @@ pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<O
             }
         };
         let loss = sum / targets as f64;
+        let penalty = run.tuning.penalise(run.tuned, &mut grads)?;
         let (norm, factor) = clip(&grads, run.params.max_grad_norm)?;
         if !loss.is_finite() || !norm.is_finite() {
             return Err(diverged(run.step + 1, loss, run.params.learning_rate));
@@ -144,14 +145,18 @@ pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<O
         let peak = run.params.learning_rate;
         let rate = peak * schedule::factor(run.params.lr_scheduler_type, run.step, warmup, run.steps, peak);
         run.optimizer.step(run.store, &grads, rate, factor)?;
+        run.tuning.after_step(run.tuned, &grads, factor, run.step)?;
         run.step += 1;
 
-        let values = BTreeMap::from([
+        let mut values = BTreeMap::from([
             ("loss".to_string(), loss),
             ("learning_rate".to_string(), rate),
             ("grad_norm".to_string(), norm),
             ("tokens_per_s".to_string(), tokens as f64 / begun.elapsed().as_secs_f64().max(1e-9)),
         ]);
+        if penalty != 0.0 {
+            values.insert("penalty".to_string(), penalty);
+        }
         let epoch = run.epoch();
         run.log.step(run.step, epoch, &values)?;
         (run.sink)(Event::Metrics { step: run.step, epoch, values })?;

@@ -39,20 +39,21 @@ impl AdamW {
         }
     }
 
-    /// One step of size `rate` along `scale` times the gradients. Norms and biases, all vectors, are not decayed,
+    /// One step of size `rate` (times each parameter's own factor) along `scale` times the gradients. Norms and biases, all vectors, are not decayed,
     /// as transformers has it.
     pub fn step(&mut self, store: &Store, grads: &Grads, rate: f64, scale: f64) -> Result<()> {
         self.steps += 1;
-        let mut on_device = Vec::new();
+        let mut on_device: BTreeMap<u64, Vec<_>> = BTreeMap::new();
         for parameter in store.trainable() {
             let Some(gradient) = grads.get(&parameter.name) else { continue };
             self.begin(parameter)?;
+            let rate = rate * store.rate(&parameter.name);
             match in_place(gradient) && in_place(&parameter.get()) {
                 true => self.update(parameter, gradient, rate, scale)?,
-                false => on_device.push((parameter, gradient)),
+                false => on_device.entry(rate.to_bits()).or_default().push((parameter, gradient)),
             }
         }
-        self.update_together(on_device, rate, scale)
+        on_device.into_iter().try_for_each(|(rate, all)| self.update_together(all, f64::from_bits(rate), scale))
     }
 
     /// State as tensors: `m.NAME` and `v.NAME`, in the shape of the parameter.

@@ -2,18 +2,26 @@
 //! Shapes: x (tokens, dim), with the sequences packed one after another and their places in [`Pass`].
 
 mod attention;
+mod dora;
 mod experts;
 mod layer;
 mod linear;
 mod mlp;
 mod norm;
+mod patch;
+mod rescale;
+mod rotate;
 
 pub use attention::{Attention, Qkv};
+pub use dora::Dora;
 pub use experts::Experts;
 pub use layer::{FeedForward, Layer, Recompute};
 pub use linear::{Linear, LowRank};
 pub use mlp::{Mlp, MlpInput};
 pub use norm::{LayerNorm, Norm, RmsNorm};
+pub use patch::Patch;
+pub use rescale::Rescale;
+pub use rotate::Rotate;
 
 use super::{Grads, Keep, Pass};
 use crate::Result;
