@@ -26,12 +26,9 @@ pub fn size(quantisation: Quantisation, config: &DecoderConfig) -> (u64, u64) {
 
 /// A problem if the tuning changes weights that would be quantised.
 pub fn check(params: &QuantizationParams, tuning: &dyn Tuning, config: &DecoderConfig, name: &str) -> Result<()> {
-    let (Some(bits), Some((linear, ..))) = (
-        params.quantization_bit,
-        linears(config).into_iter().find(|(linear, ..)| tuning.trains(&format!("{linear}.weight"))),
-    ) else {
-        return Ok(());
-    };
+    let names = linears(config).into_iter().map(|linear| linear.name);
+    let trained = names.into_iter().find(|linear| tuning.trains(&format!("{linear}.weight")));
+    let (Some(bits), Some(linear)) = (params.quantization_bit, trained) else { return Ok(()) };
     Err(Problem::new(
         "quantised_and_trained",
         format!("quantization_bit is {bits}, but {name} trains {linear}, and quantised weights can't be trained."),

@@ -37,8 +37,7 @@ impl Loaded {
     pub fn open(params: &ModelParams, places: &Places, asked: ComputeType) -> Result<Self> {
         let opened = open(params, places)?;
         let encoder = encoder(&opened, &DataParams::default())?;
-        let adapter = params.adapter_name_or_path.as_deref().filter(|a| !a.is_empty());
-        let tuning = adapter.map(|dir| adapters::read(Path::new(dir))).transpose()?;
+        let tuning = adapters::read_all(&params.adapters())?;
         if let Some(tuning) = &tuning {
             tuning.count(&opened.config)?;
         }
@@ -55,7 +54,7 @@ impl Loaded {
             tuning.place(&model)?;
         }
         let eos = ends(&opened.files, &encoder);
-        let folders = adapter.map(Path::new).into_iter().chain([opened.files.path()]);
+        let folders = params.adapters().pop().map(Path::new).into_iter().chain([opened.files.path()]);
         let scoring = folders.into_iter().find(|dir| dir.join(value_head::FILE).exists());
         let value_head = scoring.map(|dir| ValueHead::open(dir, &model)).transpose()?;
         Ok(Self { model, files: opened.files, encoder, eos, tuning, store, value_head })

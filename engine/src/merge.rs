@@ -87,13 +87,21 @@ pub fn export(
     Ok(Outcome::Succeeded)
 }
 
-/// Merged weights of the linears that carry an adapter, and what was trained whole, by name.
+/// What an adapter changed, by name: merged linears, and base parameters that were trained or that came with it.
 fn merged(loaded: &Loaded) -> Result<BTreeMap<String, Tensor>> {
-    let patched = loaded.model.linears().filter(|(_, linear)| linear.branch.is_some());
-    let patched = patched.map(|(name, linear)| Ok((format!("{name}.weight"), linear.weight.stored(linear.merged()?)?)));
-    let whole = [&loaded.model.embedding, &loaded.model.head].into_iter().filter(|parameter| parameter.trainable);
-    let whole = whole.map(|parameter| Ok((parameter.name.clone(), parameter.get())));
-    patched.chain(whole).collect()
+    let mut all = BTreeMap::new();
+    if loaded.tuning.is_none() {
+        return Ok(all);
+    }
+    for parameter in loaded.model.parameters() {
+        all.insert(parameter.name.clone(), parameter.stored(parameter.get())?);
+    }
+    for (_, linear) in loaded.model.linears().filter(|(_, linear)| linear.is_adapted()) {
+        let (weight, bias) = linear.merged()?;
+        all.insert(linear.weight.name.clone(), linear.weight.stored(weight)?);
+        all.extend(linear.bias.as_ref().zip(bias).map(|(parameter, bias)| (parameter.name.clone(), bias)));
+    }
+    Ok(all)
 }
 
 fn refuse_existing(dir: &Path) -> Result<()> {

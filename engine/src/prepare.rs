@@ -99,9 +99,7 @@ fn resolve(
     let quantization: QuantizationParams = read(config, &mut problems);
     let output: OutputParams = read(config, &mut problems);
     let stage = keep(stage(&train.stage), &mut problems);
-    let previous = model.adapter_name_or_path.as_deref().map(Path::new);
-    let mut tuning = keep(adapters::adapter(&train.finetuning_type), &mut problems)
-        .and_then(|a| keep(a.start(config, previous).map_err(Error::from), &mut problems));
+    let mut tuning = keep(adapters::start(&train.finetuning_type, config, &model), &mut problems);
     // What the stage refuses, it refuses before anything is read.
     let sampled = stage.and_then(|stage| {
         let started = keep(stage.start(config).map_err(Error::from), &mut problems);
@@ -109,7 +107,7 @@ fn resolve(
     });
     let opened = keep(open(&model, places), &mut problems);
     if let (Some(tuning), Some(opened)) = (&mut tuning, &opened) {
-        keep(tuning.meet(&opened.tokenizer.tokenizer), &mut problems);
+        keep(tuning.tokenize(&opened.tokenizer.tokenizer), &mut problems);
     }
     let registry = Registry::open(dataset_dir(&data, places)).map(|registry| registry.also_in(&places.datasets()));
     let registry = keep(registry, &mut problems);
@@ -184,6 +182,7 @@ fn resolve(
         Some(Sampled { prompts, .. }) => Sampler { batch: prompts, accumulation: 1, ..sampler(&samples, &train) },
     };
     let steps = steps(&sampler, &train);
+    tuning.begin(steps)?;
     let epochs = steps as f64 / sampler.steps_per_epoch().max(1) as f64;
     let tokens: u64 = (0..samples.len()).map(|i| samples.length(i) as u64).sum();
     let trained: u64 = (0..samples.len()).map(|i| samples.targets(i) as u64).sum();
@@ -212,7 +211,8 @@ fn resolve(
     load.recompute |= too_large.is_some();
     let recompute = load.recompute;
     let (seconds, basis) = estimate::seconds(&opened.config, &load);
-    let saved = if full { load.parameters * 2 } else { trainable * 4 };
+    let saved = if tuning.saves_model() { load.parameters * 2 } else { trainable * 4 };
+    let held = if tuning.saves_model() { load.parameters } else { trainable };
     let checkpoints = if output.save_steps > 0 { steps.div_ceil(output.save_steps) } else { 1 };
     let kept = output.save_total_limit.map_or(checkpoints, |limit| checkpoints.min(limit as u64 + 1));
     let plan = Plan {
@@ -237,7 +237,7 @@ fn resolve(
         steps,
         memory: estimate::by_part(&opened.config, &load).into_iter().chain(other_models(others)).collect(),
         // A checkpoint holds weights in float32 and the optimizer's state.
-        disk: saved + kept * (trainable * 4 + optimizers::bytes(&train, &optimizer, trainable)),
+        disk: saved + kept * (held * 4 + optimizers::bytes(&train, &optimizer, trainable)),
         compute: compute::describe(&device, compute),
         device,
         seconds: Some(seconds),
@@ -308,10 +308,10 @@ pub fn open(params: &ModelParams, places: &Places) -> Result<Opened> {
     let path = locate::locate(&params.model_name_or_path, places)?;
     let mut files =
         if params.train_from_scratch { ModelFiles::open_untrained(&path)? } else { ModelFiles::open(&path)? };
-    if let Some(adapter) = params.adapter_name_or_path.as_deref().filter(|dir| !dir.is_empty()).map(Path::new)
-        && let Some(rows) = adapter::vocabulary(adapter)?
-    {
-        files.take_vocabulary(adapter, rows);
+    for dir in params.adapters().into_iter().map(Path::new) {
+        if let Some(rows) = adapter::vocabulary(dir)? {
+            files.take_vocabulary(dir, rows);
+        }
     }
     let grown = files.add_tokens(&params.add_tokens, &params.add_special_tokens, params.resize_vocab)?;
     let family = family(files.config())?;

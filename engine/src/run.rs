@@ -102,6 +102,7 @@ fn train(
     let (attach, quantisation) = (tuning.as_ref(), prepared.quantisation);
     let mut model = build_on(&prepared.config, &source, attach, &mut store, &device, compute, quantisation)?;
     tuning.place(&model)?;
+    store.set_factors(|parameter| tuning.rate_factor(parameter));
     model.recompute = prepared.recompute;
     model.noise = train.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
 

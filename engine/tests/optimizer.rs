@@ -262,7 +262,7 @@ fn a_parameter_may_have_a_learning_rate_of_its_own() {
         for name in ["layers.0.a.weight", "layers.0.b.weight"] {
             store.add(name, tensor(&[1.0, 2.0, -3.0, 0.5], &[2, 2]));
         }
-        store.set_factor("layers.0.b.weight", 4.0);
+        store.set_factors(|p| if p.name == "layers.0.b.weight" { 4.0 } else { 1.0 });
         let mut grads = Grads::default();
         store.trainable().for_each(|p| grads.add(p, tensor(&[0.3, -0.1, 0.2, 0.7], &[2, 2])).unwrap());
         let seeded = OptimizerParams { galore_rank: 2, apollo_scale: 1.0, ..OptimizerParams::default() };

@@ -319,7 +319,7 @@ fn what_tunings_begin_with() {
         for (count, ids) in [(5u64, vec![5u32, 9, 5, 9, 5]), (1, vec![5])] {
             case.settings.set("num_virtual_tokens", count);
             let mut tuning = case.tuning(None);
-            tuning.meet(&case.files().tokenizer().unwrap().tokenizer).unwrap();
+            tuning.tokenize(&case.files().tokenizer().unwrap().tokenizer).unwrap();
             let model = case.model(tuning.as_ref(), &mut Store::default());
             let rows = model.embedding.get().index_select(&Tensor::new(ids, &Device::Cpu).unwrap(), 0).unwrap();
             let begun = model.virtual_tokens.as_ref().unwrap().values(None).unwrap();

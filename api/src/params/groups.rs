@@ -12,9 +12,12 @@ pub struct ModelParams {
     /// The model to start from: `starter`, a folder, a .gguf file, or a hub id that was pulled.
     #[schemars(extend("ui" = placed_ui(["Model", "模型"], "起点模型：starter、文件夹、.gguf 文件，或已下载的 Hub 名称。")))]
     pub model_name_or_path: String,
-    /// An adapter trained before, to go on from.
-    #[schemars(extend("ui" = placed_ui(["Continue from", "继续自"], "以前训练的适配器，从它继续。")))]
+    /// An adapter trained before, to go on from. Of several, with commas between, all but the last are merged into the base.
+    #[schemars(extend("ui" = placed_ui(["Continue from", "继续自"], "以前训练的适配器，从它继续。用逗号分隔多个时，除最后一个外都先合并进基座模型。")))]
     pub adapter_name_or_path: Option<String>,
+    /// Merge the adapters of adapter_name_or_path into the base, and begin a new one.
+    #[schemars(extend("ui" = ui(["New adapter", "新建适配器"], "把 adapter_name_or_path 中的适配器合并进基座模型，另起一个新的。", ["The result needs these adapters below it", "使用结果时，下面仍需这些适配器"])))]
+    pub create_new_adapter: bool,
     /// How messages become tokens. Empty: the model's own chat template.
     #[schemars(extend("ui" = ui(["Chat template", "对话模板"], "消息如何变成词元。留空则用模型自带的模板。", ["Change it only if the model has none of its own", "仅当模型没有自带模板时才需更改"])))]
     pub template: Option<String>,
@@ -37,6 +40,23 @@ pub struct ModelParams {
     /// Stretches the positions of the model to longer texts.
     #[schemars(extend("ui" = ui(["RoPE scaling", "RoPE 缩放"], "把位置编码拉长，以容纳更长的文本。", ["Only for texts longer than the model's context", "仅用于超出模型上下文的文本"])))]
     pub rope_scaling: RopeScaling,
+}
+
+impl ModelParams {
+    /// The adapters that are named, the one on top last.
+    pub fn adapters(&self) -> Vec<&str> {
+        let names = self.adapter_name_or_path.iter().flat_map(|names| names.split(','));
+        names.map(str::trim).filter(|name| !name.is_empty()).collect()
+    }
+
+    /// Those of them that are merged into the base before the tuning begins.
+    pub fn below(&self) -> Vec<&str> {
+        let mut all = self.adapters();
+        if !self.create_new_adapter {
+            all.pop();
+        }
+        all
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -24,6 +24,13 @@ pub fn ignored() -> Vec<Ignored> {
                 "Lathe 按需读取数据，无需管理缓存。",
             ],
         ),
+        (
+            &["loraplus_lr_embedding"],
+            [
+                "LoRA is put on linears; an embedding is trained whole, at the usual rate.",
+                "LoRA 只加在线性层上；嵌入若训练则完整训练，使用通常的学习率。",
+            ],
+        ),
         (&["trust_remote_code"], ["Lathe never runs code from a model folder.", "Lathe 从不运行模型文件夹中的代码。"]),
         (
             &["tf32", "infer_dtype", "upcast_layernorm", "upcast_lmhead_output"],

@@ -117,6 +117,11 @@ fn coerce(key: &str, value: &Value, property: &Value) -> Result<Value, Box<Probl
             .into(),
         Value::Array(items) if wants("array") => items.iter().map(|value| item(value.clone(), property)).collect(),
         Value::Number(_) if wants("array") => vec![value.clone()].into(),
+        // A table is a list of its lines.
+        Value::Object(entries) if wants("array") && !wants("object") => {
+            entries.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().into()
+        }
+        Value::Bool(word) if wants("string") && !wants("boolean") => word.to_string().into(),
         Value::Array(items) if wants("string") && !wants("array") => items
             .iter()
             .map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned))

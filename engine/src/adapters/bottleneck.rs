@@ -164,11 +164,7 @@ impl Attach for BottleneckTuning {
                 let value = self.value(&name, shape, inp, device)?;
                 Ok(store.add(name, value))
             };
-            Ok(Linear {
-                weight: parameter("weight", &[out, inp])?,
-                bias: Some(parameter("bias", &[out])?),
-                branch: None,
-            })
+            Ok(Linear::new(parameter("weight", &[out, inp])?, Some(parameter("bias", &[out])?)))
         };
         let size = self.size(width);
         let activation = match self.params.adapter_non_linearity {

@@ -10,7 +10,7 @@ use crate::{
 use api::{Card, Problems, RunConfig, Text};
 use candle_core::DType;
 use serde_json::json;
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 pub struct Full;
 
@@ -50,21 +50,30 @@ impl Tuning for AllWeights {
         Ok((config.parameters(), vec!["all".into()]))
     }
 
-    /// A Hugging Face folder.
-    fn save(&self, dir: &Path, _: &Model, store: &Store, base: &Base, precision: Precision) -> Result<()> {
-        let shape = |p: &Parameter| Ok((p.name.clone(), p.stored(p.get())?.dims().to_vec()));
-        let weights: Vec<_> = store.trainable().map(|p| shape(p)).collect::<Result<_>>()?;
-        let tensor = |name: &str| {
-            let parameter = store.get(name).ok_or_else(|| Error::Internal(format!("{name} is not trained")))?;
-            parameter.stored(parameter.get())
-        };
-        let dtype = match precision {
-            Precision::Exact => DType::F32,
-            Precision::Storage => export::storage_type(base.files),
-        };
-        export::write_into(dir, base.files, &weights, SHARD, dtype, tensor, &mut |_, _| {})?;
-        export::write_tokenizer(dir, base.files)
+    fn saves_model(&self) -> bool {
+        true
     }
+
+    fn save(&self, dir: &Path, model: &Model, _: &Store, base: &Base, precision: Precision) -> Result<()> {
+        save_model(dir, model, base, precision)
+    }
+}
+
+/// Writes all weights of a model as a Hugging Face folder.
+pub(super) fn save_model(dir: &Path, model: &Model, base: &Base, precision: Precision) -> Result<()> {
+    let all: BTreeMap<&str, &Parameter> = model.parameters().into_iter().map(|p| (p.name.as_str(), p)).collect();
+    let shape = |p: &&Parameter| Ok((p.name.clone(), p.stored(p.get())?.dims().to_vec()));
+    let weights: Vec<_> = all.values().map(shape).collect::<Result<_>>()?;
+    let tensor = |name: &str| {
+        let parameter = all.get(name).ok_or_else(|| Error::Internal(format!("the model has no {name}")))?;
+        parameter.stored(parameter.get())
+    };
+    let dtype = match precision {
+        Precision::Exact => DType::F32,
+        Precision::Storage => export::storage_type(base.files),
+    };
+    export::write_into(dir, base.files, &weights, SHARD, dtype, tensor, &mut |_, _| {})?;
+    export::write_tokenizer(dir, base.files)
 }
 
 /// Largest file of a saved model, in bytes.

@@ -1,12 +1,22 @@
 //! Tuning types, `finetuning_type`: what is trained, and how that is saved. One file for each; one line here.
 
+mod adalora;
 pub mod bottleneck;
+mod extras;
+mod factors;
+mod freeze;
 mod full;
+mod ia3;
 pub mod lora;
+mod oft;
+mod on_linears;
 mod p_tuning;
 mod prefix;
 mod problems;
 mod prompt;
+mod stack;
+mod targets;
+mod values;
 pub mod virtual_tokens;
 
 use crate::{
@@ -16,9 +26,9 @@ use crate::{
         ModelFiles,
         adapter::{is_adapter, peft_type, read_tensors},
     },
-    model::{Attach, DecoderConfig, Model, Store},
+    model::{Attach, DecoderConfig, Grads, LinearLayout, Model, Parameter, Store},
 };
-use api::{Problem, Problems, RunConfig};
+use api::{Problem, Problems, RunConfig, params::ModelParams};
 use candle_core::{DType, Device};
 use std::path::Path;
 use tokenizers::Tokenizer;
@@ -33,6 +43,11 @@ pub trait Adapter: Entry {
         None
     }
 
+    /// Whether it goes on from folders of this `peft_type`.
+    fn reads(&self, kind: &str) -> bool {
+        self.peft_type() == Some(kind)
+    }
+
     /// The tuning that is saved in a PEFT folder of its type.
     fn read(&self, dir: &Path) -> Result<Box<dyn Tuning>> {
         Err(no_adapter_here(&dir.display().to_string()).into())
@@ -42,7 +57,7 @@ pub trait Adapter: Entry {
 /// One run's tuning: attaches itself to the model while that is built, and saves what was trained.
 pub trait Tuning: Attach {
     /// Encodes texts that it begins with.
-    fn meet(&mut self, tokenizer: &Tokenizer) -> Result<()> {
+    fn tokenize(&mut self, tokenizer: &Tokenizer) -> Result<()> {
         let _ = tokenizer;
         Ok(())
     }
@@ -65,6 +80,35 @@ pub trait Tuning: Attach {
     fn place(&self, model: &Model) -> Result<()> {
         let _ = model;
         Ok(())
+    }
+
+    /// Hears how many steps the run makes; refuses a schedule of its own that doesn't fit in.
+    fn begin(&self, steps: u64) -> Result<()> {
+        let _ = steps;
+        Ok(())
+    }
+
+    /// Factor on the learning rate of a trained parameter.
+    fn rate_factor(&self, parameter: &Parameter) -> f64 {
+        let _ = parameter;
+        1.0
+    }
+
+    /// What the tuning itself adds to the loss of a step, with its gradients.
+    fn penalise(&self, store: &Store, grads: &mut Grads) -> Result<f64> {
+        let _ = (store, grads);
+        Ok(0.0)
+    }
+
+    /// Called when the optimizer has made step `step`, counted from 0, along `scale` times the gradients.
+    fn after_step(&self, store: &Store, grads: &Grads, scale: f64, step: u64) -> Result<()> {
+        let _ = (store, grads, scale, step);
+        Ok(())
+    }
+
+    /// Whether it saves a whole model.
+    fn saves_model(&self) -> bool {
+        false
     }
 
     /// A problem where what was trained is no change of weights, so that no plain model can hold it.
@@ -97,30 +141,81 @@ pub struct Base<'a> {
     pub name: &'a str,
 }
 
-pub static ADAPTERS: &[&dyn Adapter] =
-    &[&lora::Lora, &full::Full, &prompt::Prompt, &p_tuning::PTuning, &prefix::Prefix, &bottleneck::BottleneckAdapter];
+pub static ADAPTERS: &[&dyn Adapter] = &[
+    &lora::Lora,
+    &adalora::AdaLora,
+    &oft::Oft,
+    &ia3::Ia3,
+    &bottleneck::BottleneckAdapter,
+    &prompt::Prompt,
+    &p_tuning::PTuning,
+    &prefix::Prefix,
+    &freeze::Freeze,
+    &full::Full,
+];
 
 /// The tuning type of this name.
 pub fn adapter(name: &str) -> Result<&'static dyn Adapter> {
     find(ADAPTERS, ["tuning type", "训练方式"], "finetuning_type", name)
 }
 
+/// The tuning that a run asks for, on the adapters that it goes on from: the last of them is trained further, and those
+/// before it are merged into the base, as LLaMA-Factory does; with `create_new_adapter` all are, and a new one begins.
+pub fn start(name: &str, config: &RunConfig, model: &ModelParams) -> Result<Box<dyn Tuning>> {
+    let (adapter, last) = (adapter(name)?, model.adapters().pop());
+    // A type that trains the model itself refuses adapters.
+    let previous = last.filter(|_| !model.create_new_adapter || adapter.peft_type().is_none());
+    if let Some(dir) = previous.map(Path::new).filter(|_| adapter.peft_type().is_some()) {
+        let kind = peft_type(dir)?;
+        if !adapter.reads(&kind) {
+            return Err(other_kind(dir, &kind).into());
+        }
+    }
+    stacked(&model.below(), adapter.start(config, previous.map(Path::new))?)
+}
+
+/// The tuning saved in PEFT folders, the last one on top of the others; none without any.
+pub fn read_all(folders: &[&str]) -> Result<Option<Box<dyn Tuning>>> {
+    let Some((top, below)) = folders.split_last() else { return Ok(None) };
+    Ok(Some(stacked(below, read(Path::new(top))?)?))
+}
+
+fn stacked(below: &[&str], top: Box<dyn Tuning>) -> Result<Box<dyn Tuning>> {
+    if below.is_empty() {
+        return Ok(top);
+    }
+    let below = below.iter().map(|dir| read(Path::new(dir))).collect::<Result<Vec<_>>>()?;
+    Ok(Box::new(stack::Stack::new(below, top)?))
+}
+
 /// The tuning that is saved in a PEFT folder, whatever its type.
 pub fn read(dir: &Path) -> Result<Box<dyn Tuning>> {
     let kind = peft_type(dir)?;
-    if let Some(adapter) = ADAPTERS.iter().find(|adapter| adapter.peft_type() == Some(kind.as_str())) {
-        return adapter.read(dir);
+    match ADAPTERS.iter().find(|adapter| adapter.reads(&kind)) {
+        Some(adapter) => adapter.read(dir),
+        None => Err(other_kind(dir, &kind).into()),
     }
-    let known: Vec<_> = ADAPTERS.iter().filter_map(|adapter| adapter.peft_type()).collect();
+}
+
+/// An adapter of a type that is another than the run's, or that nobody reads.
+fn other_kind(dir: &Path, kind: &str) -> Problem {
     let shown = dir.display();
-    Err(Problem::new(
+    let problem = Problem::new(
         "adapter_kind",
-        format!("{shown} is an adapter of the type {kind}, which Lathe can't read."),
-        format!("{shown} 是 {kind} 类型的适配器，Lathe 无法读取。"),
+        format!("{shown} is an adapter of the type {kind}, which can't be used here."),
+        format!("{shown} 是 {kind} 类型的适配器，不能用在这里。"),
     )
-    .hint(format!("Known types: {}.", known.join(", ")), format!("可用类型：{}。", known.join("、")))
-    .field("adapter_name_or_path")
-    .into())
+    .field("adapter_name_or_path");
+    match ADAPTERS.iter().find(|adapter| adapter.reads(kind)).map(|adapter| adapter.card().name) {
+        Some(name) => problem.hint(
+            format!("Set finetuning_type to {name} to go on from it, or create_new_adapter to begin another on it."),
+            format!("将 finetuning_type 设为 {name} 可从它继续；设置 create_new_adapter 可在它之上另起一个。"),
+        ),
+        None => {
+            let known: Vec<_> = ADAPTERS.iter().filter_map(|adapter| adapter.peft_type()).collect();
+            problem.hint(format!("Known types: {}.", known.join(", ")), format!("可用类型：{}。", known.join("、")))
+        }
+    }
 }
 
 /// Puts the values of a checkpoint in place, by the names of the parameters: of a PEFT folder, or of a whole model.
@@ -134,9 +229,10 @@ pub fn restore_by_name(store: &Store, checkpoint: &Path) -> Result<()> {
         names.map(read).collect::<Result<_>>()?
     };
     for parameter in store.trainable() {
-        let value = values.get(&parameter.name).filter(|v| v.shape() == parameter.get().shape());
+        let present = parameter.stored(parameter.get())?;
+        let value = values.get(&parameter.name).filter(|value| value.shape() == present.shape());
         let value = value.ok_or_else(|| unlike(checkpoint, &parameter.name))?;
-        parameter.set(value.to_dtype(DType::F32)?.to_device(parameter.get().device())?);
+        parameter.set(parameter.stored(value.to_dtype(DType::F32)?)?.to_device(present.device())?);
     }
     Ok(())
 }
@@ -166,8 +262,7 @@ fn no_adapter_here(dir: &str) -> Problem {
     .field("adapter_name_or_path")
 }
 
-/// Names of the linears of a decoder that an adapter may change, with their (in, out).
-pub fn linears(config: &DecoderConfig) -> Vec<(String, usize, usize)> {
-    let all = (0..config.layers).flat_map(|i| config.layer(i).linears());
-    all.map(|linear| (linear.name, linear.inp, linear.out)).collect()
+/// The linears of a decoder that an adapter may change.
+pub fn linears(config: &DecoderConfig) -> Vec<LinearLayout> {
+    (0..config.layers).flat_map(|i| config.layer(i).linears()).collect()
 }

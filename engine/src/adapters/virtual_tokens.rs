@@ -238,7 +238,7 @@ impl Attach for Soft {
 }
 
 impl Tuning for Soft {
-    fn meet(&mut self, tokenizer: &Tokenizer) -> Result<()> {
+    fn tokenize(&mut self, tokenizer: &Tokenizer) -> Result<()> {
         let Start::Text { text, ids } = &mut self.start else { return Ok(()) };
         let encoded = tokenizer.encode(text.as_str(), true).map_err(|e| Error::Internal(e.to_string()))?;
         *ids = encoded.get_ids().to_vec();

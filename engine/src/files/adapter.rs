@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, path::Path};
 
 /// The version of PEFT whose keys are written.
-const PEFT_VERSION: &str = "0.18.1";
+pub const PEFT_VERSION: &str = "0.18.1";
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 /// What PEFT puts before the names of the model's own parts.
@@ -199,8 +199,16 @@ fn read_map(dir: &Path) -> Result<Map<String, Value>> {
 /// Writes an adapter into the existing folder `dir`: weights, configuration, model card. Names as in
 /// [`read_adapter`]; types as they are (float32, float16 or bfloat16).
 pub fn write_adapter(dir: impl AsRef<Path>, config: &AdapterConfig, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    let Value::Object(config) = config.to_json()? else { return Err(Error::Internal("no object".into())) };
+    write_parts(dir.as_ref(), config, tensors)
+}
+
+/// As [`write_adapter`], with the configuration of any type that changes modules.
+pub fn write_parts(dir: &Path, mut config: Map<String, Value>, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     let tensors = tensors.iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor.clone())).collect();
-    write_folder(dir.as_ref(), &config.to_json()?, &tensors, &model_card(config))
+    config.sort_keys();
+    let card = model_card(&config);
+    write_folder(dir, &Value::Object(config), &tensors, &card)
 }
 
 /// Writes a PEFT folder of any type: `tensors` by the names that they have in the file, `config` with `peft_type`,
@@ -263,7 +271,7 @@ impl Card<'_> {
 
 fn plain_name(name: &str) -> String {
     // Modules that are saved whole have no such part in newer files.
-    let name = name.strip_prefix(PREFIX).unwrap_or(name).replace(".modules_to_save.", ".");
+    let name = name.strip_prefix(PREFIX).unwrap_or(name).replace(".modules_to_save.", ".").replace(".base_layer.", ".");
     match name.strip_suffix(".default") {
         // DoRA's magnitude vector ends in the adapter's name.
         Some(name) => name.to_string(),
@@ -317,24 +325,35 @@ fn defaults() -> Map<String, Value> {
     }
 }
 
-/// `README.md` with the front matter that hubs read.
-fn model_card(config: &AdapterConfig) -> String {
-    let base = config.base_model_name_or_path.as_deref().unwrap_or("unknown");
-    // A JSON string is a YAML string, whatever is in the name.
-    let quoted = json!(base);
-    let targets = match &config.target_modules {
-        Some(Targets::Names(names)) => names.join(", "),
-        Some(Targets::Pattern(pattern)) => pattern.clone(),
-        None => "unknown".into(),
+/// `README.md` with the front matter that hubs read, and the settings that its type has.
+fn model_card(config: &Map<String, Value>) -> String {
+    let text = |key: &str| match config.get(key) {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(Value::Array(names)) => Some(names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")),
+        Some(other) => Some(other.to_string()),
     };
+    let (base, kind) = (text("base_model_name_or_path"), text("peft_type").unwrap_or_default());
+    let base = base.as_deref().unwrap_or("unknown");
+    let rows: String = [
+        ("rank", "r"),
+        ("alpha", "lora_alpha"),
+        ("dropout", "lora_dropout"),
+        ("block size", "oft_block_size"),
+        ("targets", "target_modules"),
+    ]
+    .iter()
+    .filter_map(|(name, key)| Some(format!("| {name} | {} |\n", text(key)?)))
+    .collect();
+    // A JSON string is a YAML string, whatever is in the name.
+    let (quoted, tag) = (json!(base), kind.to_lowercase());
     format!(
-        "---\nbase_model: {quoted}\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n- lathe\n---\n\n\
-         # LoRA adapter\n\n\
+        "---\nbase_model: {quoted}\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- {tag}\n- lathe\n---\n\n\
+         # {kind} adapter\n\n\
          Trained with Lathe on top of `{base}`. Load it in Lathe as `adapter_name_or_path`, or with PEFT:\n\n\
          ```python\nfrom peft import AutoPeftModelForCausalLM\n\n\
          model = AutoPeftModelForCausalLM.from_pretrained(\"PATH_OF_THIS_FOLDER\")\n```\n\n\
-         | | |\n|---|---|\n| rank | {} |\n| alpha | {} |\n| dropout | {} |\n| targets | {targets} |\n",
-        config.r, config.lora_alpha, config.lora_dropout,
+         | | |\n|---|---|\n{rows}"
     )
 }
 

@@ -37,12 +37,6 @@ pub fn is_vocabulary(name: &str) -> bool {
     EMBEDDINGS.contains(&name) || HEADS.contains(&name)
 }
 
-/// The last parts of the names of all such weights' modules, for example `embed_tokens`.
-pub fn vocabulary_modules() -> impl Iterator<Item = &'static str> {
-    let all = EMBEDDINGS.iter().chain(&HEADS);
-    all.filter_map(|name| name.trim_end_matches(".weight").rsplit('.').next())
-}
-
 /// A weight by its Hugging Face name, with its shape.
 pub type Weight = (String, Vec<usize>);
 

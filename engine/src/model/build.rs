@@ -36,6 +36,12 @@ pub enum Source<'a> {
 
 /// What a tuning type adds while a model is built. Everything does nothing by default.
 pub trait Attach: Send + Sync {
+    /// Hears of the model before anything of it is built; an error ends the building.
+    fn meet(&self, config: &DecoderConfig) -> Result<()> {
+        let _ = config;
+        Ok(())
+    }
+
     /// Whether the base parameter of this name is trained.
     fn trains(&self, name: &str) -> bool {
         let _ = name;
@@ -94,6 +100,7 @@ pub fn build_on(
     compute: DType,
     quantisation: Option<Quantisation>,
 ) -> Result<Model> {
+    attach.meet(config)?;
     let mut builder = Builder { config, source, attach, store, device, compute, quantisation };
     let (c, names) = (config, &config.names);
     let embedding = builder.parameter(&weight(names.embedding), &[c.vocab_size, c.hidden_size], Value::Normal)?;
@@ -244,7 +251,7 @@ impl Builder<'_> {
         let bias = bias
             .then(|| self.parameter(&format!("{}.bias", layout.name), &[*out], Value::Constant(0.0)))
             .transpose()?;
-        Ok(Linear { weight, bias, branch: None })
+        Ok(Linear::new(weight, bias))
     }
 
     /// A weight (out, in) in few bits: the blocks of the file where it has such, which fit the (out, in) of a GGUF.

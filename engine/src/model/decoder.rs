@@ -299,6 +299,16 @@ impl Model {
         all.map(|linear| (linear.weight.name.trim_end_matches(".weight").to_string(), linear))
     }
 
+    /// The base's parameters, each once.
+    pub fn parameters(&self) -> Vec<&Parameter> {
+        let mut all = vec![self.embedding.as_ref()];
+        all.extend(self.positions.as_deref());
+        all.extend(self.layers.iter().flat_map(Layer::parameters));
+        all.extend(self.norm.parameters());
+        all.extend((!Arc::ptr_eq(&self.embedding, &self.head)).then_some(self.head.as_ref()));
+        all
+    }
+
     /// Positions that a text may take.
     pub fn context(&self) -> usize {
         self.config.context.saturating_sub(self.virtual_tokens.as_ref().map_or(0, |tokens| tokens.count))

@@ -127,6 +127,36 @@ impl DecoderConfig {
         }
     }
 
+    /// Every tensor of the model: its name and how many values it has.
+    pub fn tensors(&self) -> Vec<(String, u64)> {
+        let (h, names, biased) = (self.hidden_size, &self.names, self.norm == NormKind::Layer);
+        let weight = |name: &str, count: usize| (format!("{name}.weight"), count as u64);
+        let norm = |name: &str, size: usize| {
+            let bias = biased.then(|| (format!("{name}.bias"), size as u64));
+            [weight(name, size)].into_iter().chain(bias)
+        };
+        let linear = |l: &LinearLayout| {
+            let bias = l.bias.then(|| (format!("{}.bias", l.name), l.out as u64));
+            [weight(&l.name, l.inp * l.out)].into_iter().chain(bias)
+        };
+        let mut all = vec![weight(names.embedding, self.vocab_size * h)];
+        all.extend(names.positions.map(|name| weight(name, self.context * h)));
+        for layer in (0..self.layers).map(|i| self.layer(i)) {
+            all.extend(layer.qkv.iter().chain([&layer.out]).flat_map(linear));
+            all.extend(layer.qk_norms.iter().flatten().flat_map(|(name, size)| norm(name, *size)));
+            match &layer.mlp {
+                MlpLayout::Dense(linears) => all.extend(linears.iter().flat_map(linear)),
+                MlpLayout::Experts { router, experts } => {
+                    all.extend([router].into_iter().chain(experts.iter().flatten()).flat_map(linear));
+                }
+            }
+            all.extend(layer.norms.iter().flatten().flat_map(|name| norm(name, h)));
+        }
+        all.extend(norm(names.norm, h));
+        all.extend((!self.tie_embeddings).then(|| weight(names.head, self.vocab_size * h)));
+        all
+    }
+
     /// Parameters of the whole model.
     pub fn parameters(&self) -> u64 {
         self.parameters_with(usize::MAX)

@@ -115,6 +115,7 @@ impl Parameter {
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     trainable: BTreeMap<String, Arc<Parameter>>,
+    /// Factors on the learning rate, where they aren't 1.
     factors: BTreeMap<String, f64>,
 }
 
@@ -139,9 +140,10 @@ impl Store {
         self.trainable.get(name)
     }
 
-    /// Gives a parameter a learning rate of its own, as a factor on that of the run.
-    pub fn set_factor(&mut self, name: &str, factor: f64) {
-        self.factors.insert(name.to_owned(), factor);
+    /// Gives each parameter its factor on the learning rate.
+    pub fn set_factors(&mut self, factor: impl Fn(&Parameter) -> f64) {
+        let factors = self.trainable.values().map(|p| (p.name.clone(), factor(p)));
+        self.factors = factors.filter(|(_, factor)| *factor != 1.0).collect();
     }
 
     /// Factor on the learning rate of a parameter.

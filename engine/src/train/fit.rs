@@ -75,15 +75,19 @@ impl Run<'_> {
         })
     }
 
-    /// One update along the gradients of a loss; the learning rate that it was made with, and the norm of the gradients.
-    /// Where anything of it isn't finite, all values are as before, and the problem says what it was.
-    pub fn update(&mut self, grads: &Grads, loss: f64) -> Result<std::result::Result<(f64, f64), Problem>> {
+    /// One update along the gradients of a loss and what the tuning adds to it. Where anything of it isn't finite, all values
+    /// are as before, and the problem says what it was.
+    pub fn update(&mut self, grads: &mut Grads, loss: f64) -> Result<std::result::Result<Update, Problem>> {
+        let penalty = self.tuning.penalise(self.tuned, grads)?;
         let (norm, factor) = clip(grads, self.params.max_grad_norm)?;
         let (peak, warmup) = (self.params.learning_rate, schedule::warmup(self.params, self.steps));
         let kind = self.params.lr_scheduler_type;
         let rate = peak * schedule::factor(kind, &self.shape, self.step, warmup, self.steps, peak);
-        let good = loss.is_finite() && norm.is_finite() && self.advance(grads, rate, factor)?;
-        Ok(if good { Ok((rate, norm)) } else { Err(diverged(self.step + 1, loss, norm, peak)) })
+        if !loss.is_finite() || !norm.is_finite() || !self.advance(grads, rate, factor)? {
+            return Ok(Err(diverged(self.step + 1, loss, norm, peak)));
+        }
+        self.tuning.after_step(self.tuned, grads, factor, self.step)?;
+        Ok(Ok(Update { rate, norm, penalty }))
     }
 
     /// Tells what the step just made measured.
@@ -186,6 +190,17 @@ fn values(objective: &(impl Objective + ?Sized), found: &Found, over: usize) -> 
     values
 }
 
+/// What an update was made with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Update {
+    /// Learning rate.
+    pub rate: f64,
+    /// Norm of the gradients, before they were clipped.
+    pub norm: f64,
+    /// What the tuning itself added to the loss.
+    pub penalty: f64,
+}
+
 /// A micro-batch's place in its step.
 struct Part {
     micro: u64,
@@ -218,7 +233,7 @@ pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<O
             }
         };
         let loss = found.loss / over as f64;
-        let (rate, norm) = match run.update(&grads, loss)? {
+        let Update { rate, norm, penalty } = match run.update(&mut grads, loss)? {
             Ok(made) => made,
             Err(problem) => {
                 run.keep_last_good(objective)?;
@@ -233,6 +248,9 @@ pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<O
             ("grad_norm".to_string(), norm),
             ("tokens_per_s".to_string(), tokens as f64 / begun.elapsed().as_secs_f64().max(1e-9)),
         ]);
+        if penalty != 0.0 {
+            values.insert("penalty".to_string(), penalty);
+        }
         run.tell(values)?;
         if run.evaluates() {
             run.validate(objective)?;

@@ -12,7 +12,7 @@ pub mod schedule;
 
 pub use clip::clip;
 pub use ema::Average;
-pub use fit::{Run, fit};
+pub use fit::{Run, Update, fit};
 pub use loader::Loader;
 pub use log::TrainerLog;
 pub use optimizers::{AdamW, Optimizer};

@@ -6,7 +6,12 @@ use crate::{
     store::{Store, store},
     ui,
 };
-use api::{Job, JobKind, chat::LoadChat, job::Checkpoint};
+use api::{
+    Job, JobKind,
+    chat::LoadChat,
+    job::Checkpoint,
+    params::{self, ModelParams},
+};
 use leptos::prelude::*;
 
 /// What is chosen. Lives as long as the page, so that a choice survives a look at another tab.
@@ -56,7 +61,10 @@ impl Source {
         Some(if is_full(&job) {
             LoadChat { model_name_or_path: checkpoint.path, adapter_name_or_path: None, template }
         } else {
-            LoadChat { model_name_or_path: base, adapter_name_or_path: Some(checkpoint.path), template }
+            // It was trained on top of these.
+            let model = params::read::<ModelParams>(&job.config).unwrap_or_default();
+            let adapters = model.below().into_iter().chain([checkpoint.path.as_str()]).collect::<Vec<_>>().join(",");
+            LoadChat { model_name_or_path: base, adapter_name_or_path: Some(adapters), template }
         })
     }
 

@@ -3,7 +3,7 @@
 use super::{Attention, Block, Bottleneck, Experts, Linear, Mlp, Norm};
 use crate::{
     Result, kernels,
-    model::{Grads, Keep, Pass, Weights},
+    model::{Grads, Keep, Parameter, Pass, Weights},
 };
 use candle_core::Tensor;
 
@@ -37,6 +37,20 @@ impl Layer {
             all.extend(mlp.linears());
         }
         all
+    }
+
+    /// The base's parameters.
+    pub fn parameters(&self) -> Vec<&Parameter> {
+        let mlp = match &self.mlp {
+            FeedForward::Dense(mlp) => mlp.linears(),
+            FeedForward::Experts(experts) => {
+                [&experts.router].into_iter().chain(experts.experts.iter().flat_map(Mlp::linears)).collect()
+            }
+        };
+        let linears = self.attention.linears().into_iter().chain(mlp);
+        let norms = [&self.attention_norm, &self.attention_post_norm, &self.mlp_norm, &self.mlp_post_norm];
+        let norms = norms.into_iter().chain([&self.attention.q_norm, &self.attention.k_norm]).flatten();
+        linears.flat_map(Linear::parameters).chain(norms.flat_map(Norm::parameters)).collect()
     }
 
     fn attention_branch(&self) -> Branch<'_> {

@@ -3,20 +3,28 @@
 
 mod attention;
 mod bottleneck;
+mod dora;
 mod experts;
 mod layer;
 mod linear;
 mod mlp;
 mod norm;
+mod patch;
+mod rescale;
+mod rotate;
 
 pub use attention::{Attention, Qkv};
 pub use bottleneck::Bottleneck;
+pub use dora::Dora;
 pub use experts::Experts;
 pub use layer::{FeedForward, Layer, Recompute};
 pub use linear::{Linear, LowRank};
 pub(crate) use linear::{backward_all, forward_all};
 pub use mlp::{Mlp, MlpInput};
 pub use norm::{LayerNorm, Norm, RmsNorm};
+pub use patch::Patch;
+pub use rescale::Rescale;
+pub use rotate::Rotate;
 
 use super::{Grads, Keep, Pass};
 use crate::Result;

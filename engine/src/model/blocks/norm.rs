@@ -40,6 +40,13 @@ impl Norm {
         };
         weight.get().elem_count()
     }
+
+    pub fn parameters(&self) -> Vec<&Parameter> {
+        match self {
+            Self::Rms(norm) => vec![&norm.weight],
+            Self::Layer(norm) => vec![&norm.weight, &norm.bias],
+        }
+    }
 }
 
 impl RmsNorm {

@@ -121,7 +121,7 @@ fn check(
 
 fn linear(name: &str, inp: usize, out: usize, bias: bool) -> Linear {
     let bias = bias.then(|| parameter(&format!("{name}.bias"), &[out]));
-    Linear { weight: parameter(&format!("{name}.weight"), &[out, inp]), bias, branch: None }
+    Linear::new(parameter(&format!("{name}.weight"), &[out, inp]), bias)
 }
 
 fn apply(x: &Tensor, w: &Tensor) -> Tensor {
@@ -168,8 +168,7 @@ fn linear_with_bias() {
 #[test]
 fn linear_with_low_rank_branch() {
     for dropout in [0.0, 0.4] {
-        let branch =
-            LowRank { site: "l".into(), a: parameter("a", &[3, 17]), b: parameter("b", &[9, 3]), scale: 0.5, dropout };
+        let branch = LowRank::new("l", parameter("a", &[3, 17]), parameter("b", &[9, 3]), 0.5, dropout);
         let (a, b) = (branch.a.clone(), branch.b.clone());
         let block = Linear { branch: Some(branch), ..linear("l", 17, 9, true) };
         let bias = block.bias.clone().unwrap();
@@ -185,6 +184,120 @@ fn linear_with_low_rank_branch() {
             (apply(x, &p[0]).broadcast_add(&p[1]).unwrap() + low).unwrap()
         });
     }
+}
+
+/// The lengths count as constants, and what dropout takes from the branch the plain weight still sees.
+#[test]
+fn linear_with_dora() {
+    for dropout in [0.0, 0.4] {
+        let branch = LowRank::new("l", parameter("a", &[3, 17]), parameter("b", &[9, 3]), 0.5, dropout);
+        let (a, b) = (branch.a.clone(), branch.b.clone());
+        let plain = Linear { branch: Some(branch), ..linear("l", 17, 9, true) };
+        let magnitude = parameter("m", &[9]);
+        let lengths = plain.sum().unwrap().sqr().unwrap().sum(1).unwrap().sqrt().unwrap();
+        near("lengths", &Dora::lengths_of(&plain).unwrap(), &lengths);
+        let patch = Dora::new(&plain, magnitude.clone()).unwrap();
+        let weight = Parameter::new("l.weight", plain.weight.get(), false);
+        let block = Linear { patch: Some(Box::new(patch)), weight: weight.clone(), ..plain };
+        let bias = block.bias.clone().unwrap();
+        let pass = Pass { random: Some(5), ..pass(&[6], 4) };
+        let ones = Tensor::ones((6, 17), DType::F32, &Device::Cpu).unwrap();
+        let mask = kernels::dropout::dropout(&ones, dropout, pass.random_at("l").unwrap()).unwrap();
+        check(&block, random(&[6, 17]), &pass, &[&bias, &a, &b, &magnitude], |x, p| {
+            let [mask, w, lengths] = [&mask, &weight.get(), &lengths].map(|t| t.to_dtype(x.dtype()).unwrap());
+            let seen = (x * mask).unwrap();
+            let low = (apply(&apply(&seen, &p[1]), &p[2]) * 0.5).unwrap();
+            let directed = (apply(&seen, &w) + low).unwrap();
+            let turned = directed.broadcast_mul(&(&p[3] / lengths).unwrap()).unwrap();
+            let rest = (apply(x, &w) - apply(&seen, &w)).unwrap();
+            (turned + rest).unwrap().broadcast_add(&p[0]).unwrap()
+        });
+    }
+}
+
+#[test]
+fn linear_with_singular_values() {
+    let branch = LowRank::new("l", parameter("a", &[3, 17]), parameter("b", &[9, 3]), 0.5, 0.0);
+    let branch = LowRank { sizes: Some(parameter("e", &[3, 1])), ..branch };
+    let (a, b, e) = (branch.a.clone(), branch.b.clone(), branch.sizes.clone().unwrap());
+    let block = Linear { branch: Some(branch), ..linear("l", 17, 9, false) };
+    check(&block, random(&[6, 17]), &pass(&[6], 4), &[&block.weight, &a, &b, &e], |x, p| {
+        let low = apply(&apply(x, &p[1].broadcast_mul(&p[3]).unwrap()), &p[2]);
+        (apply(x, &p[0]) + (low * 0.5).unwrap()).unwrap()
+    });
+}
+
+#[test]
+fn rescaled_linear() {
+    for of_input in [false, true] {
+        let vector = parameter("v", &if of_input { [1, 17] } else { [9, 1] });
+        let patch = Rescale { vector: vector.clone(), of_input };
+        let block = Linear { patch: Some(Box::new(patch)), ..linear("l", 17, 9, true) };
+        let bias = block.bias.clone().unwrap();
+        check(&block, random(&[6, 17]), &pass(&[6], 4), &[&block.weight, &bias, &vector], |x, p| {
+            let v = p[2].flatten_all().unwrap();
+            let x = if of_input { x.broadcast_mul(&v).unwrap() } else { x.clone() };
+            let y = apply(&x, &p[0]).broadcast_add(&p[1]).unwrap();
+            if of_input { y } else { y.broadcast_mul(&v).unwrap() }
+        });
+    }
+}
+
+/// Each block of inputs with a rotation of its own, or one for all, made of 2, 3, 5 and 6 terms.
+#[test]
+fn rotated_linear() {
+    for (terms, shared) in [(2, false), (3, true), (5, false), (6, false)] {
+        let triangles = parameter("r", &[if shared { 1 } else { 3 }, 6]);
+        let patch = Rotate { triangles: triangles.clone(), size: 4, terms };
+        let block = Linear { patch: Some(Box::new(patch)), ..linear("l", 12, 9, true) };
+        let bias = block.bias.clone().unwrap();
+        check(&block, random(&[5, 12]), &pass(&[5], 4), &[&block.weight, &bias, &triangles], |x, p| {
+            let kind = x.dtype();
+            let mut parts = Vec::new();
+            for block in 0..3 {
+                let row = p[2].get(if shared { 0 } else { block }).unwrap();
+                let mut q = Tensor::zeros((4, 4), kind, &Device::Cpu).unwrap();
+                let pairs = (0..4).flat_map(|i| (i + 1..4).map(move |j| (i, j)));
+                for (k, (i, j)) in pairs.enumerate() {
+                    let mut turn = vec![0f32; 16];
+                    (turn[4 * i + j], turn[4 * j + i]) = (1.0, -1.0);
+                    let turn = Tensor::from_vec(turn, (4, 4), &Device::Cpu).unwrap().to_dtype(kind).unwrap();
+                    q = (q + turn.broadcast_mul(&row.get(k).unwrap()).unwrap()).unwrap();
+                }
+                let mut sum = Tensor::eye(4, kind, &Device::Cpu).unwrap();
+                let mut power = q.clone();
+                let last = if terms == 2 { 1 } else { (terms - 1).max(3) };
+                for n in 1..=last {
+                    let factor = if n == last && terms > 2 { 1.0 } else { 2.0 };
+                    sum = (sum + (&power * factor).unwrap()).unwrap();
+                    power = power.matmul(&q).unwrap();
+                }
+                parts.push(x.narrow(1, 4 * block, 4).unwrap().matmul(&sum).unwrap());
+            }
+            apply(&Tensor::cat(&parts, 1).unwrap(), &p[0]).broadcast_add(&p[1]).unwrap()
+        });
+    }
+}
+
+/// In an MLP the last linear's input is made again on the way back, unless a patch keeps what it wants.
+#[test]
+fn mlp_with_patches() {
+    let vector = |name: &str, shape: [usize; 2], of_input: bool| {
+        let vector = parameter(name, &shape);
+        (vector.clone(), Box::new(Rescale { vector, of_input }) as Box<dyn Patch>)
+    };
+    let ((u, up_patch), (d, down_patch)) = (vector("u", [20, 1], false), vector("d", [1, 20], true));
+    let up = Linear { patch: Some(up_patch), ..linear("up", 8, 20, false) };
+    let down = Linear { patch: Some(down_patch), ..linear("down", 20, 8, false) };
+    let gate = linear("gate", 8, 20, false);
+    let weights = [gate.weight.clone(), up.weight.clone(), down.weight.clone()];
+    let block = Mlp { first: MlpInput::Gated { gate, up }, activation: Activation::Silu, down };
+    let p = [&weights[0], &weights[1], &weights[2], &u, &d];
+    check(&block, random(&[6, 8]), &pass(&[6], 4), &p, |x, p| {
+        let [u, d] = [&p[3], &p[4]].map(|v| v.flatten_all().unwrap());
+        let hidden = gated(Activation::Silu, &apply(x, &p[0]), &apply(x, &p[1]).broadcast_mul(&u).unwrap());
+        apply(&hidden.broadcast_mul(&d).unwrap(), &p[2])
+    });
 }
 
 const ACTIVATIONS: [Activation; 4] = [Activation::Relu, Activation::Silu, Activation::Gelu, Activation::GeluTanh];
@@ -583,7 +696,7 @@ fn the_base_speaks_as_if_nothing_were_attached() {
         fn linear(&self, name: &str, linear: Linear, store: &mut Store) -> crate::Result<Linear> {
             let (inp, out) = linear.dims()?;
             let (a, b) = (store.add(format!("{name}.a"), random(&[2, inp])), store.add(name, random(&[out, 2])));
-            Ok(Linear { branch: Some(LowRank { site: name.into(), a, b, scale: 1.0, dropout: 0.0 }), ..linear })
+            Ok(Linear { branch: Some(LowRank::new(name, a, b, 1.0, 0.0)), ..linear })
         }
     }
     for config in families() {

@@ -100,7 +100,7 @@ impl Builder<'_> {
 
     fn linear(&mut self, name: &str, inp: usize, out: usize) -> Result<Linear> {
         let weight = self.parameter(&format!("{name}.weight"), &[out, inp])?;
-        self.attach.linear(name, Linear { weight, bias: None, branch: None }, self.store)
+        self.attach.linear(name, Linear::new(weight, None), self.store)
     }
 
     fn norm(&mut self, sub: &str) -> Result<Norm> {

@@ -18,7 +18,7 @@ use crate::{
     model::{Batch, Grads, Model, Store},
     random::mix,
     rewards::{self, Rewards},
-    train::Run,
+    train::{Run, Update},
 };
 use advantage::{Estimator, Scale};
 use api::{
@@ -281,7 +281,7 @@ impl Learner {
                 let random = mix(run.params.seed ^ place);
                 loss += online::learn(run.model, some, weights, &self.clip(), temperature, random, &mut grads)?;
             }
-            let (rate, norm) = run.update(&grads, loss)??;
+            let Update { rate, norm, .. } = run.update(&mut grads, loss)??;
             self.state.updates += 1;
             found = [loss, rate, norm];
         }

@@ -22,7 +22,7 @@ use crate::{
     model::{Batch, Grads, Model, Store, Weights},
     random::{Random, mix},
     rewards::{self, RewardModelParams, RewardParams, Rewards},
-    train::Run,
+    train::{Run, Update},
 };
 use api::{
     Card, Outcome, Problem, Problems, RunConfig, Text,
@@ -363,7 +363,7 @@ impl Learner {
             policy_loss += policy;
             value_loss += value;
         }
-        let (rate, norm) = run.update(&grads, policy_loss + params.vf_coef * value_loss)??;
+        let Update { rate, norm, .. } = run.update(&mut grads, policy_loss + params.vf_coef * value_loss)??;
         self.state.updates += 1;
         Ok((policy_loss, value_loss, rate, norm))
     }

@@ -1,0 +1,76 @@
+//! The values that a tuning begins with where it was read from a PEFT folder.
+
+use crate::{
+    Error, Result,
+    files::adapter::read_tensors,
+    model::{Model, Parameter},
+};
+use api::Problem;
+use candle_core::{DType, Device, Tensor};
+use std::{collections::BTreeMap, path::Path};
+
+/// By parameter name; empty for a new adapter.
+#[derive(Default)]
+pub struct Values {
+    tensors: BTreeMap<String, Tensor>,
+    /// Where they came from, for messages.
+    origin: String,
+}
+
+impl Values {
+    pub fn read(dir: &Path) -> Result<Self> {
+        Ok(Self { tensors: read_tensors(dir, &Device::Cpu)?, origin: dir.display().to_string() })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The shape of a value.
+    pub fn dims(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(Tensor::dims)
+    }
+
+    /// A value in float32, if there is one; refused where it has another shape than `dims`.
+    pub fn get(&self, name: &str, dims: &[usize], device: &Device) -> Result<Option<Tensor>> {
+        let Some(value) = self.tensors.get(name) else { return Ok(None) };
+        if value.dims() != dims {
+            return Err(self.other_model(name, &format!("{:?}", value.dims()), &format!("{dims:?}")));
+        }
+        Ok(Some(value.to_dtype(DType::F32)?.to_device(device)?))
+    }
+
+    /// Gives a parameter of the base its value, if there is one: in float32 even where the model's own is bf16, since
+    /// it was trained so.
+    pub fn put(&self, parameter: &Parameter) -> Result<()> {
+        if !self.tensors.contains_key(&parameter.name) {
+            return Ok(());
+        }
+        let present = parameter.stored(parameter.get())?;
+        if let Some(value) = self.get(&parameter.name, present.dims(), present.device())? {
+            parameter.set(parameter.stored(value)?);
+        }
+        Ok(())
+    }
+
+    /// As [`Values::put`], for all parameters of a model.
+    pub fn place(&self, model: &Model) -> Result<()> {
+        model.parameters().into_iter().try_for_each(|p| self.put(p))
+    }
+
+    pub fn other_model(&self, name: &str, found: &str, wanted: &str) -> Error {
+        let origin = &self.origin;
+        Problem::new(
+            "adapter_for_another_model",
+            format!("{origin} was trained for another model: {name} has the shape {found}, this model needs {wanted}."),
+            format!("{origin} 是为另一个模型训练的：{name} 的形状为 {found}，此模型需要 {wanted}。"),
+        )
+        .hint("Choose the model that the adapter was trained on.", "请选择训练该适配器时所用的模型。")
+        .field("adapter_name_or_path")
+        .into()
+    }
+}
