@@ -223,10 +223,10 @@ fn pairs_and_marked_answers_are_samples_of_two_sequences() {
     assert_eq!(batch("t", Needs::Mixed, &[0]).marks, [1.0]);
     assert_eq!(loaded(dir.path(), &["p"], Needs::Preferences, 1000).unwrap().datasets[0].samples, 2);
     for (name, needs, stages) in [
-        ("p", Needs::Instructions, "rm, dpo"),
-        ("p", Needs::Kto, "rm, dpo"),
-        ("k", Needs::Preferences, "kto"),
-        ("t", Needs::Preferences, "pt, mixed"),
+        ("p", Needs::Instructions, "rm, dpo, ppo, grpo"),
+        ("p", Needs::Kto, "rm, dpo, ppo, grpo"),
+        ("k", Needs::Preferences, "kto, ppo, grpo"),
+        ("t", Needs::Preferences, "pt, mixed, ppo, grpo"),
     ] {
         let problem = loaded(dir.path(), &[name], needs, 100).unwrap_err().into_problem();
         assert_eq!((problem.code.as_str(), problem.field.as_deref()), ("dataset_kind_mismatch", Some("dataset")));

@@ -688,6 +688,44 @@ fn losses_of_log_probabilities_have_their_gradients() {
     }
 }
 
+/// Log probabilities and entropies at a temperature are those of the logits divided by it, also where these are capped, and
+/// the gradient there is the slope.
+#[test]
+fn an_outlook_is_that_of_the_divided_logits() {
+    for config in families() {
+        let (model, _) = tiny(&config, false, 5);
+        let (batch, temperature) = (batch(), 0.7f32);
+        let h = model.states(&batch, Weights::Tuned).unwrap();
+        let found = model.outlook(&h, &batch.targets, temperature).unwrap();
+        let rows = Tensor::new(batch.rows.as_slice(), &Device::Cpu).unwrap();
+        let logits = model.logits(&batch.ids, &batch.lengths).unwrap().index_select(&rows, 0).unwrap();
+        let logits = (logits / f64::from(temperature)).unwrap();
+        let log_probs = candle_nn::ops::log_softmax(&logits, 1).unwrap();
+        let targets = Tensor::new(batch.targets.as_slice(), &Device::Cpu).unwrap().unsqueeze(1).unwrap();
+        let chosen = log_probs.gather(&targets, 1).unwrap().flatten_all().unwrap();
+        let entropies = (log_probs.exp().unwrap() * &log_probs).unwrap().sum(1).unwrap().neg().unwrap();
+        let tensor = |values: Vec<f32>| Tensor::new(values, &Device::Cpu).unwrap();
+        near("log probabilities", &tensor(found.log_probs), &chosen);
+        near("entropies", &tensor(found.entropies), &entropies);
+
+        let mut grads = Grads::default();
+        let gradient = model
+            .head_loss_backward_at(&h, &batch.targets, Scale::All(1.0), temperature, &mut grads)
+            .unwrap()
+            .hidden
+            .unwrap();
+        let (along, width) = (random(h.dims()), 1e-2);
+        let loss = |sign: f64| -> f64 {
+            let h = (&h + (&along * (sign * width)).unwrap()).unwrap();
+            let seen = model.outlook(&h, &batch.targets, temperature).unwrap();
+            -seen.log_probs.iter().copied().map(f64::from).sum::<f64>()
+        };
+        let slope = (loss(1.0) - loss(-1.0)) / (2.0 * width);
+        let expected = f64::from((gradient * &along).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap());
+        assert!((slope - expected).abs() < 2e-2 * expected.abs().max(1.0), "{slope}, not {expected}");
+    }
+}
+
 /// A pass through the base alone is that of a model to which nothing was attached.
 #[test]
 fn the_base_speaks_as_if_nothing_were_attached() {

@@ -46,7 +46,7 @@ pub struct Found {
     pub loss: f64,
     /// Its gradient for each log probability.
     pub gradient: Vec<f32>,
-    /// Share of the tokens whose ratio no longer counts, and their mean KL divergence from the reference.
+    /// Share of the tokens whose ratio left the clip range (after `delta`, as TRL counts it), and their mean KL divergence from the reference.
     pub clipped: f64,
     pub kl: f64,
 }
@@ -71,8 +71,7 @@ pub fn clipped(part: &Part, clip: &Clip) -> Found {
         // Nothing moves where a bound holds the ratio that counts.
         let counts = if free <= held { most } else { bounded };
         let slope = if counts == ratio { -ratio * advantage } else { 0.0 };
-        hits +=
-            usize::from((ratio < 1.0 - clip.low && advantage < 0.0) || (ratio > 1.0 + clip.high && advantage > 0.0));
+        hits += usize::from((most < 1.0 - clip.low && advantage < 0.0) || (most > 1.0 + clip.high && advantage > 0.0));
         let mut gradient = 0.0;
         match clip.level {
             Level::Token => gradient += slope,
