@@ -126,6 +126,11 @@ pub struct NewChain {
     pub jobs: Vec<NewJob>,
 }
 
+/// Whether a path of a configuration stands for the result of an earlier job of its [chain](NewChain), which isn't there yet.
+pub fn is_awaited(path: &str) -> bool {
+    path.starts_with("{run:")
+}
+
 /// One message of `GET /api/events`; the SSE `id` counts up without gaps, the SSE `event` is `feed`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]

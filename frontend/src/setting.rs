@@ -251,7 +251,7 @@ mod tests {
         let Kind::Choice(names) = one("rope_scaling").kind() else { panic!() };
         assert_eq!(names, ["model", "linear", "dynamic", "yarn", "llama3"]);
         let Kind::Choice(names) = one("lr_scheduler_type").kind() else { panic!() };
-        assert_eq!(names.len(), 7);
+        assert_eq!(names.len(), 9);
     }
 
     #[test]

@@ -153,7 +153,10 @@ impl ModelFiles {
         let tensor = match &stored.encoding {
             Encoding::Plain(kind) => {
                 let kind = safetensors::float_type(kind).ok_or_else(|| not_a_float(source.path(), name, kind))?;
-                Tensor::from_raw_buffer(&bytes, kind, &stored.shape, &Device::Cpu)?
+                let tensor = Tensor::from_raw_buffer(&bytes, kind, &stored.shape, &Device::Cpu)?;
+                // Before a copy in another type is made: of an embedding it is much.
+                drop(bytes);
+                tensor
             }
             Encoding::Ggml(kind) => decode(*kind, bytes, &stored.shape)?,
         };

@@ -14,6 +14,7 @@ use crate::{
 use api::{
     Problem, RunConfig,
     catalog::ui,
+    job::is_awaited,
     params::{self, ComputeType, ModelParams},
 };
 use candle_core::DType;
@@ -132,6 +133,12 @@ pub fn kept(
     let others = stage.others(config)?;
     let mut kept = 0;
     for (field, chosen) in &others {
+        let mut paths = chosen.adapters().into_iter().chain([chosen.model_name_or_path.as_str()]);
+        if paths.any(is_awaited) {
+            // A run on this model makes it.
+            kept += bytes;
+            continue;
+        }
         let other = prepare::open(chosen, places).map_err(|error| error.at(field))?;
         let names = [&own.files, &other.files].map(|files| files.path().display().to_string());
         check_words((&names[0], &own.tokenizer.tokenizer), (&names[1], &other.tokenizer.tokenizer), field)?;
