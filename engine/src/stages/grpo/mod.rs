@@ -117,7 +117,7 @@ impl Entry for Grpo {
             [params::schema::<GrpoParams>(), params::schema::<RolloutParams>(), params::schema::<ReferenceParams>()];
         Card {
             name: "grpo".into(),
-            title: Text::new("Rewards", "奖励（GRPO）"),
+            title: Text::new("Rewards (GRPO)", "奖励（GRPO）"),
             help: Text::new(
                 "Answer by itself, several times, and learn from what is rewarded most (GRPO, DAPO, Dr. GRPO, GSPO, RLOO).",
                 "让模型自己作答多次，从奖励更高的回答中学习（GRPO、DAPO、Dr. GRPO、GSPO、RLOO）。",

@@ -104,7 +104,7 @@ impl Entry for Ppo {
             [params::schema::<PpoParams>(), params::schema::<RolloutParams>(), params::schema::<ReferenceParams>()];
         Card {
             name: "ppo".into(),
-            title: Text::new("Reward model", "奖励模型（PPO）"),
+            title: Text::new("Reward model (PPO)", "奖励模型（PPO）"),
             help: Text::new(
                 "Answer by itself and learn from the scores of a reward model, with a value head (PPO).",
                 "让模型自己作答，借助价值头从奖励模型的分数中学习（PPO）。",

@@ -154,7 +154,13 @@ fn Progress(job: Memo<Option<Job>>, state: Memo<JobState>) -> impl IntoView {
             w.preparing.into()
         };
         let epoch = planned.filter(|_| progress.done > 0).map(|total| {
-            fill(w.epoch_of, &[("done", &format!("{:.2}", progress.epoch)), ("total", &format::number(total))])
+            fill(
+                w.epoch_of,
+                &[
+                    ("done", &format!("{:.2}", progress.epoch)),
+                    ("total", &format::number((total * 100.0).round() / 100.0)),
+                ],
+            )
         });
         if state.get().is_active() {
             tick.track();

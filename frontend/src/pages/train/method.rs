@@ -11,7 +11,7 @@ struct Family {
 }
 
 const STAGES: &[Family] = &[
-    Family { title: |w| w.family_examples, names: &["pt", "sft", "distill"] },
+    Family { title: |w| w.family_examples, names: &["pt", "sft", "mixed", "distill"] },
     Family { title: |w| w.family_preferences, names: &["rm", "dpo", "kto"] },
     Family { title: |w| w.family_rewards, names: &["ppo", "grpo"] },
 ];
