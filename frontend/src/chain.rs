@@ -22,8 +22,7 @@ impl Chain {
     pub fn jobs(&self, of: impl Fn(&str) -> RunConfig) -> Vec<RunConfig> {
         let mut jobs = self.checks(of);
         if let [sft, rm, ppo] = &mut jobs[..] {
-            let is_whole = ppo.text("finetuning_type").is_some_and(|name| SAVES_MODEL.contains(&name));
-            let result = if is_whole { "model_name_or_path" } else { "adapter_name_or_path" };
+            let result = if is_whole(ppo) { "model_name_or_path" } else { "adapter_name_or_path" };
             rm.set(result, "{run:1}");
             ppo.set(result, "{run:1}");
             if let Some(name) = ppo.text("run_name").map(str::to_owned) {
@@ -43,11 +42,16 @@ impl Chain {
             config.remove("interleave_probs");
             config.remove("mix_strategy");
         }
-        let is_whole = ppo.text("finetuning_type").is_some_and(|name| SAVES_MODEL.contains(&name));
+        let kind = if is_whole(&ppo) { "full" } else { "lora" };
         ppo.set("reward_model", "{run:2}");
-        ppo.set("reward_model_type", if is_whole { "full" } else { "lora" });
+        ppo.set("reward_model_type", kind);
         vec![sft, rm, ppo]
     }
+}
+
+/// Whether the result of a run is a model of its own, rather than an adapter.
+fn is_whole(config: &RunConfig) -> bool {
+    config.text("finetuning_type").is_some_and(|name| SAVES_MODEL.contains(&name))
 }
 
 #[cfg(test)]

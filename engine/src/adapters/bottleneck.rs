@@ -4,7 +4,7 @@
 
 use super::{
     Adapter, Base, Precision, Tuning,
-    problems::{beside, check_type, other_model},
+    problems::{beside, check_type, other_shape},
     virtual_tokens::refuse_new_tokens,
 };
 use crate::{
@@ -140,7 +140,7 @@ impl BottleneckTuning {
             let found = self.values.get(name);
             return match found.filter(|value| value.dims() == shape) {
                 Some(value) => Ok(cast(value, DType::F32)?.to_device(device)?),
-                None => Err(other_model(&self.origin, name, found.map_or(&[], Tensor::dims), shape)),
+                None => Err(other_shape(&self.origin, name, found.map_or(&[], Tensor::dims), shape)),
             };
         }
         if name.contains(".up.") {
@@ -181,7 +181,7 @@ impl Tuning for BottleneckTuning {
         let (width, branches) = (config.hidden_size, self.branches());
         let (size, count) = (self.size(width), config.layers * branches.len());
         if !self.values.is_empty() && self.values.len() != 4 * count {
-            return Err(other_model(&self.origin, "adapter_model.safetensors", &[self.values.len()], &[4 * count]));
+            return Err(other_shape(&self.origin, "adapter_model.safetensors", &[self.values.len()], &[4 * count]));
         }
         let values = count * (2 * width * size + width + size);
         Ok((values as u64, branches.iter().map(|branch| (*branch).to_string()).collect()))

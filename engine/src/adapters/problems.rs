@@ -21,11 +21,16 @@ pub fn check_type(dir: &Path, wanted: &str) -> Result<()> {
 }
 
 /// A tensor of an adapter has not the shape that this model needs.
-pub fn other_model(origin: &str, name: &str, found: &[usize], wanted: &[usize]) -> Error {
+pub fn other_shape(origin: &str, name: &str, found: &[usize], wanted: &[usize]) -> Error {
+    other_model(origin, name, &format!("{found:?}"), &format!("{wanted:?}"))
+}
+
+/// As [`other_shape`], with words for the shapes.
+pub fn other_model(origin: &str, name: &str, found: &str, wanted: &str) -> Error {
     Problem::new(
         "adapter_for_another_model",
-        format!("{origin} was trained for another model: {name} has the shape {found:?}, this model needs {wanted:?}."),
-        format!("{origin} 是为另一个模型训练的：{name} 的形状为 {found:?}，此模型需要 {wanted:?}。"),
+        format!("{origin} was trained for another model: {name} has the shape {found}, this model needs {wanted}."),
+        format!("{origin} 是为另一个模型训练的：{name} 的形状为 {found}，此模型需要 {wanted}。"),
     )
     .hint("Choose the model that the adapter was trained on.", "请选择训练该适配器时所用的模型。")
     .field("adapter_name_or_path")

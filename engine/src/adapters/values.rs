@@ -1,11 +1,11 @@
 //! The values that a tuning begins with where it was read from a PEFT folder.
 
+use super::problems;
 use crate::{
     Error, Result,
     files::adapter::read_tensors,
     model::{Model, Parameter},
 };
-use api::Problem;
 use candle_core::{DType, Device, Tensor};
 use std::{collections::BTreeMap, path::Path};
 
@@ -39,7 +39,7 @@ impl Values {
     pub fn get(&self, name: &str, dims: &[usize], device: &Device) -> Result<Option<Tensor>> {
         let Some(value) = self.tensors.get(name) else { return Ok(None) };
         if value.dims() != dims {
-            return Err(self.other_model(name, &format!("{:?}", value.dims()), &format!("{dims:?}")));
+            return Err(problems::other_shape(&self.origin, name, value.dims(), dims));
         }
         Ok(Some(value.to_dtype(DType::F32)?.to_device(device)?))
     }
@@ -63,14 +63,6 @@ impl Values {
     }
 
     pub fn other_model(&self, name: &str, found: &str, wanted: &str) -> Error {
-        let origin = &self.origin;
-        Problem::new(
-            "adapter_for_another_model",
-            format!("{origin} was trained for another model: {name} has the shape {found}, this model needs {wanted}."),
-            format!("{origin} 是为另一个模型训练的：{name} 的形状为 {found}，此模型需要 {wanted}。"),
-        )
-        .hint("Choose the model that the adapter was trained on.", "请选择训练该适配器时所用的模型。")
-        .field("adapter_name_or_path")
-        .into()
+        problems::other_model(&self.origin, name, found, wanted)
     }
 }

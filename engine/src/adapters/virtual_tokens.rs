@@ -3,7 +3,7 @@
 
 use super::{
     Base, Precision, Tuning,
-    problems::{beside, check_type, other_model},
+    problems::{beside, check_type, other_shape},
 };
 use crate::{
     Error, Result,
@@ -201,7 +201,7 @@ impl Soft {
         if let Start::Values { values, origin } = &self.start
             && values.dims() != [sizes.count, sizes.width]
         {
-            return Err(other_model(origin, TABLE, values.dims(), &[sizes.count, sizes.width]));
+            return Err(other_shape(origin, TABLE, values.dims(), &[sizes.count, sizes.width]));
         }
         if self.count >= c.context {
             let (count, context) = (self.count, c.context);

@@ -76,7 +76,7 @@ fn together(
     params: &GenerateParams,
     stop: &AtomicBool,
 ) -> Result<Option<Vec<Vec<Answer>>>> {
-    let context = model.config.context;
+    let context = model.context();
     if let Some(ask) = asks.iter().find(|ask| ask.prompt.is_empty() || ask.prompt.len() >= context) {
         return Err(Error::Internal(format!("a prompt has {} tokens, the context {context}", ask.prompt.len())));
     }

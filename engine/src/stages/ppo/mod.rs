@@ -308,7 +308,7 @@ impl Learner {
             moments.hear(&scores);
             scores.iter_mut().for_each(|score| *score = moments.normalise(*score));
         }
-        let mut rewards = gae::rewards(episodes, &scores, self.state.kl_coef.unwrap_or(params.init_kl_coef));
+        let mut rewards = gae::rewards(episodes, &scores, self.coef());
         if params.ppo_whiten_rewards {
             gae::whiten(&mut rewards, false);
         }
