@@ -22,8 +22,6 @@ use std::{
 
 /// Euclidean norm of the difference, as a share of PEFT's.
 const NEAR: f32 = 1e-5;
-/// The same where the weight was split by two programs' decompositions, each rounded in float32.
-const NEAR_SPLIT: f32 = 3e-5;
 
 const MADE: [&str; 11] = [
     "dora",
@@ -52,10 +50,6 @@ impl Made {
     fn splits(&self) -> bool {
         ["pissa", "olora"].contains(&self.name)
     }
-
-    fn near(&self) -> f32 {
-        if self.splits() { NEAR_SPLIT } else { NEAR }
-    }
 }
 
 fn made(name: &'static str) -> Made {
@@ -83,7 +77,7 @@ fn logits_losses_and_gradients_are_those_of_peft() {
                 let gradient = grads.get(name).unwrap_or_else(|| panic!("{}: {name} got no gradient", made.name));
                 let gradient = store.get(name).unwrap().stored(gradient.clone()).unwrap();
                 let off = relative_distance(&gradient, expected);
-                assert!(off < made.near(), "{}: the gradient of {name} is off by {off} of its norm", made.name);
+                assert!(off < NEAR, "{}: the gradient of {name} is off by {off} of its norm", made.name);
                 worst = worst.max(off);
             }
             println!("{}: the worst gradient is off by {worst:.1e}", made.name);
@@ -253,6 +247,24 @@ fn converted_adapters_serve_the_untouched_base() {
         let off = relative_distance(&logits(&converted), &logits(&plain));
         assert!(off < 1e-4, "{init}: {off}");
         assert!(relative_distance(&logits(&plain), &case.tensors["logits.0"]) > 1e-2, "{init}: nothing was learned");
+    }
+}
+
+/// PiSSA and OLoRA leave of each base weight what PEFT leaves, whose decompositions are float32.
+#[test]
+fn what_is_left_of_the_base_is_what_peft_leaves() {
+    for made in ["pissa", "olora"].map(made) {
+        let tuning = adapters::read(&made.dir).unwrap();
+        let model = opened(&made.case, tuning.as_ref(), &mut Store::default(), DType::F32);
+        let mut compared = 0;
+        for (name, linear) in model.linears() {
+            let Some(left) = made.tensors.get(&format!("left.{name}.weight")) else { continue };
+            let off = relative_distance(&linear.weight.get(), left);
+            assert!(off < NEAR, "{}: {name} is off by {off}", made.name);
+            assert!(relative_distance(left, &plain_weight(&made.case, &name)) > 0.05, "{}: {name}", made.name);
+            compared += 1;
+        }
+        assert_eq!(compared, 6, "{}", made.name);
     }
 }
 
@@ -439,11 +451,15 @@ fn opened_folder(folder: &Path, attach: &dyn Attach, store: &mut Store, compute:
     build(&config, &Source::Files(&files), attach, store, &Device::Cpu, compute).unwrap()
 }
 
+fn plain_weight(case: &Case, name: &str) -> Tensor {
+    read_tensors(&case.model.path().join("model.safetensors"))[&format!("{name}.weight")].clone()
+}
+
 fn check_logits(made: &Made, model: &Model) {
     for (n, ids) in made.case.expected.ids.iter().enumerate() {
         let logits = model.logits(ids, &[ids.len()]).unwrap();
         let off = relative_distance(&logits, &made.tensors[&format!("logits.{n}")]);
-        assert!(off < made.near(), "{}: logits of sequence {n} are off by {off}", made.name);
+        assert!(off < NEAR, "{}: logits of sequence {n} are off by {off}", made.name);
     }
 }
 

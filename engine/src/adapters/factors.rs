@@ -1,15 +1,8 @@
 //! Low-rank factors made of a weight: the principal triples of its singular value decomposition, and the first columns
-//! of its QR decomposition.
+//! of its QR decomposition. Both are computed in float64: what the frozen weight loses is then exact in float32.
 
-use crate::{
-    Result,
-    kernels::{
-        floats,
-        matmul::{self, Factor, Times},
-    },
-    random::Random,
-};
-use candle_core::{DType, Tensor};
+use crate::{Result, random::Random};
+use candle_core::{DType, Device, Tensor};
 
 /// Directions that are followed besides those asked for, so that the last of these are exact, too.
 const MORE: usize = 32;
@@ -21,18 +14,19 @@ const SETTLED: f64 = 1e-7;
 /// both evenly: subspace iteration (Halko, Martinsson, Tropp, 2011) for `rounds`, or until it has settled.
 pub fn principal(w: &Tensor, rank: usize, rounds: Option<usize>, seed: u64) -> Result<(Tensor, Tensor)> {
     let (out, inp) = w.dims2()?;
+    let w = w.to_dtype(DType::F64)?;
     let width = (rank + MORE).min(out).min(inp);
     let mut random = Random::new(seed, 0);
-    let mut right: Vec<f32> = (0..width * inp).map(|_| random.normal()).collect();
+    let mut right: Vec<f64> = (0..width * inp).map(|_| f64::from(random.normal())).collect();
     let mut sizes = vec![0.0; width];
     let mut left = Vec::new();
     for round in 0..=rounds.unwrap_or(MOST) {
         orthonormal_rows(&mut right, inp);
-        left = values(&across(w, &right, width)?)?;
+        left = times(&right, &w.t()?)?;
         let before = sizes;
-        sizes = row_lengths(&left, out);
+        sizes = left.chunks(out).map(|row| dot(row, row).sqrt()).collect();
         orthonormal_rows(&mut left, out);
-        right = values(&down(w, &left, width)?)?;
+        right = times(&left, &w)?;
         let change = sizes.iter().zip(&before).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         if rounds.is_none() && round > 0 && change <= SETTLED * sizes.iter().fold(0.0, |m: f64, s| m.max(*s)) {
             break;
@@ -40,60 +34,56 @@ pub fn principal(w: &Tensor, rank: usize, rounds: Option<usize>, seed: u64) -> R
     }
     // In the subspace that was found w is leftᵀ right; the eigenvectors of right rightᵀ turn that into triples.
     let (squares, vectors) = eigen(&gram(&right, width, inp), width);
-    let (mut b, mut a) = (vec![0f32; out * rank], vec![0f32; rank * inp]);
+    let (mut b, mut a) = (vec![0.0; out * rank], vec![0.0; rank * inp]);
     for (k, square) in squares.iter().enumerate().take(rank) {
         let root = square.max(0.0).sqrt().sqrt();
         for i in 0..width {
             let v = vectors[i * width + k];
             for o in 0..out {
-                b[o * rank + k] += (v * f64::from(left[i * out + o]) * root) as f32;
+                b[o * rank + k] += v * left[i * out + o] * root;
             }
             if root > 0.0 {
                 for j in 0..inp {
-                    a[k * inp + j] += (v * f64::from(right[i * inp + j]) / root) as f32;
+                    a[k * inp + j] += v * right[i * inp + j] / root;
                 }
             }
         }
     }
-    Ok((Tensor::from_vec(b, (out, rank), w.device())?, Tensor::from_vec(a, (rank, inp), w.device())?))
+    Ok((single(b, (out, rank), w.device())?, single(a, (rank, inp), w.device())?))
 }
 
 /// b (out, rank) and a (rank, in): the first columns of Q and the first rows of R, where w = Q R.
 pub fn leading(w: &Tensor, rank: usize) -> Result<(Tensor, Tensor)> {
-    let out = w.dim(0)?;
+    let (out, inp) = w.dims2()?;
+    let w = w.to_dtype(DType::F64)?;
     let mut q = values(&w.narrow(1, 0, rank)?.t()?.contiguous()?)?;
     orthonormal_rows(&mut q, out);
-    let a = down(w, &q, rank)?;
-    let b = Tensor::from_vec(q, (rank, out), w.device())?.t()?.contiguous()?;
-    Ok((b, a))
+    let a = times(&q, &w)?;
+    Ok((single(q, (rank, out), w.device())?.t()?.contiguous()?, single(a, (rank, inp), w.device())?))
 }
 
-/// `rows wᵀ` (n, out), rows being (n, in).
-fn across(w: &Tensor, rows: &[f32], n: usize) -> Result<Tensor> {
-    let rows = Tensor::from_slice(rows, (n, w.dim(1)?), w.device())?;
-    matmul::linear(&rows, w, DType::F32, DType::F32)
+/// `rows m`, the rows as long as m (depth, columns) is deep.
+fn times(rows: &[f64], m: &Tensor) -> Result<Vec<f64>> {
+    let depth = m.dim(0)?;
+    let rows = Tensor::from_slice(rows, (rows.len() / depth.max(1), depth), m.device())?;
+    values(&rows.matmul(m)?)
 }
 
-/// `rows w` (n, in), rows being (n, out).
-fn down(w: &Tensor, rows: &[f32], n: usize) -> Result<Tensor> {
-    let rows = Factor::new(&Tensor::from_slice(rows, (n, w.dim(0)?), w.device())?, DType::F32)?;
-    matmul::sum(&[Times::Down(&rows, w)], DType::F32)
+fn values(t: &Tensor) -> Result<Vec<f64>> {
+    Ok(t.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
 }
 
-fn values(t: &Tensor) -> Result<Vec<f32>> {
-    Ok(floats(&t.to_device(&candle_core::Device::Cpu)?)?.to_vec())
+/// In float32.
+fn single(values: Vec<f64>, shape: (usize, usize), device: &Device) -> Result<Tensor> {
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(DType::F32)?.to_device(device)?)
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-}
-
-fn row_lengths(rows: &[f32], n: usize) -> Vec<f64> {
-    rows.chunks(n).map(|row| dot(row, row).sqrt()).collect()
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// Gram and Schmidt, twice for every row, whose length is n. A row that depends on those before it becomes 0.
-fn orthonormal_rows(rows: &mut [f32], n: usize) {
+fn orthonormal_rows(rows: &mut [f64], n: usize) {
     for i in 0..rows.len() / n.max(1) {
         let (before, rest) = rows.split_at_mut(i * n);
         let row = &mut rest[..n];
@@ -101,16 +91,16 @@ fn orthonormal_rows(rows: &mut [f32], n: usize) {
         for _ in 0..2 {
             for other in before.chunks(n) {
                 let along = dot(row, other);
-                row.iter_mut().zip(other).for_each(|(r, o)| *r = (f64::from(*r) - along * f64::from(*o)) as f32);
+                row.iter_mut().zip(other).for_each(|(r, o)| *r -= along * o);
             }
         }
         let length = dot(row, row).sqrt();
-        let factor = if length > 1e-6 * begun { 1.0 / length } else { 0.0 };
-        row.iter_mut().for_each(|r| *r = (f64::from(*r) * factor) as f32);
+        let factor = if length > 1e-12 * begun { 1.0 / length } else { 0.0 };
+        row.iter_mut().for_each(|r| *r *= factor);
     }
 }
 
-fn gram(rows: &[f32], count: usize, n: usize) -> Vec<f64> {
+fn gram(rows: &[f64], count: usize, n: usize) -> Vec<f64> {
     let row = |i: usize| &rows[i * n..][..n];
     (0..count * count).map(|k| dot(row(k / count), row(k % count))).collect()
 }
@@ -158,16 +148,14 @@ fn eigen(matrix: &[f64], n: usize) -> (Vec<f64>, Vec<f64>) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use candle_core::Device;
-
     fn random(shape: &[usize]) -> Tensor {
         let mut random = Random::new(3, shape[0] as u64);
         let values: Vec<f32> = (0..shape.iter().product()).map(|_| random.normal()).collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap()
     }
 
     fn length(t: &Tensor) -> f32 {
-        t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt()
+        t.to_dtype(DType::F32).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt()
     }
 
     /// A matrix of known singular values: what is left has those that were not taken.
@@ -178,25 +166,26 @@ mod tests {
         let mut right = values(&random(&[46, inp]).narrow(0, 0, 45).unwrap().contiguous().unwrap()).unwrap();
         orthonormal_rows(&mut left, out);
         orthonormal_rows(&mut right, inp);
-        let sizes: Vec<f32> = (0..45).map(|i| 10.0 / (1.0 + i as f32)).collect();
+        let sizes: Vec<f64> = (0..45).map(|i| 10.0 / (1.0 + i as f64)).collect();
         let left = Tensor::from_vec(left, (45, out), &Device::Cpu).unwrap();
         let right = Tensor::from_vec(right, (45, inp), &Device::Cpu).unwrap();
         let diagonal = Tensor::from_vec(sizes.clone(), (45, 1), &Device::Cpu).unwrap();
         let w = left.t().unwrap().matmul(&right.broadcast_mul(&diagonal).unwrap()).unwrap();
+        let w = w.to_dtype(DType::F32).unwrap();
         for (rank, rounds) in [(4, None), (4, Some(16)), (20, None)] {
             let (b, a) = principal(&w, rank, rounds, 7).unwrap();
             let rest = (&w - b.matmul(&a).unwrap()).unwrap();
-            let expected = sizes[rank..].iter().map(|s| s * s).sum::<f32>().sqrt();
-            assert!((length(&rest) / expected - 1.0).abs() < 1e-4, "{rank}: {} and {expected}", length(&rest));
+            let expected = sizes[rank..].iter().map(|s| s * s).sum::<f64>().sqrt() as f32;
+            assert!((length(&rest) / expected - 1.0).abs() < 1e-5, "{rank}: {} and {expected}", length(&rest));
             // Each triple's value stands in both factors evenly.
             let largest = length(&a.get(0).unwrap());
-            assert!((largest - sizes[0].sqrt()).abs() < 1e-3, "{largest}");
+            assert!((f64::from(largest) - sizes[0].sqrt()).abs() < 1e-5, "{largest}");
         }
     }
 
     #[test]
     fn leading_factors_leave_the_first_columns_nothing() {
-        let w = random(&[30, 20]);
+        let w = random(&[30, 20]).to_dtype(DType::F32).unwrap();
         let (b, a) = leading(&w, 5).unwrap();
         let rest = (&w - b.matmul(&a).unwrap()).unwrap();
         assert!(length(&rest.narrow(1, 0, 5).unwrap()) < 1e-5);
