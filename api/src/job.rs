@@ -11,6 +11,9 @@ pub struct Spec {
     pub id: String,
     pub kind: JobKind,
     pub config: RunConfig,
+    /// The job of its chain that must have succeeded before this one begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
     /// Seconds since 1970.
     pub created_at: f64,
 }

@@ -48,11 +48,11 @@ impl RunFolder {
                     clear(&dir).map_err(|e| Failure::io(&dir, e))?;
                 }
                 let id = link(&runs, &wish, &dir).map_err(|e| Failure::io(&runs, e))?;
-                return Self::hold(Spec { id, kind, config, created_at: events::now() }, dir, lock);
+                return Self::hold(Spec { id, kind, config, after: None, created_at: events::now() }, dir, lock);
             }
         };
         let lock = events::lock(&dir)?;
-        Self::hold(Spec { id, kind, config, created_at: events::now() }, dir, lock)
+        Self::hold(Spec { id, kind, config, after: None, created_at: events::now() }, dir, lock)
     }
 
     /// The folder that a worker was given, with the specification in it.

@@ -8,7 +8,8 @@ use crate::{
     device,
     files::ModelFiles,
     generate::Generation,
-    model::{Attach, Batch, Model, Source, Store, Weights, build},
+    kernels::quantised::Quantisation,
+    model::{Attach, Batch, Model, Source, Store, Weights, build_on},
     prepare::{encoder, open},
     stages::value_head::{self, ValueHead},
 };
@@ -35,6 +36,16 @@ pub struct Loaded {
 impl Loaded {
     /// Loads a model that computes in `asked`, and on it the adapter that `params` names.
     pub fn open(params: &ModelParams, places: &Places, asked: ComputeType) -> Result<Self> {
+        Self::open_on(params, places, asked, None)
+    }
+
+    /// As [`open`](Self::open), with the linears of the layers kept in few bits.
+    pub fn open_on(
+        params: &ModelParams,
+        places: &Places,
+        asked: ComputeType,
+        quantisation: Option<Quantisation>,
+    ) -> Result<Self> {
         let opened = open(params, places)?;
         let encoder = encoder(&opened, &DataParams::default())?;
         let tuning = adapters::read_all(&params.adapters())?;
@@ -49,7 +60,7 @@ impl Loaded {
         let (compute, _) = compute::pick_for(&device::name(params.device.as_deref())?, asked, "compute_type")?;
         let device = device::open(params.device.as_deref())?;
         let mut store = Store::default();
-        let model = build(&opened.config, &source, attach, &mut store, &device, compute.dtype())?;
+        let model = build_on(&opened.config, &source, attach, &mut store, &device, compute.dtype(), quantisation)?;
         if let Some(tuning) = &tuning {
             tuning.place(&model)?;
         }

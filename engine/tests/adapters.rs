@@ -501,7 +501,8 @@ fn train(case: &Case, home: &Path, more: Value) -> (PathBuf, Vec<BTreeMap<String
 }
 
 fn run(kind: JobKind, config: Value, home: &Path) -> (Outcome, Vec<BTreeMap<String, f64>>) {
-    let spec = Spec { id: "run".into(), kind, config: serde_json::from_value(config).unwrap(), created_at: 0.0 };
+    let spec =
+        Spec { id: "run".into(), kind, config: serde_json::from_value(config).unwrap(), after: None, created_at: 0.0 };
     let places = Places { home: home.into(), hub_cache: home.join("hub") };
     let mut steps = Vec::new();
     let mut sink = |event| {

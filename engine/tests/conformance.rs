@@ -96,7 +96,7 @@ impl Home {
 
     fn job(&self, kind: JobKind, name: &str, config: Value, stop_after: Option<u64>) -> Ended {
         let dir = self.path().join("runs").join(name);
-        let spec = Spec { id: name.into(), kind, config: config_of(config), created_at: 0.0 };
+        let spec = Spec { id: name.into(), kind, config: config_of(config), after: None, created_at: 0.0 };
         let (stop, mut events) = (AtomicBool::new(false), Vec::new());
         let mut sink = |event: Event| {
             if matches!(&event, Event::Metrics { step, .. } if Some(*step) == stop_after) {
@@ -281,6 +281,73 @@ fn stopping_and_resuming_changes_no_bit() {
         assert_eq!(joined, whole.losses().into_iter().map(f64::to_bits).collect::<Vec<_>>(), "{what}");
         assert!(second.weights() == whole.weights(), "{what}: the weights differ");
     });
+}
+
+/// Before anything was learned the policy is its own reference, also where the base is kept in few bits.
+#[test]
+fn the_reference_is_the_policy_that_the_run_began_with() {
+    let home = Home::new();
+    let check = |name: &str, adapter: &str, more: Value| {
+        let mut config = home.config("dpo", adapter);
+        let plain = json!({
+            "quantization_bit": 4, "max_steps": 8, "learning_rate": 0.0, "lora_dropout": 0.0, "compute_type": "fp32"
+        });
+        for part in [plain, more] {
+            config.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
+        }
+        let ended = home.run(name, config);
+        match ended.losses().as_slice() {
+            [loss, ..] => assert!((loss - std::f64::consts::LN_2).abs() < 1e-6, "{name}: {loss}"),
+            [] => {
+                let Some(Event::Finished { problem: Some(problem), .. }) = ended.events.last() else {
+                    panic!("{name}")
+                };
+                assert_eq!(problem.code, "quantised_and_trained", "{name}: {problem}");
+            }
+        }
+    };
+    for adapter in ADAPTERS.iter().map(|a| a.card().name) {
+        check(&adapter, &adapter, json!({}));
+    }
+    check("norms", "lora", json!({"additional_target": "norm"}));
+}
+
+/// A reward model on stacked adapters goes on from the last one's value head, and scores with all of them below it.
+#[test]
+fn a_reward_model_may_stand_on_other_adapters() {
+    let home = Home::new();
+    let exact = |stage: &str| {
+        let mut config = home.config(stage, "lora");
+        config["compute_type"] = json!("fp32");
+        config
+    };
+    let first = home.run("first", exact("rm"));
+    let mut config = exact("rm");
+    config["adapter_name_or_path"] = json!(first.dir);
+    config["create_new_adapter"] = json!(true);
+    config["learning_rate"] = json!(0.0);
+    let second = home.run("second", config);
+    let head = |ended: &Ended| fs::read(ended.dir.join("value_head.safetensors")).unwrap();
+    assert!(head(&first) == head(&second));
+
+    let mut config = exact("ppo");
+    config["reward_model"] = json!(format!("{},{}", first.dir.display(), second.dir.display()));
+    config["reward_funcs"] = Value::Null;
+    config["learning_rate"] = json!(0.0);
+    let stacked = home.run("stacked", config.clone());
+    // The second adapter changes nothing, so the first alone gives the same rewards.
+    config["reward_model"] = json!(first.dir);
+    let alone = home.run("alone", config);
+    let rewards = |ended: &Ended| -> Vec<f64> {
+        let reward = |event: &Event| match event {
+            Event::Metrics { values, .. } => values.get("reward").copied(),
+            _ => None,
+        };
+        ended.events.iter().filter_map(reward).collect()
+    };
+    let (stacked, alone) = (rewards(&stacked), rewards(&alone));
+    assert!(!alone.is_empty() && stacked.len() == alone.len());
+    assert!(stacked.iter().zip(&alone).all(|(a, b)| (a - b).abs() < 1e-4), "{stacked:?} {alone:?}");
 }
 
 /// A policy's answers, rewards and metrics are written down by step; rows without an answer do where none is compared with.

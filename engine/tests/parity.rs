@@ -188,7 +188,7 @@ fn a_run_is_that_of_a_pytorch_loop() {
         if expected.finetuning_type == "lora" {
             config.set("adapter_name_or_path", case.adapter.to_str());
         }
-        let spec = Spec { id: "run".into(), kind: JobKind::Train, config, created_at: 0.0 };
+        let spec = Spec { id: "run".into(), kind: JobKind::Train, config, after: None, created_at: 0.0 };
         let places = Places { home: home.path().into(), hub_cache: home.path().join("hub") };
         let mut steps = Vec::new();
         let mut sink = |event| {

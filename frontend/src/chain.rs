@@ -22,9 +22,20 @@ impl Chain {
     pub fn jobs(&self, of: impl Fn(&str) -> RunConfig) -> Vec<RunConfig> {
         let mut jobs = self.checks(of);
         if let [sft, rm, ppo] = &mut jobs[..] {
-            let result = if is_whole(ppo) { "model_name_or_path" } else { "adapter_name_or_path" };
-            rm.set(result, "{run:1}");
-            ppo.set(result, "{run:1}");
+            if is_whole(ppo) {
+                rm.set("model_name_or_path", "{run:1}");
+                ppo.set("model_name_or_path", "{run:1}");
+            } else {
+                // A new adapter stands on those of the form; an adapter that goes on holds what it was.
+                let below = sft.text("adapter_name_or_path").filter(|_| is_on(sft, "create_new_adapter"));
+                let on = |run: &str| below.into_iter().chain([run]).collect::<Vec<_>>().join(",");
+                let (first, second) = (on("{run:1}"), on("{run:2}"));
+                for job in [&mut *rm, &mut *ppo] {
+                    job.set("adapter_name_or_path", first.as_str());
+                    job.remove("create_new_adapter");
+                }
+                ppo.set("reward_model", second);
+            }
             if let Some(name) = ppo.text("run_name").map(str::to_owned) {
                 sft.set("run_name", format!("{name}-sft"));
                 rm.set("run_name", format!("{name}-rm"));
@@ -47,6 +58,10 @@ impl Chain {
         ppo.set("reward_model_type", kind);
         vec![sft, rm, ppo]
     }
+}
+
+fn is_on(config: &RunConfig, key: &str) -> bool {
+    config.get(key).is_some_and(|value| value.as_bool().unwrap_or(value == "true"))
 }
 
 /// Whether the result of a run is a model of its own, rather than an adapter.
@@ -84,6 +99,17 @@ mod tests {
         assert_eq!((of("dataset")[1].as_str(), jobs[2].get("dataset")), ("pairs", Some(&json!(["prompts"]))));
         let checks = chain.checks(|stage| form("lora", stage));
         assert_eq!((checks[1].text("adapter_name_or_path"), checks[2].text("reward_model")), (None, Some("{run:2}")));
+
+        let stacked = chain.jobs(|stage| {
+            let mut config = form("lora", stage);
+            config.set("adapter_name_or_path", "mine");
+            config.set("create_new_adapter", true);
+            config
+        });
+        let of = |key: &str| stacked.iter().map(|job| job.text(key).unwrap_or("-").to_owned()).collect::<Vec<_>>();
+        assert_eq!(of("adapter_name_or_path"), ["mine", "mine,{run:1}", "mine,{run:1}"]);
+        assert_eq!(of("reward_model")[2], "mine,{run:2}");
+        assert_eq!([0, 1, 2].map(|i| is_on(&stacked[i], "create_new_adapter")), [true, false, false]);
 
         let jobs = chain.jobs(|stage| form("full", stage));
         assert_eq!(jobs[2].text("model_name_or_path"), Some("{run:1}"));

@@ -31,6 +31,29 @@ pub fn ignored() -> Vec<Ignored> {
                 "LoRA 只加在线性层上；嵌入若训练则完整训练，使用通常的学习率。",
             ],
         ),
+        (
+            &["reward_model_quantization_bit", "ref_model_quantization_bit"],
+            [
+                "Other models on the base of the run are kept in as few bits as it is.",
+                "与本次运行同一基座的其他模型使用与其相同的量化位数。",
+            ],
+        ),
+        (&["reward_model_adapters"], ["reward_model names the adapter.", "适配器由 reward_model 指定。"]),
+        (
+            &[
+                "galore_proj_type",
+                "apollo_proj",
+                "apollo_proj_type",
+                "badam_mode",
+                "badam_update_ratio",
+                "badam_mask_mode",
+            ],
+            [
+                "Lathe has the usual form of each: the standard projection, and BAdam by layers.",
+                "Lathe 采用各方法的常用形式：标准投影，BAdam 按层进行。",
+            ],
+        ),
+        (&["pref_bco_weight"], ["Lathe has no loss called bco_pair.", "Lathe 没有名为 bco_pair 的损失。"]),
         (&["trust_remote_code"], ["Lathe never runs code from a model folder.", "Lathe 从不运行模型文件夹中的代码。"]),
         (
             &["tf32", "infer_dtype", "upcast_layernorm", "upcast_lmhead_output"],

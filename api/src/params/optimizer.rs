@@ -9,8 +9,9 @@ use serde_json::{Map, Value};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct OptimizerParams {
-    /// How much of the last step sgd and muon keep. 0 with sgd: plain gradient descent, as transformers has it.
-    #[schemars(range(min = 0.0, max = 0.9999), extend("ui" = ui(["Momentum", "动量"], "sgd 与 muon 保留上一步的多少。sgd 设为 0 即普通梯度下降，与 transformers 相同。", ["Usual 0.9 with sgd, 0.95 with muon", "sgd 常用 0.9，muon 常用 0.95"])))]
+    /// How much of the last step sgd and muon keep. Empty: 0 with sgd, which is plain gradient descent as transformers has
+    /// it, and 0.95 with muon.
+    #[schemars(range(min = 0.0, max = 0.9999), extend("ui" = ui(["Momentum", "动量"], "sgd 与 muon 保留上一步的多少。留空：sgd 为 0（普通梯度下降，与 transformers 相同），muon 为 0.95。", ["Usual 0.9 with sgd, 0.95 with muon", "sgd 常用 0.9，muon 常用 0.95"])))]
     pub optim_momentum: Option<f64>,
     /// Muon for the matrices of the layers, AdamW for everything else.
     #[schemars(extend("ui" = ui(["Muon", "Muon"], "各层的矩阵用 Muon，其余用 AdamW。", ["As the optimizer muon", "与优化器 muon 相同"])))]

@@ -15,7 +15,7 @@ use crate::{
     files::adapter::{AdapterConfig, read_config},
     model::{
         LinearLayout, Model, Parameter, Store,
-        blocks::{Dora, Linear, LowRank},
+        blocks::{Dora, Linear, LowRank, MAGNITUDE},
     },
     random::{Random, name_key},
 };
@@ -39,7 +39,7 @@ pub struct LoraParams {
     #[schemars(range(min = 1, max = 1024), extend("ui" = ui(["Rank", "秩"], "适配器的宽度。", ["Higher: can learn more, larger file; usual 8 to 64", "调高：能学得更多，文件更大；常用 8 到 64"])))]
     pub lora_rank: usize,
     /// How strongly the adapter acts, divided by the rank. Empty: twice the rank.
-    #[schemars(range(min = 0.0), extend("ui" = ui(["Alpha", "Alpha"], "适配器作用的强度，会除以秩。留空为秩的两倍。", ["Higher: acts like a higher learning rate", "调高：相当于提高学习率"])))]
+    #[schemars(extend("exclusiveMinimum" = 0.0), extend("ui" = ui(["Alpha", "Alpha"], "适配器作用的强度，会除以秩。留空为秩的两倍。", ["Higher: acts like a higher learning rate", "调高：相当于提高学习率"])))]
     pub lora_alpha: Option<f64>,
     /// Share of the adapter's inputs that are switched off at random while training.
     #[schemars(range(min = 0.0, max = 0.95), extend("ui" = ui(["Dropout", "Dropout"], "训练时随机关闭适配器输入的比例。", ["Higher: less word-for-word memory; usual 0 to 0.1", "调高：减少逐字背诵；常用 0 到 0.1"])))]
@@ -233,7 +233,7 @@ impl LowRanks {
             rslora: params.use_rslora,
             dora: params.use_dora,
             ranks: patterns("rank_pattern", &params.rank_pattern, |rank: &usize| (1..=1024).contains(rank))?,
-            alphas: patterns("alpha_pattern", &params.alpha_pattern, |alpha: &f64| alpha.is_finite() && *alpha >= 0.0)?,
+            alphas: patterns("alpha_pattern", &params.alpha_pattern, |alpha: &f64| alpha.is_finite() && *alpha > 0.0)?,
             init,
             plus: params.loraplus_lr_ratio.filter(|ratio| *ratio > 0.0),
             convert: params.pissa_convert,
@@ -342,7 +342,7 @@ impl Method for LowRanks {
         if !self.dora {
             return Ok(linear);
         }
-        let name = format!("{name}.lora_magnitude_vector");
+        let name = format!("{name}.{MAGNITUDE}");
         let magnitude = match values.get(&name, &[out], &device)? {
             Some(saved) => saved,
             None => Dora::lengths_of(&linear)?,

@@ -85,7 +85,7 @@ fn measure(bench: &MethodBench, places: &Places, dir: &Path) -> Result<MethodRep
     fs::write(&index, info.to_string()).map_err(Error::io(&index))?;
 
     let config = arguments(bench, dir);
-    let spec = Spec { id: "bench".into(), kind: JobKind::Train, config: config.clone(), created_at: 0.0 };
+    let spec = Spec { id: "bench".into(), kind: JobKind::Train, config: config.clone(), after: None, created_at: 0.0 };
     let (results, begun) = (dir.join("run"), Instant::now());
     let (mut trainable, mut steps, mut problem) = (0, 0, None);
     let mut sink = |event: Event| {

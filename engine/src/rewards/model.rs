@@ -4,6 +4,7 @@ use super::{Attempt, Reward, Scorer, http};
 use crate::{
     Error, Result,
     entry::Entry,
+    files::adapter::is_adapter,
     model::{Batch, Model, Weights},
     stages::{Setting, reference, value_head::ValueHead},
 };
@@ -28,8 +29,9 @@ pub struct RewardModel;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RewardModelParams {
-    /// The folder of a run of the stage rm, or the address of a server that gives scores.
-    #[schemars(extend("ui" = main_ui(["Reward model", "奖励模型"], "rm 阶段运行的文件夹，或打分服务的地址。", ["", ""])))]
+    /// The folder of a run of the stage rm, or the address of a server that gives scores. Of stacked adapters all, separated
+    /// by commas, that of the stage rm last.
+    #[schemars(extend("ui" = main_ui(["Reward model", "奖励模型"], "rm 阶段运行的文件夹，或打分服务的地址。叠加的适配器用逗号分隔全部列出，rm 阶段的放在最后。", ["", ""])))]
     pub reward_model: Option<String>,
     /// What the reward model is: an adapter on the model of this run (lora), a model of its own (full), a server (api). Empty:
     /// what stands there tells.
@@ -51,8 +53,9 @@ impl Entry for RewardModel {
 /// Where a reward model is.
 enum Place {
     Server(String),
-    /// A folder: of an adapter on the model of the run, or of a model of its own.
+    /// Folders of adapters on the model of the run, separated by commas.
     Adapter(String),
+    /// The folder of a model of its own.
     Model(String),
 }
 
@@ -65,10 +68,15 @@ impl RewardModelParams {
             Some("api") => Place::Server(name),
             Some("lora") => Place::Adapter(name),
             None if is_address => Place::Server(name),
-            None if Path::new(&name).join("adapter_config.json").exists() => Place::Adapter(name),
+            None if is_adapter(Path::new(last(&name))) => Place::Adapter(name),
             _ => Place::Model(name),
         })
     }
+}
+
+/// The last of the folders that a text names.
+fn last(names: &str) -> &str {
+    names.rsplit(',').map(str::trim).find(|name| !name.is_empty()).unwrap_or_default()
 }
 
 /// A local reward model beside the model of the run, with the argument that names it.
@@ -110,7 +118,7 @@ impl Scorer for Local {
         let chosen = chosen(&self.place, &setting.prepared.model);
         let chosen = chosen.ok_or_else(|| Error::Internal("a reward server is not loaded".into()))?;
         let model = reference::open(&chosen, "reward_model", setting)?;
-        let head = ValueHead::open(Path::new(dir), &model).map_err(|error| error.at("reward_model"))?;
+        let head = ValueHead::open(Path::new(last(dir)), &model).map_err(|error| error.at("reward_model"))?;
         self.loaded = Some((model, head));
         Ok(())
     }

@@ -6,7 +6,10 @@ use crate::{
     Error, Result,
     data::Needs,
     entry::Entry,
-    kernels::distil::{Blend, Distilled, distil},
+    kernels::{
+        distil::{Blend, Distilled, distil},
+        head::Head,
+    },
     model::{Batch, Grads, Model, Store, Weights},
     train::{Run, fit},
 };
@@ -119,9 +122,11 @@ impl Objective for FromTeacher {
     fn begin(&mut self, setting: &Setting, _: &mut Store) -> Result<()> {
         let chosen = self.params.teacher(setting.config);
         let teacher = reference::open(&chosen, TEACHER, setting)?;
-        let [own, other] = [setting.model, &teacher].map(|model| model.config.vocab_size);
-        if own != other {
-            return Err(other_rows(&chosen.model_name_or_path, own, other).into());
+        // Rows behind the last word only fill the table up, and models of one family have different numbers of them.
+        let rows = words(setting.model, &teacher);
+        let vocabulary = setting.prepared.encoder.tokenizer().get_vocab(true);
+        if let Some(last) = vocabulary.values().max().filter(|last| **last as usize >= rows) {
+            return Err(too_few_rows(&chosen.model_name_or_path, rows, *last).into());
         }
         self.teacher = Some(teacher);
         Ok(())
@@ -168,12 +173,14 @@ impl FromTeacher {
             temperature: self.params.distill_temperature,
             alpha: self.params.distill_alpha,
         };
-        let (own, teacher) = (model.head_on(h)?, self.teacher()?.head_on(taught)?);
+        let words = words(model, self.teacher()?);
+        let first = |head: Head| Ok::<_, Error>(Head { w: head.w.narrow(0, 0, words)?, ..head });
+        let (own, teacher) = (first(model.head_on(h)?)?, first(self.teacher()?.head_on(taught)?)?);
         let scale = learn.as_ref().map(|(scale, _)| *scale);
         let Distilled { losses, divergences, hidden, weight } =
             distil(&own, &teacher, &batch.targets, blend, scale, model.head.trainable)?;
         if let (Some((_, grads)), Some(weight)) = (learn, weight) {
-            grads.add(&model.head, weight)?;
+            grads.add(&model.head, weight.pad_with_zeros(0, 0, model.config.vocab_size - words)?)?;
         }
         let sum = |values: &[f32]| values.iter().copied().map(f64::from).sum::<f64>();
         let mut found = Found::from(sum(&losses));
@@ -182,6 +189,11 @@ impl FromTeacher {
         let hidden = hidden.map(|dh| if factor == 1.0 { Ok(dh) } else { dh * factor }).transpose()?;
         Ok((found, hidden))
     }
+}
+
+/// Rows that both tables of words have.
+fn words(own: &Model, teacher: &Model) -> usize {
+    own.config.vocab_size.min(teacher.config.vocab_size)
 }
 
 fn no_teacher() -> Problem {
@@ -193,11 +205,11 @@ fn no_teacher() -> Problem {
         .field(TEACHER)
 }
 
-fn other_rows(name: &str, own: usize, other: usize) -> Problem {
+fn too_few_rows(name: &str, rows: usize, last: u32) -> Problem {
     Problem::new(
         "other_vocabulary",
-        format!("{name} gives probabilities of {other} tokens, the model to train of {own}."),
-        format!("{name} 给出 {other} 个词元的概率，而被训练的模型有 {own} 个。"),
+        format!("{name} and the model to train have {rows} words in common, but the vocabulary goes up to {last}."),
+        format!("{name} 与被训练的模型共有 {rows} 个词元，而词表编号到 {last}。"),
     )
     .hint("Choose a teacher with the same vocabulary.", "请选择词表相同的教师模型。")
     .field(TEACHER)

@@ -30,8 +30,9 @@ pub struct KtoParams {
     /// How strongly the model is held to its reference.
     #[schemars(range(min = 0.0001, max = 100.0), extend("ui" = ui(["Beta", "Beta"], "与参考模型保持接近的力度。", ["Higher: stays nearer to the reference; usual 0.1", "调高：更接近参考模型；常用 0.1"])))]
     pub pref_beta: f64,
-    /// Weight of learning the good answers themselves besides.
-    #[schemars(range(min = 0.0, max = 100.0), extend("ui" = ui(["SFT weight", "SFT 权重"], "同时学习好回答本身的权重。", ["Higher: the good answers stay likely", "调高：保持好回答的概率"])))]
+    /// Weight of learning the good answers themselves besides: of the loss of each, as a mean over all rows. (LLaMA-Factory
+    /// divides by the good ones twice, so that its weight depends on how a batch is mixed.)
+    #[schemars(range(min = 0.0, max = 100.0), extend("ui" = ui(["SFT weight", "SFT 权重"], "同时学习好回答本身的权重，按全部样本取平均（LLaMA-Factory 的权重还取决于批次中好回答的比例）。", ["Higher: the good answers stay likely", "调高：保持好回答的概率"])))]
     pub pref_ftx: f64,
     /// What the loss of a good answer counts.
     #[schemars(range(min = 0.0, max = 100.0), extend("ui" = ui(["Weight of good answers", "好回答的权重"], "好回答的损失计多少。", ["Higher where good answers are few", "好回答较少时调高"])))]

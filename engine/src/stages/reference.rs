@@ -1,14 +1,19 @@
 //! The reference policy: what a preference loss or a KL penalty holds the trained model against.
 //!
 //! It is the model that the run started from. Where the tuning can be switched off, that is the base under the same weights,
-//! which costs no memory; otherwise a second model is kept, built as the trained one was. `ref_model` names another.
+//! which costs no memory; otherwise a second model is kept, built as the trained one was, in as few bits, and frozen.
+//! `ref_model` names another.
 
 use super::{Setting, Stage};
 use crate::{
     Places, Result,
     adapters::Tuning,
     loaded::Loaded,
-    model::{Batch, Model, Source, Store, Weights, build},
+    model::{
+        Attach, Batch, DecoderConfig, Model, Parameter, Source, Store, VirtualTokens, Weights,
+        blocks::{Bottleneck, Linear},
+        build_on,
+    },
     prepare::{self, Opened},
 };
 use api::{
@@ -17,7 +22,7 @@ use api::{
     job::is_awaited,
     params::{self, ComputeType, ModelParams},
 };
-use candle_core::DType;
+use candle_core::{DType, Device};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -87,8 +92,9 @@ impl Reference {
             true => Source::Random { seed: prepared.train.seed },
             false => Source::Files(&prepared.files),
         };
-        let (own, tuning) = (setting.model, prepared.tuning.as_ref());
-        let model = build(&own.config, &source, tuning, &mut Store::default(), &own.device, own.compute)?;
+        let (own, tuning, few) = (setting.model, prepared.tuning.as_ref(), prepared.quantisation);
+        let (attach, mut store) = (Frozen(tuning), Store::default());
+        let model = build_on(&own.config, &source, &attach, &mut store, &own.device, own.compute, few)?;
         tuning.place(&model)?;
         Ok(Self::Kept(Box::new(model)))
     }
@@ -111,10 +117,40 @@ impl Reference {
     }
 }
 
-/// Another model that reads the same tokens and computes as the trained one does. `field` is the argument that names it.
+/// What a tuning attaches, on weights that all stay frozen, so that they take no more memory than their files.
+struct Frozen<'a>(&'a dyn Tuning);
+
+impl Attach for Frozen<'_> {
+    fn meet(&self, config: &DecoderConfig) -> Result<()> {
+        self.0.meet(config)
+    }
+
+    fn linear(&self, name: &str, linear: Linear, store: &mut Store) -> Result<Linear> {
+        self.0.linear(name, linear, store)
+    }
+
+    fn bottleneck(&self, name: &str, width: usize, device: &Device, store: &mut Store) -> Result<Option<Bottleneck>> {
+        self.0.bottleneck(name, width, device, store)
+    }
+
+    fn virtual_tokens(
+        &self,
+        config: &DecoderConfig,
+        embedding: &Parameter,
+        store: &mut Store,
+    ) -> Result<Option<VirtualTokens>> {
+        self.0.virtual_tokens(config, embedding, store)
+    }
+}
+
+/// Another model that reads the same tokens and computes as the trained one does; on the same base its weights are kept in
+/// as few bits. `field` is the argument that names it.
 pub fn open(chosen: &ModelParams, field: &str, setting: &Setting) -> Result<Model> {
     let asked = if setting.model.compute == DType::BF16 { ComputeType::Bf16 } else { ComputeType::Fp32 };
-    let other = Loaded::open(chosen, setting.places, asked).map_err(|error| error.at(field))?;
+    let is_own = chosen.model_name_or_path == setting.prepared.model.model_name_or_path;
+    // Several adapters are merged into it, which quantised weights can't take.
+    let few = setting.prepared.quantisation.filter(|_| is_own && chosen.adapters().len() <= 1);
+    let other = Loaded::open_on(chosen, setting.places, asked, few).map_err(|error| error.at(field))?;
     let own = (setting.prepared.model.model_name_or_path.as_str(), setting.prepared.encoder.tokenizer());
     check_words(own, (&chosen.model_name_or_path, other.encoder.tokenizer()), field)?;
     Ok(other.model)

@@ -19,6 +19,8 @@ use std::{
 
 /// The file in the folder of a checkpoint or of a result.
 pub const FILE: &str = "value_head.safetensors";
+/// What the names of its parameters begin with.
+pub const PREFIX: &str = "v_head.";
 const WEIGHT: &str = "v_head.summary.weight";
 const BIAS: &str = "v_head.summary.bias";
 
@@ -35,7 +37,8 @@ impl ValueHead {
     /// otherwise with random values as PyTorch's `Linear` has them.
     pub fn trained(setting: &Setting, store: &mut Store) -> Result<Self> {
         let (model, chosen) = (setting.model, &setting.prepared.model);
-        let previous = chosen.adapter_name_or_path.as_deref().filter(|dir| !dir.is_empty()).map(PathBuf::from);
+        // Of several adapters the last is the one that it goes on from.
+        let previous = chosen.adapters().pop().map(PathBuf::from);
         let folders = previous.into_iter().chain([setting.prepared.files.path().to_path_buf()]);
         if let Some(dir) = folders.into_iter().find(|dir| dir.join(FILE).exists()) {
             return Self::trainable_from(&dir, model, store);

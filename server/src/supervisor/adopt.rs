@@ -99,6 +99,7 @@ impl Supervisor {
     async fn insert(&self, id: &str, dir: &Path) -> io::Result<()> {
         let Some(spec) = read_spec(dir)? else { return Ok(()) };
         let mut record = Record::new(id.to_owned(), spec.kind, spec.config, spec.created_at);
+        record.job.after = spec.after;
         // Until its events say otherwise.
         record.job.state = JobState::Running;
         let _gate = self.gate.lock().await;

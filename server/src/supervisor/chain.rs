@@ -88,7 +88,8 @@ fn put_folders(value: &mut Value, folders: &[PathBuf]) {
             }
         }
         Value::Array(items) => items.iter_mut().for_each(|item| put_folders(item, folders)),
-        _ => {}
+        Value::Object(fields) => fields.values_mut().for_each(|item| put_folders(item, folders)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -120,9 +121,9 @@ mod tests {
 
     #[test]
     fn folders_stand_where_they_are_named() {
-        let mut value = json!(["{run:1},/x", "{run:2}"]);
+        let mut value = json!(["{run:1},/x", {"in": "{run:2}"}]);
         put_folders(&mut value, &["/a".into(), "/b".into()]);
-        assert_eq!(value, json!(["/a,/x", "/b"]));
+        assert_eq!(value, json!(["/a,/x", {"in": "/b"}]));
     }
 
     #[test]

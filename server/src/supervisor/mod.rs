@@ -26,9 +26,11 @@ use api::{
     job::{Feed, NewJob, Spec, wished_id},
 };
 use axum::http::StatusCode;
+use serde_json::Value;
 use std::{
     collections::HashMap,
     io,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -209,6 +211,17 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Whether a job comes after another one or names its folder.
+    fn needs(&self, job: &Job, id: &str) -> bool {
+        let Ok(dir) = self.dir(id) else { return false };
+        let names = |value: &Value| {
+            let texts =
+                value.as_str().into_iter().chain(value.as_array().into_iter().flatten().filter_map(Value::as_str));
+            texts.flat_map(|text| text.split(',')).any(|path| Path::new(path.trim()).starts_with(&dir))
+        };
+        job.after.as_deref() == Some(id) || job.config.0.values().any(names)
+    }
+
     /// Deletes an ended job and its folder.
     pub async fn delete(&self, id: &str) -> Reply<()> {
         self.let_go(id).await?;
@@ -221,6 +234,15 @@ impl Supervisor {
                 format!("任务 {id} 仍在排队或运行。"),
             );
             return Err(Failure::conflict(problem.hint("Stop it first.", "请先停止它。")));
+        }
+        let waiting = self.base.store.queued().await?;
+        if let Some(other) = waiting.iter().find(|other| self.needs(other, id)) {
+            let problem = Problem::new(
+                "job_needed",
+                format!("Job {} waits, and works with the result of {id}.", other.id),
+                format!("任务 {} 正在排队，并且要用到 {id} 的结果。", other.id),
+            );
+            return Err(Failure::conflict(problem.hint("Stop or delete that job first.", "请先停止或删除那个任务。")));
         }
         let (home, owned) = (self.base.home.clone(), id.to_owned());
         let deleted = tokio::task::spawn_blocking(move || home.delete_run(&owned)).await.map_err(Failure::internal)?;
@@ -379,7 +401,8 @@ impl Supervisor {
 
     fn write_spec(&self, record: &Record) -> io::Result<()> {
         let job = &record.job;
-        let spec = Spec { id: job.id.clone(), kind: job.kind, config: job.config.clone(), created_at: job.created_at };
+        let (config, after) = (job.config.clone(), job.after.clone());
+        let spec = Spec { id: job.id.clone(), kind: job.kind, config, after, created_at: job.created_at };
         let dir = self.dir(&job.id)?;
         if !dir.exists() {
             std::fs::create_dir(&dir)?;

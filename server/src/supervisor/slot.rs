@@ -1,6 +1,7 @@
 //! Where a job may run: on the CPU or on one of the GPUs, each of which takes one job at a time.
 
 use api::{JobKind, RunConfig, device::DeviceChoice};
+use serde_json::Value;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
@@ -13,12 +14,21 @@ pub fn fitting(kind: JobKind, config: &RunConfig, gpus: usize) -> Vec<Slot> {
     let all = || (0..gpus).map(Slot::Gpu).collect();
     match (kind, DeviceChoice::read(config.text("device")).unwrap_or_default()) {
         (JobKind::Pull, _) => Vec::new(),
-        (JobKind::Make, _) if config.text("base_url").is_some() => Vec::new(),
+        (JobKind::Make, _) if config.text("base_url").is_some() && !answers_here(config) => Vec::new(),
         (JobKind::Train | JobKind::Make, DeviceChoice::Cuda(Some(n))) if n < gpus => vec![Slot::Gpu(n)],
         (JobKind::Train | JobKind::Make, DeviceChoice::Auto | DeviceChoice::Cuda(None)) if gpus > 0 => all(),
         // An export is no work for a GPU. A device that isn't there is refused by the worker, with a reason.
         _ => vec![Slot::Cpu],
     }
+}
+
+/// Whether checkpoints of this computer answer beside the teacher elsewhere.
+fn answers_here(config: &RunConfig) -> bool {
+    config.get("checkpoints").is_some_and(|names| match names {
+        Value::String(names) => !names.trim().is_empty(),
+        Value::Array(names) => !names.is_empty(),
+        _ => false,
+    })
 }
 
 /// The slot that a running worker says it has: `cpu` or `cuda:N`.
@@ -52,6 +62,8 @@ mod tests {
         let mut elsewhere = RunConfig::default();
         elsewhere.set("base_url", "http://localhost/v1");
         assert_eq!(fitting(JobKind::Make, &elsewhere, 2), []);
+        elsewhere.set("checkpoints", vec!["starter"]);
+        assert_eq!(fitting(JobKind::Make, &elsewhere, 2), both);
         assert_eq!(fit("cpu", 2), cpu);
         assert_eq!(fit("cuda:1", 2), [Slot::Gpu(1)]);
         assert_eq!(fit("cuda:2", 2), cpu);

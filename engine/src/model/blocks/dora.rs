@@ -17,6 +17,9 @@ use crate::{
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
+/// What the name of m ends with.
+pub const MAGNITUDE: &str = "lora_magnitude_vector";
+
 /// `y = m / |w + s b a| ⊙ x (w + s b a)ᵀ + bias` on a linear with a branch; the lengths count as constants on the way
 /// back (section 4.3 of the paper). Where the branch drops inputs, PEFT lets them through to the plain weight, and so
 /// does this.

@@ -15,7 +15,7 @@ mod rotate;
 
 pub use attention::{Attention, Qkv};
 pub use bottleneck::Bottleneck;
-pub use dora::Dora;
+pub use dora::{Dora, MAGNITUDE};
 pub use experts::Experts;
 pub use layer::{FeedForward, Layer, Recompute};
 pub use linear::{Linear, LowRank};

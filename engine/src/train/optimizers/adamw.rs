@@ -1,7 +1,7 @@
 //! AdamW (Loshchilov and Hutter, 2019) with float32 state, as PyTorch's: in one pass over memory on the CPU, joined on
 //! devices.
 
-use super::{Entry, Optimizer, each::other_settings, groups, in_place, join};
+use super::{Entry, Optimizer, each::other_settings, groups, in_place, is_decayed, join};
 use crate::{
     Result,
     kernels::{
@@ -49,7 +49,7 @@ impl AdamW {
 }
 
 impl Optimizer for AdamW {
-    /// Norms and biases, all vectors, are not decayed, as transformers has it.
+    /// Norms and biases are not decayed, as transformers has it.
     fn step(&mut self, store: &Store, grads: &Grads, rate: f64, scale: f64) -> Result<()> {
         self.steps += 1;
         let mut on_device = Vec::new();
@@ -115,7 +115,7 @@ impl AdamW {
     fn update(&mut self, parameter: &Parameter, gradient: &Tensor, rate: f64, scale: f64) -> Result<()> {
         let value = parameter.get();
         let Some((m, v)) = self.moments.get(&parameter.name) else { return Ok(()) };
-        let (keep, size, root) = self.factors(is_decayed(parameter), rate);
+        let (keep, size, root) = self.factors(is_decayed(&parameter.name, &parameter.dims()), rate);
         let step = Step {
             beta1: self.beta1 as f32,
             beta2: self.beta2 as f32,
@@ -136,7 +136,7 @@ impl AdamW {
     /// The same by tensor operations. An adapter has hundreds of small parameters: joined, a step is a few launches,
     /// and each parameter is then a view of the joined result.
     fn update_together(&mut self, all: Vec<(&Arc<Parameter>, &Tensor)>, rate: f64, scale: f64) -> Result<()> {
-        let (decayed, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|(p, _)| is_decayed(p));
+        let (decayed, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|(p, _)| is_decayed(&p.name, &p.dims()));
         for (part, is_decayed) in [(decayed, true), (kept, false)] {
             let (keep, size, root) = self.factors(is_decayed, rate);
             for group in groups(&part, |(_, g)| g.elem_count()) {
@@ -162,10 +162,6 @@ impl AdamW {
         }
         Ok(())
     }
-}
-
-fn is_decayed(parameter: &Parameter) -> bool {
-    parameter.get().dims().len() > 1
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! BAdam (Luo et al., 2024): AdamW on one layer at a time, which begins anew with each layer. Embedding, head and the last
-//! norm stay as they are, as in LLaMA-Factory.
+//! norm stay as they are, as in LLaMA-Factory. What a stage adds to the model, such as a value head, is trained with each
+//! layer: nothing could be learned through a random one.
 
 use super::{AdamW, Entry, Optimizer};
 use crate::{
     Result,
     model::{Grads, Store},
     random::Random,
+    stages::value_head,
 };
 use api::params::{self, BadamOrder, OptimizerParams, TrainParams};
 use candle_core::Tensor;
@@ -71,7 +73,12 @@ impl Optimizer for BAdam {
         }
         let layer = self.layer(store);
         self.steps += 1;
-        self.inner.step(store, &grads.only(|name| layer.is_some() && layer_of(name) == layer), rate, scale)
+        self.inner.step(
+            store,
+            &grads.only(|name| is_added(name) || (layer.is_some() && layer_of(name) == layer)),
+            rate,
+            scale,
+        )
     }
 
     fn state(&self) -> HashMap<String, Tensor> {
@@ -83,6 +90,11 @@ impl Optimizer for BAdam {
         let own = if self.order == BadamOrder::Fixed { steps } else { steps % self.interval };
         self.inner.restore(store, state, own)
     }
+}
+
+/// Whether a parameter is of a value head.
+fn is_added(name: &str) -> bool {
+    name.starts_with(value_head::PREFIX)
 }
 
 /// The number of the layer that a parameter belongs to.

@@ -1,7 +1,7 @@
 //! Optimizers that treat each parameter by itself: a rule from value, gradient and state to the next value, and all
 //! else written once. By candle's operations, so that they run wherever the parameters are.
 
-use super::Optimizer;
+use super::{Optimizer, is_decayed};
 use crate::{
     Result,
     kernels::device::float,
@@ -28,7 +28,7 @@ pub struct At<'a> {
     /// From 1.
     pub step: u64,
     pub rate: f64,
-    /// Weight decay, which vectors (norms and biases) don't have.
+    /// Weight decay, 0 where [`is_decayed`] says no.
     pub decay: f64,
 }
 
@@ -65,7 +65,7 @@ impl<R: Rule> Optimizer for Each<R> {
                 None => self.rule.begin(name, &value)?,
             };
             let state = self.states.entry(name.clone()).or_insert(state);
-            let decay = if value.dims().len() > 1 { self.weight_decay } else { 0.0 };
+            let decay = if is_decayed(name, value.dims()) { self.weight_decay } else { 0.0 };
             let at = At { name, step: self.steps, rate: rate * store.factor(name), decay };
             let new = self.rule.next(&at, &value, &(float(gradient)?.contiguous()? * scale)?, state)?;
             parameter.set(new.to_dtype(old.dtype())?);

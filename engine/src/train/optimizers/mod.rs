@@ -20,7 +20,7 @@ pub(super) use together::{groups, in_place, join};
 use crate::{
     Error, Result,
     adapters::Tuning,
-    model::{DecoderConfig, Grads, Store},
+    model::{DecoderConfig, Grads, Store, blocks::MAGNITUDE},
 };
 use api::{
     Problem,
@@ -66,6 +66,12 @@ pub static OPTIMIZERS: &[Entry] = &[
 /// The optimizer of a run at its first step.
 pub fn start(train: &TrainParams, more: &OptimizerParams) -> Result<Box<dyn Optimizer>> {
     Ok((entry(train, more)?.start)(train, more))
+}
+
+/// Whether the weight decay acts on a parameter: on matrices, and on DoRA's magnitudes, which are neither norms nor biases.
+/// So transformers has it.
+fn is_decayed(name: &str, dims: &[usize]) -> bool {
+    dims.len() > 1 || name.ends_with(MAGNITUDE)
 }
 
 /// Bytes of the state of a run's optimizer for so many trained values.

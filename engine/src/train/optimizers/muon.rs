@@ -51,7 +51,7 @@ impl Rule for Muon {
     }
 }
 
-/// Whether a parameter is a matrix of a layer.
+/// Whether a parameter is a matrix other than embedding and head: a weight of a layer, a factor of LoRA, a value head.
 pub fn is_matrix(name: &str, value: &Tensor) -> bool {
     value.dims().len() == 2 && !export::is_vocabulary(name)
 }

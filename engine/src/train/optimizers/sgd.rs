@@ -10,7 +10,8 @@ use candle_core::Tensor;
 
 pub const ENTRY: Entry = Entry {
     optim: params::Optimizer::Sgd,
-    start: |train, more| Box::new(Each::new(train, Sgd { momentum: more.optim_momentum.unwrap_or(0.9) })),
+    start: |train, more| Box::new(Each::new(train, Sgd { momentum: more.optim_momentum.unwrap_or(0.0) })),
+    // With momentum.
     bytes: |trainable| trainable * 4,
     whole: false,
 };
