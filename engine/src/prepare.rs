@@ -99,7 +99,9 @@ fn resolve(
     let quantization: QuantizationParams = read(config, &mut problems);
     let output: OutputParams = read(config, &mut problems);
     let stage = keep(stage(&train.stage), &mut problems);
-    let mut tuning = keep(adapters::start(&train.finetuning_type, config, &model), &mut problems);
+    let quiet = stage.filter(|stage| !stage.drops_out()).map(|_| adapters::without_dropout(config));
+    let tuned_by = quiet.as_ref().unwrap_or(config);
+    let mut tuning = keep(adapters::start(&train.finetuning_type, tuned_by, &model), &mut problems);
     // What the stage refuses, it refuses before anything is read.
     let sampled = stage.and_then(|stage| {
         let started = keep(stage.start(config).map_err(Error::from), &mut problems);

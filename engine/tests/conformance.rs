@@ -479,6 +479,22 @@ fn a_quantised_base_is_as_good_to_learn_on() {
     }
 }
 
+/// Stages that hold one policy against another drop nothing out, whatever the tuning says.
+#[test]
+fn policies_are_compared_without_dropout() {
+    let home = Home::new();
+    for (stage, drops) in [("sft", true), ("dpo", false), ("kto", false), ("ppo", false), ("grpo", false)] {
+        let [with, without] = [0.5, 0.0].map(|share| {
+            let mut config = home.config(stage, "lora");
+            (config["lora_dropout"], config["max_steps"]) = (json!(share), json!(2));
+            let ended = home.run(&format!("{stage}-{share}"), config);
+            assert_eq!(ended.outcome, Outcome::Succeeded, "{:?}", ended.events.last());
+            ended.weights()
+        });
+        assert_eq!(with != without, drops, "{stage}");
+    }
+}
+
 /// Every optimizer: the loss falls, and stopping and resuming changes no bit. The average of what was trained is what is
 /// saved at the end.
 #[test]

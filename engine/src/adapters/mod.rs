@@ -174,6 +174,16 @@ pub fn start(name: &str, config: &RunConfig, model: &ModelParams) -> Result<Box<
     stacked(&model.below(), adapter.start(config, previous.map(Path::new))?)
 }
 
+/// The same settings with nothing dropped out; what is no share is left for its check to refuse.
+pub fn without_dropout(config: &RunConfig) -> RunConfig {
+    let mut quiet = config.clone();
+    let shares = quiet.0.iter_mut().filter(|(key, _)| key.ends_with("dropout")).map(|(_, value)| value);
+    for share in shares.filter(|value| value.as_f64().is_some_and(|share| (0.0..=0.95).contains(&share))) {
+        *share = 0.0.into();
+    }
+    quiet
+}
+
 /// The tuning saved in PEFT folders, the last one on top of the others; none without any.
 pub fn read_all(folders: &[&str]) -> Result<Option<Box<dyn Tuning>>> {
     let Some((top, below)) = folders.split_last() else { return Ok(None) };

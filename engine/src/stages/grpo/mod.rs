@@ -132,6 +132,10 @@ impl Stage for Grpo {
         Needs::Prompts
     }
 
+    fn drops_out(&self) -> bool {
+        false
+    }
+
     fn sampled(&self, config: &RunConfig, train: &TrainParams) -> Result<Option<Sampled>, Problems> {
         let params: GrpoParams = params::read(config)?;
         let answers = train.per_device_train_batch_size * train.gradient_accumulation_steps;

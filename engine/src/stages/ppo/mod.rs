@@ -119,6 +119,10 @@ impl Stage for Ppo {
         Needs::Prompts
     }
 
+    fn drops_out(&self) -> bool {
+        false
+    }
+
     fn sampled(&self, config: &RunConfig, train: &TrainParams) -> Result<Option<Sampled>, Problems> {
         let params: PpoParams = params::read(config)?;
         let batch = train.per_device_train_batch_size * train.gradient_accumulation_steps;
