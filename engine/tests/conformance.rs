@@ -495,6 +495,34 @@ fn policies_are_compared_without_dropout() {
     }
 }
 
+/// The reference is the policy that a run starts from, with the adapter that it goes on from; `ref_model` names another.
+#[test]
+fn the_reference_is_what_a_run_starts_from_or_what_is_named() {
+    let home = Home::new();
+    let (learned, base) = (home.run("learned", home.config("sft", "lora")).dir, home.path().join("runs/base"));
+    for (name, more, away) in [
+        ("own", json!({}), false),
+        ("quantised", json!({"quantization_bit": 4}), false),
+        ("new", json!({"create_new_adapter": true}), false),
+        ("base", json!({"ref_model": base}), true),
+        ("adapter", json!({"ref_model": base, "ref_model_adapters": learned}), false),
+    ] {
+        let mut config = home.config("dpo", "lora");
+        (config["adapter_name_or_path"], config["max_steps"]) = (json!(learned), json!(1));
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let ended = home.run(name, config);
+        assert_eq!(ended.outcome, Outcome::Succeeded, "{:?}", ended.events.last());
+        let values = ended.events.iter().find_map(|event| match event {
+            Event::Metrics { values, .. } => Some(values.clone()),
+            _ => None,
+        });
+        // Before the first update the policy is what it was.
+        let values = values.unwrap();
+        assert_eq!(values["rewards/chosen"].abs() > 1e-3, away, "{name}: {values:?}");
+        assert_eq!((values["loss"] - std::f64::consts::LN_2).abs() > 1e-3, away, "{name}: {values:?}");
+    }
+}
+
 /// Every optimizer: the loss falls, and stopping and resuming changes no bit. The average of what was trained is what is
 /// saved at the end.
 #[test]
