@@ -323,6 +323,10 @@ impl Method for LowRanks {
         .into())
     }
 
+    fn changes_base(&self) -> Option<&'static str> {
+        matches!(self.init, Init::Pissa(_) | Init::Olora).then_some("init_lora_weights")
+    }
+
     fn attach(&self, name: &str, linear: Linear, values: &Values, store: &mut Store) -> Result<Linear> {
         let ((inp, out), device) = (linear.dims()?, linear.weight.device());
         let (rank, scale) = (self.rank(name), self.scale(name));

@@ -76,6 +76,11 @@ pub trait Tuning: Attach {
         false
     }
 
+    /// The argument by which frozen weights are changed before the training begins, if any are.
+    fn changes_base(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Puts parameters in place that are trained whole and begin with other values than the model's files have.
     fn place(&self, model: &Model) -> Result<()> {
         let _ = model;
