@@ -184,7 +184,7 @@ fn resolve(
         Some(Sampled { prompts, .. }) => Sampler { batch: prompts, accumulation: 1, ..sampler(&samples, &train) },
     };
     let steps = steps(&sampler, &train);
-    tuning.begin(steps)?;
+    tuning.begin(steps * sampled.map_or(1, |sampled| sampled.updates as u64))?;
     let epochs = steps as f64 / sampler.steps_per_epoch().max(1) as f64;
     let tokens: u64 = (0..samples.len()).map(|i| samples.length(i) as u64).sum();
     let trained: u64 = (0..samples.len()).map(|i| samples.targets(i) as u64).sum();

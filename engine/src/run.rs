@@ -145,6 +145,7 @@ fn train(
         log: TrainerLog::new(dir, plan.steps, train, output, step, history),
         step,
         steps: plan.steps,
+        updates: objective.updates(step),
         dir,
         sink,
         stop,

@@ -523,6 +523,23 @@ fn the_reference_is_what_a_run_starts_from_or_what_is_named() {
     }
 }
 
+/// AdaLoRA's schedule counts updates of the optimizer, of which a step of GRPO makes several.
+#[test]
+fn ranks_shrink_with_the_updates_of_a_step() {
+    let home = Home::new();
+    let mut config = home.config("grpo", "adalora");
+    // Six updates; in steps the schedule would have no room.
+    (config["max_steps"], config["tinit"], config["tfinal"]) = (json!(3), json!(1), json!(2));
+    let ended = home.run("ranks", config);
+    assert_eq!(ended.outcome, Outcome::Succeeded, "{:?}", ended.events.last());
+    let saved = candle_core::safetensors::load_buffer(&ended.weights(), &Device::Cpu).unwrap();
+    let ranks: Vec<usize> =
+        saved.iter().filter(|(name, _)| name.ends_with(".lora_E")).map(|(_, sizes)| sizes.elem_count()).collect();
+    // Seven linears in each of two layers, with a mean rank of two in the end.
+    let sum = ranks.iter().sum::<usize>();
+    assert!((1..=28).contains(&sum), "{ranks:?}");
+}
+
 /// Every optimizer: the loss falls, and stopping and resuming changes no bit. The average of what was trained is what is
 /// saved at the end.
 #[test]

@@ -176,7 +176,7 @@ struct Triples {
 /// What the sharing out of ranks remembers.
 #[derive(Default)]
 struct State {
-    /// Steps of the whole run.
+    /// Steps of the optimizer in the whole run.
     steps: u64,
     /// Importance and its uncertainty, smoothed, by parameter.
     importance: BTreeMap<String, (Vec<f32>, Vec<f32>)>,

@@ -87,7 +87,7 @@ pub trait Tuning: Attach {
         Ok(())
     }
 
-    /// Hears how many steps the run makes; refuses a schedule of its own that doesn't fit in.
+    /// Hears how many steps the optimizer will make; refuses a schedule of its own that doesn't fit in.
     fn begin(&self, steps: u64) -> Result<()> {
         let _ = steps;
         Ok(())

@@ -79,6 +79,8 @@ pub struct Sampled {
     pub tokens: usize,
     /// How often the step learns from each answer.
     pub times: usize,
+    /// Updates of the optimizer in which it does.
+    pub updates: usize,
 }
 
 /// What a stage finds when its run begins.

@@ -42,6 +42,8 @@ pub struct Run<'a> {
     /// Steps made, and to be made.
     pub step: u64,
     pub steps: u64,
+    /// Updates of the optimizer that were made: stages that sample make several in a step.
+    pub updates: u64,
     pub dir: &'a Path,
     pub sink: &'a mut dyn FnMut(Event) -> Result<()>,
     pub stop: &'a AtomicBool,
@@ -86,7 +88,8 @@ impl Run<'_> {
         if !loss.is_finite() || !norm.is_finite() || !self.advance(grads, rate, factor)? {
             return Ok(Err(diverged(self.step + 1, loss, norm, peak)));
         }
-        self.tuning.after_step(self.tuned, grads, factor, self.step)?;
+        self.tuning.after_step(self.tuned, grads, factor, self.updates)?;
+        self.updates += 1;
         Ok(Ok(Update { rate, norm, penalty }))
     }
 
