@@ -1,6 +1,6 @@
 //! The training loop, top to bottom.
 
-use super::{Average, Loader, Optimizer, Sampler, TrainerLog, checkpoint, clip, clip::all_finite, schedule};
+use super::{Average, Loader, Optimizer, Sampler, TrainerLog, checkpoint, clip, schedule};
 use crate::{
     Error, Result,
     adapters::{Base, Precision, Tuning},
@@ -133,7 +133,7 @@ impl Run<'_> {
     fn advance(&mut self, grads: &Grads, rate: f64, scale: f64) -> Result<bool> {
         let before: Vec<_> = self.store.trainable().map(|p| (p.clone(), p.get())).collect();
         self.optimizer.step(self.store, grads, rate, scale)?;
-        if !all_finite(self.store)? {
+        if !self.optimizer.left_finite(self.store)? {
             before.into_iter().for_each(|(parameter, value)| parameter.set(value));
             return Ok(false);
         }
