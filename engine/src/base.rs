@@ -24,8 +24,11 @@ pub fn size(quantisation: Quantisation, config: &DecoderConfig) -> (u64, u64) {
     (values, quantisation.bytes(values))
 }
 
-/// A problem if the tuning changes weights that would be quantised.
+/// A problem if the tuning trains weights that would be quantised, or changes them before.
 pub fn check(params: &QuantizationParams, tuning: &dyn Tuning, config: &DecoderConfig, name: &str) -> Result<()> {
+    if let (Some(bits), Some(field)) = (params.quantization_bit, tuning.changes_base()) {
+        return Err(changed(bits, field).into());
+    }
     let names = linears(config).into_iter().map(|linear| linear.name);
     let trained = names.into_iter().find(|linear| tuning.trains(&format!("{linear}.weight")));
     let (Some(bits), Some(linear)) = (params.quantization_bit, trained) else { return Ok(()) };
@@ -40,4 +43,28 @@ pub fn check(params: &QuantizationParams, tuning: &dyn Tuning, config: &DecoderC
     )
     .field("quantization_bit")
     .into())
+}
+
+fn changed(bits: u32, field: &str) -> Problem {
+    let problem = match field {
+        "adapter_name_or_path" => Problem::new(
+            "quantised_and_changed",
+            format!("quantization_bit is {bits}, but adapters would be merged into the base, and quantised weights take none."),
+            format!("quantization_bit 为 {bits}，但有适配器需要合并进基座，而量化后的权重无法合并。"),
+        )
+        .hint(
+            "Export base and adapters as one model and start from that, or take quantization_bit out.",
+            "请先将基座与适配器导出为一个模型再从它开始，或去掉 quantization_bit。",
+        ),
+        _ => Problem::new(
+            "quantised_and_changed",
+            format!("quantization_bit is {bits}, but PiSSA and OLoRA take what they begin with from the weights, and quantised weights can't lose it."),
+            format!("quantization_bit 为 {bits}，但 PiSSA 与 OLoRA 的初值取自权重，而量化后的权重无法减去它。"),
+        )
+        .hint(
+            "Begin with init_lora_weights: true and pissa_init: false, or take quantization_bit out.",
+            "请以 init_lora_weights: true、pissa_init: false 开始，或去掉 quantization_bit。",
+        ),
+    };
+    problem.field(field)
 }

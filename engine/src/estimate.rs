@@ -54,10 +54,10 @@ pub fn by_part(c: &DecoderConfig, load: &Load) -> Vec<Part> {
     let (h, q, kv) = (c.hidden_size, c.heads * c.head_dim, c.kv_heads * c.head_dim);
     let f = c.experts.as_ref().map_or(c.intermediate_size, |e| e.active * e.intermediate_size);
     let size = load.compute.size_in_bytes();
-    // Kept by a layer for each token: two norms' input, in float32, and output, q, k, v, the attention's output, gate
-    // and up; with norms on heads also q and k before them.
+    // Kept by a layer for each token: two norms' input and output, q, k, v, the attention's output, gate and up; with
+    // norms on heads also q and k before them.
     let heads = if c.qk_norm == QkNorm::None { 0 } else { q + kv };
-    let kept = 2 * h * 4 + (2 * h + 2 * q + 2 * kv + 2 * f + heads) * size;
+    let kept = (4 * h + 2 * q + 2 * kv + 2 * f + heads) * size;
     let layers = if load.recompute { c.layers * h * 4 + kept } else { c.layers * kept };
     // Gradients on their way down a layer.
     let passing = 2 * h * 4 + (2 * q + 2 * kv + 3 * f) * size;

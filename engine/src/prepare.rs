@@ -99,7 +99,9 @@ fn resolve(
     let quantization: QuantizationParams = read(config, &mut problems);
     let output: OutputParams = read(config, &mut problems);
     let stage = keep(stage(&train.stage), &mut problems);
-    let mut tuning = keep(adapters::start(&train.finetuning_type, config, &model), &mut problems);
+    let quiet = stage.filter(|stage| !stage.drops_out()).map(|_| adapters::without_dropout(config));
+    let tuned_by = quiet.as_ref().unwrap_or(config);
+    let mut tuning = keep(adapters::start(&train.finetuning_type, tuned_by, &model), &mut problems);
     // What the stage refuses, it refuses before anything is read.
     let sampled = stage.and_then(|stage| {
         let started = keep(stage.start(config).map_err(Error::from), &mut problems);
@@ -182,7 +184,7 @@ fn resolve(
         Some(Sampled { prompts, .. }) => Sampler { batch: prompts, accumulation: 1, ..sampler(&samples, &train) },
     };
     let steps = steps(&sampler, &train);
-    tuning.begin(steps)?;
+    tuning.begin(steps * sampled.map_or(1, |sampled| sampled.updates as u64))?;
     let epochs = steps as f64 / sampler.steps_per_epoch().max(1) as f64;
     let tokens: u64 = (0..samples.len()).map(|i| samples.length(i) as u64).sum();
     let trained: u64 = (0..samples.len()).map(|i| samples.targets(i) as u64).sum();

@@ -92,7 +92,9 @@ fn train(
     status(sink, "Loading the model", "正在加载模型")?;
     let Prepared { model: chosen, train, optimizer: more, output, stage, tuning, files, plan, .. } = &prepared;
     let device = crate::device::open(chosen.device.as_deref())?;
-    crate::device::check(config, &device)?;
+    if stage.drops_out() {
+        crate::device::check(config, &device)?;
+    }
     let mut store = Store::default();
     let source = match chosen.train_from_scratch {
         true => Source::Random { seed: train.seed },
@@ -143,6 +145,7 @@ fn train(
         log: TrainerLog::new(dir, plan.steps, train, output, step, history),
         step,
         steps: plan.steps,
+        updates: objective.updates(step),
         dir,
         sink,
         stop,

@@ -424,6 +424,21 @@ fn nonsense_is_refused_with_its_field() {
         (json!({"finetuning_type": "adalora", "init_r": 4, "target_r": 8}), "bad_rank", "target_r", "init_r"),
         (json!({"finetuning_type": "adalora", "tinit": 5}), "no_budget_steps", "tinit", "Lower"),
         (
+            json!({"finetuning_type": "lora", "quantization_bit": 4, "pissa_init": true}),
+            "quantised_and_changed",
+            "init_lora_weights",
+            "init_lora_weights: true",
+        ),
+        (
+            json!({
+                "finetuning_type": "lora", "quantization_bit": 4, "create_new_adapter": true,
+                "adapter_name_or_path": made("dora").dir,
+            }),
+            "quantised_and_changed",
+            "adapter_name_or_path",
+            "Export",
+        ),
+        (
             json!({"finetuning_type": "ia3", "adapter_name_or_path": made("oft").dir}),
             "adapter_kind",
             "adapter_name_or_path",

@@ -546,6 +546,67 @@ fn a_quantised_base_is_as_good_to_learn_on() {
     }
 }
 
+/// Stages that hold one policy against another drop nothing out, whatever the tuning says.
+#[test]
+fn policies_are_compared_without_dropout() {
+    let home = Home::new();
+    for (stage, drops) in [("sft", true), ("dpo", false), ("kto", false), ("ppo", false), ("grpo", false)] {
+        let [with, without] = [0.5, 0.0].map(|share| {
+            let mut config = home.config(stage, "lora");
+            (config["lora_dropout"], config["max_steps"]) = (json!(share), json!(2));
+            let ended = home.run(&format!("{stage}-{share}"), config);
+            assert_eq!(ended.outcome, Outcome::Succeeded, "{:?}", ended.events.last());
+            ended.weights()
+        });
+        assert_eq!(with != without, drops, "{stage}");
+    }
+}
+
+/// The reference is the policy that a run starts from, with the adapter that it goes on from; `ref_model` names another.
+#[test]
+fn the_reference_is_what_a_run_starts_from_or_what_is_named() {
+    let home = Home::new();
+    let (learned, base) = (home.run("learned", home.config("sft", "lora")).dir, home.path().join("runs/base"));
+    for (name, more, away) in [
+        ("own", json!({}), false),
+        ("quantised", json!({"quantization_bit": 4}), false),
+        ("new", json!({"create_new_adapter": true}), false),
+        ("base", json!({"ref_model": base}), true),
+        ("adapter", json!({"ref_model": base, "ref_model_adapters": learned}), false),
+    ] {
+        let mut config = home.config("dpo", "lora");
+        (config["adapter_name_or_path"], config["max_steps"]) = (json!(learned), json!(1));
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let ended = home.run(name, config);
+        assert_eq!(ended.outcome, Outcome::Succeeded, "{:?}", ended.events.last());
+        let values = ended.events.iter().find_map(|event| match event {
+            Event::Metrics { values, .. } => Some(values.clone()),
+            _ => None,
+        });
+        // Before the first update the policy is what it was.
+        let values = values.unwrap();
+        assert_eq!(values["rewards/chosen"].abs() > 1e-3, away, "{name}: {values:?}");
+        assert_eq!((values["loss"] - std::f64::consts::LN_2).abs() > 1e-3, away, "{name}: {values:?}");
+    }
+}
+
+/// AdaLoRA's schedule counts updates of the optimizer, of which a step of GRPO makes several.
+#[test]
+fn ranks_shrink_with_the_updates_of_a_step() {
+    let home = Home::new();
+    let mut config = home.config("grpo", "adalora");
+    // Six updates; in steps the schedule would have no room.
+    (config["max_steps"], config["tinit"], config["tfinal"]) = (json!(3), json!(1), json!(2));
+    let ended = home.run("ranks", config);
+    assert_eq!(ended.outcome, Outcome::Succeeded, "{:?}", ended.events.last());
+    let saved = candle_core::safetensors::load_buffer(&ended.weights(), &Device::Cpu).unwrap();
+    let ranks: Vec<usize> =
+        saved.iter().filter(|(name, _)| name.ends_with(".lora_E")).map(|(_, sizes)| sizes.elem_count()).collect();
+    // Seven linears in each of two layers, with a mean rank of two in the end.
+    let sum = ranks.iter().sum::<usize>();
+    assert!((1..=28).contains(&sum), "{ranks:?}");
+}
+
 /// Every optimizer: the loss falls, and stopping and resuming changes no bit. The average of what was trained is what is
 /// saved at the end.
 #[test]

@@ -48,8 +48,9 @@ pub struct AdaLoraParams {
     /// How strongly the adapter acts, divided by the first rank. Empty: twice that rank.
     #[schemars(range(min = 0.0), extend("ui" = ui(["Alpha", "Alpha"], "适配器作用的强度，会除以初始秩。留空为初始秩的两倍。", ["Higher: acts like a higher learning rate", "调高：相当于提高学习率"])))]
     pub lora_alpha: Option<f64>,
-    /// Share of the adapter's inputs that are switched off at random while training.
-    #[schemars(range(min = 0.0, max = 0.95), extend("ui" = ui(["Dropout", "Dropout"], "训练时随机关闭适配器输入的比例。", ["Higher: less word-for-word memory; usual 0 to 0.1", "调高：减少逐字背诵；常用 0 到 0.1"])))]
+    /// Share of the adapter's inputs that are switched off at random while training; none in stages that compare policies
+    /// (dpo, kto, ppo, grpo).
+    #[schemars(range(min = 0.0, max = 0.95), extend("ui" = ui(["Dropout", "Dropout"], "训练时随机关闭适配器输入的比例；比较策略的阶段（dpo、kto、ppo、grpo）不使用。", ["Higher: less word-for-word memory; usual 0 to 0.1", "调高：减少逐字背诵；常用 0 到 0.1"])))]
     pub lora_dropout: f32,
     /// Linears that get an adapter: all, names such as q_proj,v_proj, or a regular expression over whole names.
     #[schemars(extend("ui" = ui(["Targets", "目标层"], "给哪些线性层加适配器：all、q_proj,v_proj 这样的名称，或匹配全名的正则表达式。", ["Fewer: smaller and faster, learns less", "更少：更小更快，学得也少"])))]
@@ -175,7 +176,7 @@ struct Triples {
 /// What the sharing out of ranks remembers.
 #[derive(Default)]
 struct State {
-    /// Steps of the whole run.
+    /// Steps of the optimizer in the whole run.
     steps: u64,
     /// Importance and its uncertainty, smoothed, by parameter.
     importance: BTreeMap<String, (Vec<f32>, Vec<f32>)>,

@@ -76,13 +76,18 @@ pub trait Tuning: Attach {
         false
     }
 
+    /// The argument by which frozen weights are changed before the training begins, if any are.
+    fn changes_base(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Puts parameters in place that are trained whole and begin with other values than the model's files have.
     fn place(&self, model: &Model) -> Result<()> {
         let _ = model;
         Ok(())
     }
 
-    /// Hears how many steps the run makes; refuses a schedule of its own that doesn't fit in.
+    /// Hears how many steps the optimizer will make; refuses a schedule of its own that doesn't fit in.
     fn begin(&self, steps: u64) -> Result<()> {
         let _ = steps;
         Ok(())
@@ -172,6 +177,16 @@ pub fn start(name: &str, config: &RunConfig, model: &ModelParams) -> Result<Box<
         }
     }
     stacked(&model.below(), adapter.start(config, previous.map(Path::new))?)
+}
+
+/// The same settings with nothing dropped out; what is no share is left for its check to refuse.
+pub fn without_dropout(config: &RunConfig) -> RunConfig {
+    let mut quiet = config.clone();
+    let shares = quiet.0.iter_mut().filter(|(key, _)| key.ends_with("dropout")).map(|(_, value)| value);
+    for share in shares.filter(|value| value.as_f64().is_some_and(|share| (0.0..=0.95).contains(&share))) {
+        *share = 0.0.into();
+    }
+    quiet
 }
 
 /// The tuning saved in PEFT folders, the last one on top of the others; none without any.

@@ -35,6 +35,11 @@ pub trait Method: Send + Sync {
         Ok(())
     }
 
+    /// See [`Tuning::changes_base`].
+    fn changes_base(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Puts it on the linear of this name, with what `values` has.
     fn attach(&self, name: &str, linear: Linear, values: &Values, store: &mut Store) -> Result<Linear>;
 
@@ -197,6 +202,10 @@ impl<M: Method> Tuning for OnLinears<M> {
 
     fn switches_off(&self) -> bool {
         self.extras.is_empty() && self.values.is_empty()
+    }
+
+    fn changes_base(&self) -> Option<&'static str> {
+        self.method.changes_base()
     }
 
     fn place(&self, model: &Model) -> Result<()> {

@@ -47,8 +47,9 @@ pub struct PTuningParams {
     /// Layers of the LSTM; an MLP has always three linears.
     #[schemars(range(min = 1, max = 16), extend("ui" = ui(["LSTM layers", "LSTM 层数"], "LSTM 的层数；MLP 固定为三个线性层。", ["", ""])))]
     pub encoder_num_layers: usize,
-    /// Share of values switched off at random between the layers of the LSTM while training.
-    #[schemars(range(min = 0.0, max = 0.95), extend("ui" = ui(["LSTM dropout", "LSTM Dropout"], "训练时在 LSTM 各层之间随机关闭的比例。", ["", ""])))]
+    /// Share of values switched off at random between the layers of the LSTM while training; none in stages that compare
+    /// policies (dpo, kto, ppo, grpo).
+    #[schemars(range(min = 0.0, max = 0.95), extend("ui" = ui(["LSTM dropout", "LSTM Dropout"], "训练时在 LSTM 各层之间随机关闭的比例；比较策略的阶段（dpo、kto、ppo、grpo）不使用。", ["", ""])))]
     pub encoder_dropout: f32,
 }
 

@@ -68,6 +68,10 @@ impl Tuning for Stack {
         self.top.switches_off()
     }
 
+    fn changes_base(&self) -> Option<&'static str> {
+        Some("adapter_name_or_path")
+    }
+
     fn count(&self, config: &DecoderConfig) -> Result<(u64, Vec<String>)> {
         self.below.iter().try_for_each(|tuning| tuning.count(config).map(|_| ()))?;
         self.top.count(config)

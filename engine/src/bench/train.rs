@@ -7,7 +7,7 @@ use crate::{
     base, compute,
     data::{self, Cache, LoadOptions, Loader, Needs, Reading, Samples, Sequence, SpoolWriter},
     device,
-    kernels::profile,
+    kernels::profile::{self, time},
     memory,
     model::{Attach, Batch, Grads, Store, build_on},
     prepare::encoder,
@@ -108,7 +108,8 @@ pub fn train(bench: &TrainBench, places: &Places, begun: Instant) -> Result<Trai
         let (mut grads, targets) = (Grads::default(), batch.targets.len().max(1));
         let sum = model.learn(&batch, 1.0 / targets as f32, mix(SEED ^ mix(step as u64)), &mut grads)?;
         let (_, factor) = clip(&grads, params.max_grad_norm)?;
-        optimizer.step(&store, &grads, params.learning_rate, factor)?;
+        time("optimizer", || optimizer.step(&store, &grads, params.learning_rate, factor))?;
+        optimizer.left_finite(&store)?;
         let took = started.elapsed().as_secs_f64();
         losses.push(sum / targets as f64);
         if step == 0 {

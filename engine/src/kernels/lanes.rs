@@ -18,6 +18,12 @@ pub(crate) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     total(&lanes) + (whole..n).map(f).sum::<f32>()
 }
 
+/// Whether all are numbers, and finite: 0 times another is no number.
+#[inline(always)]
+pub(crate) fn finite(values: &[f32]) -> bool {
+    sum(values.len(), |i| values[i] * 0.0) == 0.0
+}
+
 /// Sum of products.
 #[inline(always)]
 pub(crate) fn dot<A: Element, B: Element>(a: &[A], b: &[B]) -> f32 {

@@ -397,13 +397,26 @@ impl Model {
             let rows = Tensor::new(pass.positions.as_slice(), &self.device)?;
             x = kernels::add(x, &positions.get().index_select(&rows, 0)?)?;
         }
-        for layer in &self.layers {
+        let (below, above) = self.layers.split_at(self.lowest());
+        for layer in below {
+            x = layer.forward(&x, pass, &mut Keep::nothing())?;
+        }
+        for layer in above {
             x = match self.recompute && pass.random.is_some() {
                 true => Recompute(layer).forward(&x, pass, keep)?,
                 false => layer.forward(&x, pass, keep)?,
             };
         }
         Ok(x)
+    }
+
+    /// The first layer that the way back reaches: nothing below it is trained.
+    fn lowest(&self) -> usize {
+        let inputs = [Some(&self.embedding), self.positions.as_ref()];
+        if self.virtual_tokens.is_some() || inputs.into_iter().flatten().any(|input| input.trainable) {
+            return 0;
+        }
+        self.layers.iter().position(Layer::learns).unwrap_or(self.layers.len())
     }
 
     fn hidden_backward(
@@ -414,7 +427,7 @@ impl Model {
         keep: &mut Keep,
         grads: &mut Grads,
     ) -> Result<()> {
-        for layer in self.layers.iter().rev() {
+        for layer in self.layers[self.lowest()..].iter().rev() {
             dx = match self.recompute {
                 true => Recompute(layer).backward(dx, pass, keep, grads)?,
                 false => layer.backward(dx, pass, keep, grads)?,
@@ -485,6 +498,60 @@ fn scaled(x: &Tensor, factor: f32) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Attach, Source, Store, build, families::family};
+    use serde_json::json;
+
+    struct Trains(&'static str);
+
+    impl Attach for Trains {
+        fn trains(&self, name: &str) -> bool {
+            name.starts_with(self.0)
+        }
+    }
+
+    /// The way back ends at the lowest layer with something to train; what it gives is the same.
+    #[test]
+    fn layers_below_all_that_is_trained_keep_nothing() {
+        let config = json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 32, "hidden_size": 16,
+            "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": true, "initializer_range": 0.1,
+        });
+        let config = family(&config).unwrap().config(&config).unwrap();
+        let batch = Batch::new([(&[1u32, 5, 9, 2][..], &[true; 4][..])]);
+        let learned = |trained: &'static str, recompute: bool| {
+            let (source, mut store) = (Source::Random { seed: 1 }, Store::default());
+            let mut model = build(&config, &source, &Trains(trained), &mut store, &Device::Cpu, DType::F32).unwrap();
+            model.recompute = recompute;
+            let mut grads = Grads::default();
+            model.learn(&batch, 1.0, 1, &mut grads).unwrap();
+            let (pass, mut keep) = (model.pass(&[4], Weights::Tuned, Some(1)).unwrap(), Keep::default());
+            model.hidden(&batch.ids, &pass, &mut keep).unwrap();
+            let mut kept = 0;
+            while !keep.is_empty() {
+                keep.pop().unwrap();
+                kept += 1;
+            }
+            (grads, store.trainable().count(), kept)
+        };
+        for recompute in [false, true] {
+            let (all, _, most) = learned("", recompute);
+            let (.., least) = learned("model.embed", recompute);
+            assert!(least > 0);
+            // How many layers keep what a trained one needs, and how many above these only hand the gradient down.
+            for (trained, own, above) in
+                [("model.embed", 0, 3), ("model.layers.1.", 1, 1), ("model.layers.2.", 1, 0), ("model.norm", 0, 0)]
+            {
+                let (grads, count, kept) = learned(trained, recompute);
+                assert_eq!(grads.iter().count(), count, "{trained}");
+                for (name, gradient) in grads.iter() {
+                    let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                    assert_eq!(values(gradient), values(all.get(name).unwrap()), "{name}");
+                }
+                assert_eq!(kept, own * most / 3 + above * least / 3, "{trained}");
+            }
+        }
+    }
 
     #[test]
     fn the_largest_noise_follows_the_length_of_the_sequence() {

@@ -100,6 +100,10 @@ impl Stage for Dpo {
         Needs::Preferences
     }
 
+    fn drops_out(&self) -> bool {
+        false
+    }
+
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Objective>, Problems> {
         let params: DpoParams = params::read(config)?;
         if params.dpo_label_smoothing > 0.0 && params.pref_loss != PrefLoss::Sigmoid {

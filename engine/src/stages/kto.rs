@@ -75,6 +75,10 @@ impl Stage for Kto {
         Needs::Kto
     }
 
+    fn drops_out(&self) -> bool {
+        false
+    }
+
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Objective>, Problems> {
         let params: KtoParams = params::read(config)?;
         params.reference.check()?;

@@ -42,6 +42,12 @@ pub trait Stage: Entry {
         false
     }
 
+    /// Whether what the tuning says is dropped out in training. Stages that hold one policy against another drop nothing:
+    /// equal policies would differ by chance.
+    fn drops_out(&self) -> bool {
+        true
+    }
+
     /// What it samples in a step, if it learns from what the model says rather than from the rows' answers.
     fn sampled(&self, config: &RunConfig, train: &TrainParams) -> Result<Option<Sampled>, Problems> {
         let _ = (config, train);
@@ -73,6 +79,8 @@ pub struct Sampled {
     pub tokens: usize,
     /// How often the step learns from each answer.
     pub times: usize,
+    /// Updates of the optimizer in which it does.
+    pub updates: usize,
 }
 
 /// What a stage finds when its run begins.

@@ -1,8 +1,10 @@
 //! The reference policy: what a preference loss or a KL penalty holds the trained model against.
 //!
-//! It is the model that the run started from. Where the tuning can be switched off, that is the base under the same weights,
-//! which costs no memory; otherwise a second model is kept, built as the trained one was, in as few bits, and frozen.
-//! `ref_model` names another.
+//! It is the policy that the run started from. Where the tuning can be switched off, that is the base under the same weights,
+//! which costs no memory; otherwise a second model is kept, built as the trained one was, in as few bits, and frozen. So a
+//! run that goes on from an adapter is held against the base with that adapter, the policy of the papers (Ouyang et al., 2022;
+//! Rafailov et al., 2023); LLaMA-Factory and TRL switch the adapter off there. `ref_model` names another: the base's own name
+//! gives theirs.
 
 use super::{Setting, Stage};
 use crate::{
@@ -32,8 +34,9 @@ use tokenizers::Tokenizer;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ReferenceParams {
-    /// The model that the trained one is held against. Empty: what the run starts from.
-    #[schemars(extend("ui" = ui(["Reference model", "参考模型"], "用来约束被训练模型的参考模型。留空则为运行的起点模型。", ["Needs its own memory", "需要另占内存"])))]
+    /// The model that the trained one is held against. Empty: what the run starts from, with the adapter that it goes on
+    /// from; the base's own name here leaves that adapter out, as LLaMA-Factory does.
+    #[schemars(extend("ui" = ui(["Reference model", "参考模型"], "用来约束被训练模型的参考模型。留空则为运行的起点，包括所继续的适配器；若填基座模型自己的名称，则不含该适配器，与 LLaMA-Factory 相同。", ["Needs its own memory", "需要另占内存"])))]
     pub ref_model: Option<String>,
     /// An adapter on the reference model.
     #[schemars(extend("ui" = ui(["Reference adapter", "参考模型的适配器"], "参考模型上的适配器。", ["Only with a reference model", "仅在指定参考模型时有意义"])))]

@@ -3,14 +3,26 @@
 use super::optimizers::{groups, in_place, join};
 use crate::{
     Result,
-    kernels::{floats, lanes::sum},
+    kernels::{
+        floats,
+        lanes::{finite, sum},
+        profile::time,
+    },
     model::{Grads, Store},
 };
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+/// Values of a sum in float32, and of a task.
+const BLOCK: usize = 4096;
+const TASK: usize = 1 << 16;
+
 /// The norm of all gradients together, and the factor that brings it down to `limit` (0: no limit).
 pub fn clip(grads: &Grads, limit: f64) -> Result<(f64, f64)> {
+    time("norm of gradients", || clip_factor(grads, limit))
+}
+
+fn clip_factor(grads: &Grads, limit: f64) -> Result<(f64, f64)> {
     let (mut squares, mut on_device) = (0.0, Vec::new());
     for (_, gradient) in grads.iter() {
         match in_place(gradient) {
@@ -25,12 +37,16 @@ pub fn clip(grads: &Grads, limit: f64) -> Result<(f64, f64)> {
 
 /// Whether every trained value is a number, and finite.
 pub fn all_finite(store: &Store) -> Result<bool> {
+    time("check of values", || are_finite(store))
+}
+
+fn are_finite(store: &Store) -> Result<bool> {
     let mut on_device = Vec::new();
     for parameter in store.trainable() {
         let value = parameter.get();
         if !in_place(&value) {
             on_device.push(value);
-        } else if !floats(&value.flatten_all()?)?.par_iter().all(|v| v.is_finite()) {
+        } else if !floats(&value.flatten_all()?)?.par_chunks(TASK).all(finite) {
             return Ok(false);
         }
     }
@@ -46,7 +62,10 @@ fn sum_of_squares(gradient: &Tensor) -> Result<f64> {
     let gradient = gradient.flatten_all()?;
     // In blocks, so that float32 sums stay exact enough and the compiler can use vectors.
     let blocks = floats(&gradient)?;
-    Ok(blocks.chunks(4096).map(|block| f64::from(sum(block.len(), |i| block[i] * block[i]))).sum())
+    let of = |block: &[f32]| f64::from(sum(block.len(), |i| block[i] * block[i]));
+    // The sums of the blocks are added in their order, on however many threads they were made.
+    let sums: Vec<f64> = blocks.par_chunks(BLOCK).with_min_len(TASK / BLOCK).map(of).collect();
+    Ok(sums.into_iter().sum())
 }
 
 /// Sums on the device and reads once.

@@ -1,6 +1,6 @@
 //! The training loop, top to bottom.
 
-use super::{Average, Loader, Optimizer, Sampler, TrainerLog, checkpoint, clip, clip::all_finite, schedule};
+use super::{Average, Loader, Optimizer, Sampler, TrainerLog, checkpoint, clip, schedule};
 use crate::{
     Error, Result,
     adapters::{Base, Precision, Tuning},
@@ -42,6 +42,8 @@ pub struct Run<'a> {
     /// Steps made, and to be made.
     pub step: u64,
     pub steps: u64,
+    /// Updates of the optimizer that were made: stages that sample make several in a step.
+    pub updates: u64,
     pub dir: &'a Path,
     pub sink: &'a mut dyn FnMut(Event) -> Result<()>,
     pub stop: &'a AtomicBool,
@@ -86,7 +88,8 @@ impl Run<'_> {
         if !loss.is_finite() || !norm.is_finite() || !self.advance(grads, rate, factor)? {
             return Ok(Err(diverged(self.step + 1, loss, norm, peak)));
         }
-        self.tuning.after_step(self.tuned, grads, factor, self.step)?;
+        self.tuning.after_step(self.tuned, grads, factor, self.updates)?;
+        self.updates += 1;
         Ok(Ok(Update { rate, norm, penalty }))
     }
 
@@ -130,7 +133,7 @@ impl Run<'_> {
     fn advance(&mut self, grads: &Grads, rate: f64, scale: f64) -> Result<bool> {
         let before: Vec<_> = self.store.trainable().map(|p| (p.clone(), p.get())).collect();
         self.optimizer.step(self.store, grads, rate, scale)?;
-        if !all_finite(self.store)? {
+        if !self.optimizer.left_finite(self.store)? {
             before.into_iter().for_each(|(parameter, value)| parameter.set(value));
             return Ok(false);
         }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    kernels::{attention, attention::Shape, profile::time, rope::rope},
+    kernels::{attention, attention::Shape, profile::time, rope::rope, values::cast},
     model::{Grads, Keep, Pass},
 };
 use candle_core::Tensor;
@@ -115,7 +115,7 @@ impl Attention {
         let Some(norm) = norm else { return Ok(dx) };
         let (tokens, width) = dx.dims2()?;
         let dx = norm.backward(dx.reshape((tokens, width / norm.dim(), norm.dim()))?, pass, keep, grads)?;
-        Ok(dx.flatten(1, 2)?)
+        cast(&dx.flatten(1, 2)?, pass.compute)
     }
 }
 

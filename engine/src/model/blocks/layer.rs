@@ -53,6 +53,14 @@ impl Layer {
         linears.flat_map(Linear::parameters).chain(norms.flat_map(Norm::parameters)).collect()
     }
 
+    /// Whether anything in it is trained.
+    pub fn learns(&self) -> bool {
+        self.parameters().iter().any(|parameter| parameter.trainable)
+            || self.linears().into_iter().any(Linear::is_adapted)
+            || self.attention_adapter.is_some()
+            || self.mlp_adapter.is_some()
+    }
+
     fn attention_branch(&self) -> Branch<'_> {
         Branch {
             before: self.attention_norm.as_ref(),

@@ -3,10 +3,10 @@
 use super::Block;
 use crate::{
     Result,
-    kernels::{layer_norm, norm, profile::time},
+    kernels::{layer_norm, norm, profile::time, values::cast},
     model::{Grads, Keep, Parameter, Pass},
 };
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
 pub struct RmsNorm {
@@ -49,6 +49,14 @@ impl Norm {
     }
 }
 
+/// Keeps an x for backward, as all activations in the type of the pass: in bf16 this is a seventh of what a layer keeps.
+fn keep_input(x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<()> {
+    if !keep.is_off() {
+        keep.push(&cast(x, pass.compute)?);
+    }
+    Ok(())
+}
+
 impl RmsNorm {
     fn factor(&self) -> Result<Tensor> {
         let weight = self.weight.get();
@@ -58,13 +66,13 @@ impl RmsNorm {
 
 impl Block for RmsNorm {
     fn forward(&self, x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
-        keep.push(x);
+        keep_input(x, pass, keep)?;
         let factor = self.factor()?;
         time("norms", || norm::rms_norm(x, &factor, self.eps, pass.compute))
     }
 
     fn backward(&self, dy: Tensor, _: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
-        let x = keep.pop()?;
+        let x = cast(&keep.pop()?, DType::F32)?;
         let (factor, trains) = (self.factor()?, self.weight.trainable);
         let (dx, dw) = time("norms", || norm::rms_norm_backward(&x, &factor, &dy, self.eps, trains))?;
         if let Some(dw) = dw {
@@ -76,13 +84,13 @@ impl Block for RmsNorm {
 
 impl Block for LayerNorm {
     fn forward(&self, x: &Tensor, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
-        keep.push(x);
+        keep_input(x, pass, keep)?;
         let (weight, bias) = (self.weight.get(), self.bias.get());
         time("norms", || layer_norm::layer_norm(x, &weight, &bias, self.eps, pass.compute))
     }
 
     fn backward(&self, dy: Tensor, _: &Pass, keep: &mut Keep, grads: &mut Grads) -> Result<Tensor> {
-        let x = keep.pop()?;
+        let x = cast(&keep.pop()?, DType::F32)?;
         let trained = self.weight.trainable || self.bias.trainable;
         let weight = self.weight.get();
         let (dx, found) = time("norms", || layer_norm::layer_norm_backward(&x, &weight, &dy, self.eps, trained))?;

@@ -132,6 +132,10 @@ impl Stage for Grpo {
         Needs::Prompts
     }
 
+    fn drops_out(&self) -> bool {
+        false
+    }
+
     fn sampled(&self, config: &RunConfig, train: &TrainParams) -> Result<Option<Sampled>, Problems> {
         let params: GrpoParams = params::read(config)?;
         let answers = train.per_device_train_batch_size * train.gradient_accumulation_steps;
@@ -156,7 +160,8 @@ impl Stage for Grpo {
             return Err(mismatch("num_generations", message, hint).into());
         }
         let tokens = params::read::<RolloutParams>(config)?.max_new_tokens;
-        Ok(Some(Sampled { prompts: answers / each, answers: each, tokens, times: params.num_iterations }))
+        let times = params.num_iterations;
+        Ok(Some(Sampled { prompts: answers / each, answers: each, tokens, times, updates: times }))
     }
 
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Objective>, Problems> {
@@ -282,7 +287,7 @@ impl Learner {
                 loss += online::learn(run.model, some, weights, &self.clip(), temperature, random, &mut grads)?;
             }
             let Update { rate, norm, .. } = run.update(&mut grads, loss)??;
-            self.state.updates += 1;
+            self.state.updates = run.updates;
             found = [loss, rate, norm];
         }
         Ok(found)

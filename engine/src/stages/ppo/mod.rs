@@ -119,12 +119,16 @@ impl Stage for Ppo {
         Needs::Prompts
     }
 
+    fn drops_out(&self) -> bool {
+        false
+    }
+
     fn sampled(&self, config: &RunConfig, train: &TrainParams) -> Result<Option<Sampled>, Problems> {
         let params: PpoParams = params::read(config)?;
         let batch = train.per_device_train_batch_size * train.gradient_accumulation_steps;
         let tokens = params::read::<RolloutParams>(config)?.max_new_tokens;
-        let prompts = batch * params.ppo_buffer_size;
-        Ok(Some(Sampled { prompts, answers: 1, tokens, times: params.ppo_epochs }))
+        let (prompts, updates) = (batch * params.ppo_buffer_size, params.ppo_buffer_size * params.ppo_epochs);
+        Ok(Some(Sampled { prompts, answers: 1, tokens, times: params.ppo_epochs, updates }))
     }
 
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Objective>, Problems> {
@@ -364,7 +368,7 @@ impl Learner {
             value_loss += value;
         }
         let Update { rate, norm, .. } = run.update(&mut grads, policy_loss + params.vf_coef * value_loss)??;
-        self.state.updates += 1;
+        self.state.updates = run.updates;
         Ok((policy_loss, value_loss, rate, norm))
     }
 }

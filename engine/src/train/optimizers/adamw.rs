@@ -9,6 +9,7 @@ use crate::{
         floats, update,
     },
     model::{Grads, Parameter, Store},
+    train::clip::all_finite,
 };
 use api::params::{self, TrainParams};
 use candle_core::{DType, Tensor};
@@ -31,6 +32,10 @@ pub struct AdamW {
     weight_decay: f64,
     /// Steps made.
     pub steps: u64,
+    /// Whether all values that the last of them made here, not on a device, are finite.
+    finite: bool,
+    /// Whether it made some on a device.
+    elsewhere: bool,
     /// First and second moment, by parameter name.
     moments: BTreeMap<String, (Tensor, Tensor)>,
 }
@@ -43,6 +48,8 @@ impl AdamW {
             eps: params.adam_epsilon,
             weight_decay: params.weight_decay,
             steps: 0,
+            finite: true,
+            elsewhere: false,
             moments: BTreeMap::new(),
         }
     }
@@ -52,6 +59,7 @@ impl Optimizer for AdamW {
     /// Norms and biases are not decayed, as transformers has it.
     fn step(&mut self, store: &Store, grads: &Grads, rate: f64, scale: f64) -> Result<()> {
         self.steps += 1;
+        self.finite = true;
         let mut on_device = Vec::new();
         for parameter in store.trainable() {
             let Some(gradient) = grads.get(&parameter.name) else { continue };
@@ -61,6 +69,7 @@ impl Optimizer for AdamW {
                 false => on_device.push((parameter, gradient)),
             }
         }
+        self.elsewhere = !on_device.is_empty();
         // Those of one learning rate together.
         on_device.sort_by(|(a, _), (b, _)| store.factor(&a.name).total_cmp(&store.factor(&b.name)));
         for some in on_device.chunk_by(|(a, _), (b, _)| store.factor(&a.name) == store.factor(&b.name)) {
@@ -68,6 +77,10 @@ impl Optimizer for AdamW {
             self.update_together(some.to_vec(), rate * factor, scale)?;
         }
         Ok(())
+    }
+
+    fn left_finite(&self, store: &Store) -> Result<bool> {
+        Ok(self.finite && (!self.elsewhere || all_finite(store)?))
     }
 
     /// `m.NAME` and `v.NAME`, in the shape of the parameter.
@@ -126,9 +139,11 @@ impl AdamW {
             root: root as f32,
         };
         let g = gradient.flatten_all()?;
-        let (g, old, mut new, mut second) = (floats(&g)?, floats(&value)?, Vec::new(), Ok(()));
-        update(m, |m| second = update(v, |v| new = adamw(&old, m, v, &g, step)))?;
+        let (g, old, mut made, mut second) = (floats(&g)?, floats(&value)?, (Vec::new(), true), Ok(()));
+        update(m, |m| second = update(v, |v| made = adamw(&old, m, v, &g, step)))?;
         second?;
+        let (new, finite) = made;
+        self.finite &= finite;
         parameter.set(Tensor::from_vec(new, value.shape(), value.device())?);
         Ok(())
     }

@@ -34,6 +34,12 @@ pub trait Optimizer: Send {
     /// One step of size `rate` along `scale` times the gradients.
     fn step(&mut self, store: &Store, grads: &Grads, rate: f64, scale: f64) -> Result<()>;
 
+    /// Whether the step just made left all that is trained finite. One that looks at its values while it makes them needn't
+    /// read them all again.
+    fn left_finite(&self, store: &Store) -> Result<bool> {
+        super::clip::all_finite(store)
+    }
+
     /// State as tensors, named `KIND.PARAMETER`.
     fn state(&self) -> HashMap<String, Tensor>;
 
