@@ -260,7 +260,7 @@ pub fn store() -> Store {
 /// Puts a point at its step. A step that is done again after a resume replaces the old one; an evaluation and a training
 /// point of the same step stand beside each other.
 pub fn place(curve: &mut Vec<Metric>, point: Metric) {
-    let evaluates = |m: &Metric| m.values.contains_key("eval_loss");
+    let evaluates = |m: &Metric| m.values.keys().any(|name| name.starts_with("eval_"));
     let at = curve.partition_point(|known| (known.step, evaluates(known)) < (point.step, evaluates(&point)));
     match curve.get_mut(at) {
         Some(known) if known.step == point.step && evaluates(known) == evaluates(&point) => *known = point,
@@ -286,10 +286,17 @@ mod tests {
         for p in [point(2, "loss", 2.0), point(1, "loss", 3.0), point(2, "eval_loss", 2.5), point(2, "loss", 1.5)] {
             place(&mut curve, p);
         }
+        // That of a policy has no loss.
+        place(&mut curve, point(1, "eval_reward", 0.5));
         let seen: Vec<_> = curve.iter().map(|m| (m.step, m.values.clone().into_iter().next())).collect();
         assert_eq!(
             seen,
-            [(1, Some(("loss".into(), 3.0))), (2, Some(("loss".into(), 1.5))), (2, Some(("eval_loss".into(), 2.5)))]
+            [
+                (1, Some(("loss".into(), 3.0))),
+                (1, Some(("eval_reward".into(), 0.5))),
+                (2, Some(("loss".into(), 1.5))),
+                (2, Some(("eval_loss".into(), 2.5)))
+            ]
         );
     }
 }
