@@ -569,6 +569,9 @@ words! {
     pref_remove_source: "Remove {name}", "移除 {name}";
     pref_source_counts: "{kept} of {found} pairs", "{kept} / {found} 对";
     pref_ties_out: "{n} ties out", "去掉 {n} 个平局";
+    pref_with_votes: "Agrees with you", "与你一致";
+    pref_with_votes_help: "On {n} pairs that you both compared. Cohen's kappa {kappa}: 0 is chance, 1 always the same.", "双方都比较过的有 {n} 对。Cohen’s kappa 为 {kappa}：0 为随机水平，1 为完全一致。";
+    pref_votes_agree_n: "{agreed} of {n} as you voted", "{n} 对中 {agreed} 对与你的投票一致";
     pref_agree_n: "{share} agreement", "一致率 {share}";
     pref_duplicates: "{n} pairs are in two sources and count once.", "{n} 对在两个来源中重复，只计一次。";
     pref_sample: "Sample answers", "采样回答";
