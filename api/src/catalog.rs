@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// A text in both languages of the studio.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +32,41 @@ pub struct Card {
     pub help: Text,
     /// JSON schema of the parameters that this entry adds to the flat map.
     pub schema: Value,
+}
+
+/// A figure that runs tell at their steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MetricCard {
+    /// As in `events.jsonl`, for example `rewards/margins`; of a validation, `eval_` stands before it.
+    pub name: String,
+    pub title: Text,
+    /// What it is, in one line.
+    pub help: Text,
+    /// Which way it should go, where that is plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub better: Option<Better>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Better {
+    Higher,
+    Lower,
+}
+
+impl MetricCard {
+    /// Title and help each in English and Chinese.
+    pub fn new(name: &str, [title, title_zh]: [&str; 2], [help, help_zh]: [&str; 2]) -> Self {
+        Self { name: name.into(), title: Text::new(title, title_zh), help: Text::new(help, help_zh), better: None }
+    }
+
+    pub fn higher(self) -> Self {
+        Self { better: Some(Better::Higher), ..self }
+    }
+
+    pub fn lower(self) -> Self {
+        Self { better: Some(Better::Lower), ..self }
+    }
 }
 
 /// Parameters that belong together and apply whatever the stage and tuning type.
@@ -79,10 +115,19 @@ pub struct Catalog {
     /// Parameters of a job that makes data, besides those of the model and of generation.
     #[serde(default)]
     pub make: Option<Group>,
+    /// By stage, what its runs tell at their steps, in the order in which it is shown.
+    #[serde(default)]
+    pub metrics: BTreeMap<String, Vec<MetricCard>>,
     pub ignored: Vec<Ignored>,
 }
 
 impl Catalog {
+    /// What is known of a metric that a run of this stage tells; of a validation's, what is known of the same in training.
+    pub fn metric(&self, stage: &str, name: &str) -> Option<&MetricCard> {
+        let plain = name.strip_prefix("eval_").unwrap_or(name);
+        self.metrics.get(stage)?.iter().find(|card| card.name == plain)
+    }
+
     /// Schema properties that apply to a run of this stage and tuning type, in the order of the form:
     /// `(group name, parameter name, property schema)`.
     pub fn properties<'a>(&'a self, stage: &str, adapter: &str) -> Vec<(&'a str, &'a str, &'a Value)> {

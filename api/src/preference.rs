@@ -144,8 +144,20 @@ pub struct SourceCount {
     pub ties: u64,
     /// Of a judge: share of the pairs on which its two verdicts, in both orders, agree.
     pub agreement: Option<f64>,
+    /// Of a judge: how far it agrees with the votes of a person, where both compared the same answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with_votes: Option<VoteAgreement>,
     /// Why it gives none.
     pub problem: Option<Problem>,
+}
+
+/// How far a judge and a person agree on the pairs that both compared; each said which answer is better, or a tie.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VoteAgreement {
+    pub pairs: u64,
+    pub agreed: u64,
+    /// Cohen's: 1 is always, 0 as often as by chance. Nothing where chance alone would agree always.
+    pub kappa: Option<f64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -1,7 +1,15 @@
 //! The command line.
 
-use api::{data::FileType, hub::HubName};
-use clap::{Parser, Subcommand};
+use api::{
+    data::FileType,
+    hub::HubName,
+    preference::{Adversarial, PairRows, PairSource, Pairing},
+};
+use clap::{
+    Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use serde::de::DeserializeOwned;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -131,8 +139,59 @@ pub enum Data {
         #[arg(long, value_name = "JOB", conflicts_with = "words")]
         resume: Option<String>,
     },
+    /// Pairs of answers from votes, a judge, scores and rankings: how many there are, and with --name a dataset of them
+    Pairs(DataPairs),
     /// What a chat template makes of a conversation: its text, and nothing after it
     Render(DataRender),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DataPairs {
+    /// Datasets that pairs come from, each with how often its pairs come: scored, or voted=2
+    #[arg(value_name = "DATASET[=WEIGHT]", required = true, value_parser = pair_source)]
+    pub sources: Vec<PairSource>,
+    /// Make a dataset of this name; without it pairs are only counted
+    #[arg(long)]
+    pub name: Option<String>,
+    /// ranking (both answers, for dpo and rm) or kto (an answer with its mark)
+    #[arg(long, default_value = "ranking", value_parser = choice::<PairRows>(["ranking", "kto"]))]
+    pub rows: PairRows,
+    /// Columns of the rows: alpaca, sharegpt, openai [default: alpaca]
+    #[arg(long, value_name = "FORMAT")]
+    pub formatting: Option<String>,
+    /// Which of several scored or ranked answers are compared: all with all, or adjacent ones
+    #[arg(long, default_value = "all", value_parser = choice::<Pairing>(["all", "adjacent"]))]
+    pub pairing: Pairing,
+    /// Drop pairs whose scores lie closer
+    #[arg(long, default_value_t = 0.0)]
+    pub min_gap: f64,
+    /// Hard pairs only: drop those whose scores lie farther apart
+    #[arg(long)]
+    pub max_gap: Option<f64>,
+    /// Prompts with the tag adversarial: any, only, without
+    #[arg(long, default_value = "any", value_parser = choice::<Adversarial>(["any", "only", "without"]))]
+    pub adversarial: Adversarial,
+    /// At least this share of the answers comes from the model that is trained, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    pub on_policy: f64,
+}
+
+/// `NAME`, or `NAME=WEIGHT`.
+fn pair_source(word: &str) -> Result<PairSource, String> {
+    let (dataset, weight) = match word.rsplit_once('=') {
+        None => (word, 1.0),
+        Some((name, weight)) => {
+            (name, weight.parse().map_err(|_| format!("{weight} is no weight; 2 is twice each pair"))?)
+        }
+    };
+    Ok(PairSource { dataset: dataset.to_owned(), weight })
+}
+
+/// One of the names by which the API knows a choice.
+fn choice<T: DeserializeOwned + Clone + Send + Sync + 'static>(
+    names: impl IntoIterator<Item = &'static str>,
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(names).try_map(|name| serde_json::from_value(name.into()))
 }
 
 #[derive(Debug, clap::Args)]
@@ -295,7 +354,7 @@ pub struct BenchTrain {
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub rank: u32,
     /// Keep the frozen model in 4 or 8 bits
-    #[arg(long, value_name = "BITS", value_parser = clap::builder::PossibleValuesParser::new(["4", "8"]))]
+    #[arg(long, value_name = "BITS", value_parser = PossibleValuesParser::new(["4", "8"]))]
     pub quantization_bit: Option<String>,
     /// The optimizer, as optim names it
     #[arg(long, default_value = "adamw_torch")]

@@ -1,11 +1,11 @@
 //! What there is to choose from, collected from the registries: the form, the command line and the checks read this.
 
 use crate::{
-    adapters::ADAPTERS, data::FORMATS, data::template, entry::Entry, model::families::FAMILIES, stages::STAGES,
+    adapters::ADAPTERS, data::FORMATS, data::template, entry::Entry, model::families::FAMILIES, stages::STAGES, train,
 };
 use api::{
     Card, Catalog, Text,
-    catalog::{Group, Preset},
+    catalog::{Group, MetricCard, Preset},
     params::{
         self, DataParams, ExportParams, GenerateParams, MakeParams, ModelParams, OptimizerParams, OutputParams,
         QuantizationParams, TrainParams,
@@ -44,12 +44,19 @@ pub fn catalog() -> Catalog {
         generation: Some(group("generation", "Generation", "生成", params::schema::<GenerateParams>())),
         export: Some(group("export", "Export", "导出", params::schema::<ExportParams>())),
         make: Some(group("make", "Making data", "生成数据", params::schema::<MakeParams>())),
+        metrics: STAGES.iter().map(|stage| (stage.card().name, told(stage.metrics()))).collect(),
         ignored: params::ignored(),
     }
 }
 
 fn cards<T: Entry + ?Sized>(entries: &[&T]) -> Vec<Card> {
     entries.iter().map(|e| e.card()).collect()
+}
+
+/// What runs of a stage tell: its own metrics, then those of every run.
+fn told(mut own: Vec<MetricCard>) -> Vec<MetricCard> {
+    own.extend(train::metrics());
+    own
 }
 
 fn presets() -> Vec<Preset> {
@@ -117,6 +124,19 @@ mod tests {
                 for path in ["/ui/label/en", "/ui/label/zh", "/ui/help_zh", "/description"] {
                     assert!(property.pointer(path).is_some(), "{key} lacks {path}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn every_metric_is_told_of_once_and_in_both_languages() {
+        for (stage, metrics) in catalog().metrics {
+            for (at, metric) in metrics.iter().enumerate() {
+                let Text { en, zh } = &metric.help;
+                assert!(en.ends_with('.') && zh.ends_with('。'), "{stage}: {}", metric.name);
+                assert!(!metric.title.en.is_empty() && !metric.title.zh.is_empty(), "{stage}: {}", metric.name);
+                let twins = metrics.iter().skip(at + 1).filter(|other| other.name == metric.name);
+                assert_eq!(twins.count(), 0, "{stage}: {}", metric.name);
             }
         }
     }

@@ -2,9 +2,13 @@
 
 use crate::{
     data::Samples,
+    generate::batch::TOGETHER,
     kernels::matmul,
     memory,
-    model::config::{DecoderConfig, QkNorm},
+    model::{
+        Cache,
+        config::{DecoderConfig, QkNorm},
+    },
     stages::Sampled,
 };
 use api::{Text, plan::Part};
@@ -31,6 +35,8 @@ pub struct Load {
     pub quantised: Option<(u64, u64)>,
     /// Bytes of the optimizer's state.
     pub state: u64,
+    /// Answers that are sampled together, and positions of the cache for all of them; 0 where none are.
+    pub sampled: (u64, u64),
 }
 
 impl Load {
@@ -41,6 +47,9 @@ impl Load {
         let tokens: u64 = (0..samples.len()).map(|i| samples.length(i) as u64).sum();
         let mean = tokens / samples.len().max(1) as u64 + sampled.tokens as u64;
         self.batch_tokens = longest * batch as u64;
+        let together = (sampled.prompts * sampled.answers).min(TOGETHER.max(sampled.answers));
+        let room = Cache::room(samples.longest(), longest as usize);
+        self.sampled = (together as u64, (together * room) as u64);
         // Forward alone is a third of learning.
         let passes = sampled.times as f64 + 2.0 / 3.0;
         self.total_tokens = ((steps * mean * (sampled.prompts * sampled.answers) as u64) as f64 * passes) as u64;
@@ -69,13 +78,23 @@ pub fn by_part(c: &DecoderConfig, load: &Load) -> Vec<Part> {
         true => load.parameters * 4,
         false => (load.parameters - quantised.min(load.parameters)) * size as u64 + bytes + load.trainable * 4,
     };
-    vec![
+    let activations = load.batch_tokens * (layers + passing) as u64;
+    let head = chunk + 2 * predicted * h as u64 * 4;
+    // Keys and values, and the logits of all with a copy. While answers are sampled nothing is kept for a way back, so only
+    // what they need beyond that room counts.
+    let (answers, positions) = load.sampled;
+    let rollouts = positions * (c.layers * 2 * kv * size) as u64 + answers * (c.vocab_size * 2 * 4) as u64;
+    let mut parts = vec![
         part("weights", "权重", weights),
         part("gradients and optimizer", "梯度与优化器", load.trainable * 8 + load.state),
-        part("activations", "激活", load.batch_tokens * (layers + passing) as u64),
-        part("head", "输出层", chunk + 2 * predicted * h as u64 * 4),
+        part("activations", "激活", activations),
+        part("head", "输出层", head),
         part("program and data", "程序与数据", 60_000_000 + load.samples * 20),
-    ]
+    ];
+    if let Some(more) = rollouts.checked_sub(activations + head).filter(|more| *more > 0) {
+        parts.push(part("sampling", "采样", more));
+    }
+    parts
 }
 
 /// Whether a run has to compute activations again to fit into the memory that is free: bytes needed without, and free.
@@ -115,4 +134,43 @@ fn flops(compute: DType) -> f64 {
         best = best.min(begun.elapsed().as_secs_f64());
     }
     2.0 * (n as f64).powi(3) / best.max(1e-9)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::model::families::family;
+    use serde_json::json;
+
+    #[test]
+    fn the_cache_of_many_long_answers_counts_beyond_the_room_of_learning() {
+        let raw = json!({
+            "model_type": "llama", "vocab_size": 1000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5
+        });
+        let config = family(&raw).unwrap().config(&raw).unwrap();
+        let load = Load {
+            parameters: 1_000_000,
+            trainable: 1000,
+            full: false,
+            samples: 10,
+            batch_tokens: 300,
+            total_tokens: 0,
+            trained_share: 1.0,
+            compute: DType::BF16,
+            recompute: true,
+            quantised: None,
+            state: 0,
+            sampled: (0, 0),
+        };
+        let sum = |load: &Load| by_part(&config, load).iter().map(|part| part.bytes).sum::<u64>();
+        let few = Load { sampled: (2, 2 * 400), ..load };
+        assert_eq!(sum(&few), sum(&load), "a small cache fits into what learning needs anyway");
+        let many = Load { sampled: (64, 64 * 4000), ..load };
+        // 64 caches of 4000 positions: keys and values of 4 layers, 2 heads of 16 values, 2 bytes each; and logits.
+        let cache = 64 * 4000 * 4 * 2 * 2 * 16 * 2 + 64 * 1000 * 8;
+        let learning: u64 = by_part(&config, &load)[2..4].iter().map(|part| part.bytes).sum();
+        assert_eq!(sum(&many), sum(&load) + cache - learning);
+    }
 }

@@ -203,6 +203,7 @@ fn resolve(
         recompute: train.gradient_checkpointing,
         quantised: base::quantisation(&quantization).map(|q| base::size(q, &opened.config)),
         state: optimizers::bytes(&train, &optimizer, trainable),
+        sampled: (0, 0),
     };
     if let Some(sampled) = sampled {
         load.sample(&sampled, &samples, train.per_device_train_batch_size, steps);

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use api::{
-    Event, JobKind, Outcome, RunConfig,
+    Catalog, Event, JobKind, Outcome, RunConfig,
     data::Message,
     job::Spec,
     params::{ComputeType, GenerateParams, ModelParams},
@@ -14,6 +14,7 @@ use candle_core::{DType, Device, Tensor};
 use engine::{
     Places,
     adapters::ADAPTERS,
+    catalog::catalog,
     data::Needs,
     files::ModelFiles,
     loaded::Loaded,
@@ -32,12 +33,13 @@ use std::{
 /// A data folder with a tiny model (random weights, the starter's tokenizer) and a dataset.
 struct Home {
     dir: tempfile::TempDir,
+    catalog: Catalog,
 }
 
 impl Home {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let home = Self { dir };
+        let home = Self { dir, catalog: catalog() };
         let (shape, data) = (home.path().join("models/shape"), home.path().join("datasets"));
         fs::create_dir_all(&shape).unwrap();
         fs::create_dir_all(&data).unwrap();
@@ -106,7 +108,20 @@ impl Home {
             Ok(())
         };
         let outcome = run::run(&spec, &dir, &self.places(), &mut sink, &stop).unwrap();
+        self.every_metric_is_known(&spec, &events);
         Ended { dir, outcome, events }
+    }
+
+    /// What the interface calls it stands in the catalog.
+    fn every_metric_is_known(&self, spec: &Spec, events: &[Event]) {
+        let stage = spec.config.text("stage").unwrap_or("sft");
+        let names = events.iter().flat_map(|event| match event {
+            Event::Metrics { values, .. } => values.keys().collect(),
+            _ => Vec::new(),
+        });
+        for name in names {
+            assert!(self.catalog.metric(stage, name).is_some(), "{stage} tells of {name}, which is in no words");
+        }
     }
 
     fn load(&self, model: &Path, adapter: Option<&Path>) -> Loaded {

@@ -37,6 +37,19 @@ pub fn ticks(low: f64, high: f64, wanted: usize) -> Vec<f64> {
     (0..=wanted * 3).map(|i| (first + i as f64) * step).take_while(|v| *v <= high + step * 1e-9).map(clean).collect()
 }
 
+/// Bounds of an axis for values from `low` to `high`, with some room. What is never negative starts at 0; what always is
+/// reaches up to 0 if that is no farther from it than its values are from each other, or if they are all the same.
+pub fn bounds(low: f64, high: f64) -> (f64, f64) {
+    let span = high - low;
+    if !span.is_finite() || span < 0.0 || (low == 0.0 && high == 0.0) {
+        return (0.0, 1.0);
+    }
+    let low = low.min(0.0);
+    let high = if high < 0.0 && (span == 0.0 || -high <= span) { 0.0 } else { high };
+    let room = (high - low) * 0.06;
+    (if low < 0.0 { low - room } else { 0.0 }, if high == 0.0 { 0.0 } else { high + room })
+}
+
 /// Round values for a logarithmic axis.
 pub fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     if !(low > 0.0 && high > low && high.is_finite()) {
@@ -112,6 +125,37 @@ mod tests {
         assert_eq!(ticks(0.0, 0.3, 3), [0.0, 0.1, 0.2, 0.3]);
         assert_eq!(ticks(2.0, 2.0, 4), [2.0]);
         assert!(ticks(f64::NAN, 1.0, 4).len() == 1);
+    }
+
+    #[test]
+    fn ticks_below_zero_are_round_and_hold_it() {
+        assert_eq!(ticks(-0.3, 0.3, 3), [-0.2, 0.0, 0.2]);
+        assert_eq!(ticks(-265.0, 0.0, 2), [-200.0, -100.0, 0.0]);
+        assert_eq!(ticks(-251.0, -239.0, 2), [-250.0, -245.0, -240.0]);
+        let zero = ticks(-1.0, 1.0, 2)[1];
+        assert!(zero == 0.0 && zero.is_sign_positive(), "it would be written -0");
+    }
+
+    #[test]
+    fn an_axis_spans_the_data_and_zero_where_it_is_near() {
+        let round = |(low, high): (f64, f64)| ((low * 1e3).round() / 1e3, (high * 1e3).round() / 1e3);
+        for (values, axis) in [
+            // Never negative: from 0.
+            ((0.0, 2.0), (0.0, 2.12)),
+            ((5.0, 5.0), (0.0, 5.3)),
+            // Both sides.
+            ((-1.0, 3.0), (-1.24, 3.24)),
+            // Always negative: up to 0 if that is near, or if there is nothing else to see.
+            ((-3.0, -1.0), (-3.18, 0.0)),
+            ((-250.0, -240.0), (-250.6, -239.4)),
+            ((-4.0, -4.0), (-4.24, 0.0)),
+            ((-2.0, 0.0), (-2.12, 0.0)),
+            // Nothing to span.
+            ((0.0, 0.0), (0.0, 1.0)),
+            ((f64::MAX, f64::MIN), (0.0, 1.0)),
+        ] {
+            assert_eq!(round(bounds(values.0, values.1)), axis, "{values:?}");
+        }
     }
 
     #[test]

@@ -283,13 +283,20 @@ mod tests {
     #[test]
     fn points_stay_in_order_without_duplicates() {
         let mut curve = Vec::new();
-        for p in [point(2, "loss", 2.0), point(1, "loss", 3.0), point(2, "eval_reward", 2.5), point(2, "loss", 1.5)] {
+        for p in [point(2, "loss", 2.0), point(1, "loss", 3.0), point(2, "eval_loss", 2.5), point(2, "loss", 1.5)] {
             place(&mut curve, p);
         }
+        // That of a policy has no loss.
+        place(&mut curve, point(1, "eval_reward", 0.5));
         let seen: Vec<_> = curve.iter().map(|m| (m.step, m.values.clone().into_iter().next())).collect();
         assert_eq!(
             seen,
-            [(1, Some(("loss".into(), 3.0))), (2, Some(("loss".into(), 1.5))), (2, Some(("eval_reward".into(), 2.5)))]
+            [
+                (1, Some(("loss".into(), 3.0))),
+                (1, Some(("eval_reward".into(), 0.5))),
+                (2, Some(("loss".into(), 1.5))),
+                (2, Some(("eval_loss".into(), 2.5)))
+            ]
         );
     }
 }

@@ -1,5 +1,6 @@
 //! `lathe data`: what stands in the dataset folder, what the trainer makes of it, and datasets as files.
 
+use super::pairs;
 use crate::{
     args::{Data, DataExport, DataPull, DataRender, DataRun, DataShow},
     config,
@@ -36,6 +37,7 @@ pub fn run(command: Data, environment: &Environment, say: &Say) -> Outcome {
         Data::Show(wanted) => show(wanted, &places, say),
         Data::Check(of) => check(&of, &places, say),
         Data::Export(wanted) => export(&wanted, &places),
+        Data::Pairs(wanted) => pairs::run(wanted, &places, say),
         Data::Pull(wanted) => pull(wanted, environment, say),
         Data::Make { words, resume } => make(&words, resume, environment, say),
         Data::Render(_) => Ok(()),

@@ -6,6 +6,7 @@ pub mod chat;
 pub mod data;
 pub mod export;
 pub mod models;
+mod pairs;
 pub mod train;
 pub mod webui;
 pub mod worker;

@@ -3,6 +3,7 @@
 //! Needs Chromium and chromedriver (`make test` installs them) and the built user interface (`make ui`).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod chain;
 mod data;
 mod desk;
 mod pictures;

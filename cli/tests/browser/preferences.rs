@@ -68,6 +68,8 @@ async fn votes_by_keys_survive_a_reload_and_become_a_dataset() {
     voted_on(&browser, 1).await;
     assert_eq!(pair(&browser).await, second, "the same pair is asked after a reload");
     press(&browser, "0", 2).await;
+    let last = ["A", "B"].map(|side| format!("[data-testid=vote-{side}] p"));
+    let last = [browser.text(&last[0], 5).await, browser.text(&last[1], 5).await];
     press(&browser, "2", 3).await;
     browser.text("[data-testid=vote-done]", 10).await;
 
@@ -92,11 +94,36 @@ async fn votes_by_keys_survive_a_reload_and_become_a_dataset() {
     let row = all.iter().find(|row| row["raw"]["chosen"] == left.as_str()).expect("the left answer won");
     assert_eq!(row["raw"]["rejected"], right.as_str());
 
-    // One click more, and Train is filled in.
+    // One key more, and Train is filled in and ready.
+    let stage = |name: &str| format!("return JSON.parse(localStorage['lathe.form'] ?? '{{}}').stage === '{name}'");
+    browser.find("[data-testid=pairs-train]").await.send_keys("\u{E007}").await.unwrap();
+    browser.find("[data-testid=dataset-chip-pairs]").await;
+    browser.until("the stage is filled in", 10, &stage("dpo")).await;
+    let ready = "const b = document.querySelector('[data-testid=train-start]'); return b && !b.disabled";
+    browser.until("DPO can start", 30, ready).await;
+
+    // A judge that says the same of the first pair and the contrary of the last.
+    let judged = |question: &Value, [chosen, rejected]: [&str; 2]| {
+        json!({ "instruction": question, "input": "", "chosen": chosen, "rejected": rejected,
+            "provenance": { "source": "judge", "dataset": "answers", "verdicts": ["first", "first"] } })
+        .to_string()
+    };
+    let asked = |answer: &str| &all.iter().find(|row| row["raw"]["chosen"] == answer).unwrap()["raw"]["instruction"];
+    let said = [judged(asked(&left), [&left, &right]), judged(asked(&last[1]), [&last[0], &last[1]])];
+    browser.click("[data-testid=nav-data]").await;
+    browser.find("[data-testid=upload-input]").await;
+    drop_file(&browser, "judged.jsonl", &said.join("\n")).await;
+    browser.until("the page of the new dataset", 30, "return location.pathname === '/data/judged'").await;
+    browser.click("[data-testid=nav-preferences]").await;
+    browser.find("[data-testid=source-add] option[value=judged]").await;
+    browser.find("[data-testid=source-add]").await.select_by_value("judged").await.unwrap();
+    assert!(browser.text("[data-testid=pairs-with-votes]", 20).await.starts_with("50"));
+    let help = browser.text("[data-testid=pairs-with-votes-help]", 5).await;
+    assert!(help.contains("2 pairs") && help.contains("kappa"), "{help}");
+
     browser.click("[data-testid=pairs-stage-rm]").await;
     browser.click("[data-testid=pairs-train]").await;
-    browser.find("[data-testid=dataset-chip-pairs]").await;
-    let form = "return JSON.parse(localStorage['lathe.form'] ?? '{}').stage === 'rm'";
-    browser.until("the stage is filled in", 10, form).await;
+    browser.find("[data-testid=dataset-chip-pairs-2]").await;
+    browser.until("the stage is filled in", 10, &stage("rm")).await;
     browser.assert_quiet().await;
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const STREAM: u64 = 0x6E1;
 
 /// Sequences that advance together at most.
-const TOGETHER: usize = 64;
+pub const TOGETHER: usize = 64;
 
 /// A prompt, and a seed for each answer that is wanted.
 #[derive(Clone, Debug)]

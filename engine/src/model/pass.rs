@@ -129,7 +129,16 @@ impl Cache {
             return Ok(());
         }
         // The first pieces are all there is, often long prompts.
-        self.lay_out(if self.room == 0 { longest } else { longest + longest / 2 })
+        self.lay_out(if self.room == 0 { longest } else { grown(longest) })
+    }
+
+    /// Positions for which each stretch has room once sequences of `first` tokens have grown to `last`, a token each time.
+    pub fn room(first: usize, last: usize) -> usize {
+        let mut room = first;
+        while room < last {
+            room = grown(room + 1);
+        }
+        room
     }
 
     /// Each sequence with its keys in the stretches, in the order of the pass.
@@ -206,6 +215,11 @@ impl Cache {
     }
 }
 
+/// The room that is made where sequences come to be so long: more than that, so that it isn't made anew for each token.
+fn grown(longest: usize) -> usize {
+    longest + longest / 2
+}
+
 /// What forward keeps for backward: a stack, since backward undoes the blocks in the opposite order.
 #[derive(Default)]
 pub struct Keep {
@@ -236,5 +250,25 @@ impl Keep {
 
     pub fn is_empty(&self) -> bool {
         self.stack.is_empty()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_room_of_a_cache_is_known_before() {
+        for (first, last) in [(1, 1), (1, 40), (7, 8), (30, 31), (200, 1224)] {
+            let mut cache = Cache::new(0);
+            cache.expect(&[first]).unwrap();
+            cache.advance();
+            while cache.length(0) < last {
+                cache.expect(&[1]).unwrap();
+                cache.advance();
+            }
+            assert_eq!(cache.room, Cache::room(first, last), "{first} {last}");
+        }
     }
 }

@@ -61,7 +61,6 @@ impl Entry for Judge {
 impl Reward for Judge {
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Scorer>, Problems> {
         let asked: JudgeParams = params::read(config)?;
-        let given = |text: &Option<String>| text.as_deref().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
         let Some(model) = given(&asked.judge_model) else {
             return Err(no_judge().into());
         };
@@ -71,6 +70,25 @@ impl Reward for Judge {
         let base_url = given(&asked.judge_base_url);
         Ok(Box::new(Asking { model, base_url, prompt: asked.judge_prompt, teacher: None }))
     }
+}
+
+/// The judge of this computer that is asked for, if it is one of this computer.
+pub fn local(config: &RunConfig) -> Result<Option<ModelParams>, Problems> {
+    let asked: JudgeParams = params::read(config)?;
+    if given(&asked.judge_base_url).is_some() {
+        return Ok(None);
+    }
+    let device = params::read::<ModelParams>(config)?.device;
+    Ok(given(&asked.judge_model).map(|model| of_this_computer(model, device)))
+}
+
+fn of_this_computer(model_name_or_path: String, device: Option<String>) -> ModelParams {
+    ModelParams { model_name_or_path, device, ..ModelParams::default() }
+}
+
+/// A text that says something.
+fn given(text: &Option<String>) -> Option<String> {
+    text.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
 struct Asking {
@@ -89,11 +107,7 @@ impl Scorer for Asking {
                 (setting.connect)(&endpoint).map_err(|error| error.at("judge_base_url"))?
             }
             None => {
-                let chosen = ModelParams {
-                    model_name_or_path: model,
-                    device: setting.prepared.model.device.clone(),
-                    ..ModelParams::default()
-                };
+                let chosen = of_this_computer(model, setting.prepared.model.device.clone());
                 crate::make::local(&chosen, setting.places).map_err(|error| error.at("judge_model"))?
             }
         });

@@ -17,10 +17,15 @@ pub use model::{RewardModelParams, others};
 
 use crate::{
     Result,
+    data::Needs,
     entry::{Entry, find},
     stages::Setting,
 };
-use api::{Problem, Problems, RunConfig, catalog::main_ui, params};
+use api::{
+    Problem, Problems, RunConfig,
+    catalog::main_ui,
+    params::{self, ModelParams},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::atomic::AtomicBool};
@@ -88,6 +93,13 @@ pub struct RewardParams {
 /// Schemas of all that reward functions take, for the cards of the stages that use them.
 pub fn schemas() -> impl Iterator<Item = serde_json::Value> {
     std::iter::once(params::schema::<RewardParams>()).chain(REWARDS.iter().map(|reward| reward.card().schema))
+}
+
+/// The model of this computer that a run of a stage with these needs asks as a judge, if it does.
+pub fn judge(needs: Needs, config: &RunConfig) -> Result<Option<ModelParams>, Problems> {
+    let is_asked =
+        needs == Needs::Prompts && params::read::<RewardParams>(config)?.reward_funcs.iter().any(|f| f == "judge");
+    if is_asked { judge::local(config) } else { Ok(None) }
 }
 
 /// The reward functions of one run with their weights.

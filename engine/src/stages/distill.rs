@@ -15,7 +15,7 @@ use crate::{
 };
 use api::{
     Card, Outcome, Problem, Problems, RunConfig, Text,
-    catalog::ui,
+    catalog::{MetricCard, ui},
     params::{self, ModelParams},
 };
 use candle_core::Tensor;
@@ -110,6 +110,17 @@ impl Stage for Distill {
     fn others(&self, config: &RunConfig) -> Result<Vec<(&'static str, ModelParams)>, Problems> {
         let params: DistillParams = params::read(config)?;
         Ok(vec![(TEACHER, params.teacher(config))])
+    }
+
+    fn metrics(&self) -> Vec<MetricCard> {
+        vec![
+            MetricCard::new(
+                "kl",
+                ["Distance from the teacher", "与教师的距离"],
+                ["KL divergence of the next token's probabilities, in nats.", "下一词元概率分布的 KL 散度（奈特）。"],
+            )
+            .lower(),
+        ]
     }
 }
 

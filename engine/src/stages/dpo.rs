@@ -3,7 +3,7 @@
 
 use super::{
     Found, Mean, Objective, Setting, Stage,
-    preference::{Answers, log_sigmoid, sigmoid},
+    preference::{self, Answers, log_sigmoid, sigmoid},
     reference::{Reference, ReferenceParams},
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 };
 use api::{
     Card, Outcome, Problem, Problems, RunConfig, Text,
-    catalog::ui,
+    catalog::{MetricCard, ui},
     params::{self, ModelParams},
 };
 use schemars::JsonSchema;
@@ -120,6 +120,37 @@ impl Stage for Dpo {
 
     fn has_reference(&self, config: &RunConfig) -> bool {
         params::read::<DpoParams>(config).is_ok_and(|params| params.has_reference())
+    }
+
+    fn metrics(&self) -> Vec<MetricCard> {
+        let card = MetricCard::new;
+        let mut all = vec![
+            card(
+                "rewards/accuracies",
+                ["Reward accuracy", "奖励准确率"],
+                ["Share of the pairs whose better answer has the higher reward.", "较好回答奖励更高的成对比例。"],
+            )
+            .higher(),
+        ];
+        all.extend(preference::metrics());
+        all.extend([
+            card(
+                "sft_loss",
+                ["Loss of better answers", "较好回答的损失"],
+                ["Their cross-entropy, one of the two parts of ORPO.", "其交叉熵，ORPO 两部分之一。"],
+            )
+            .lower(),
+            card(
+                "odds_ratio_loss",
+                ["Loss of the odds ratio", "优势比的损失"],
+                [
+                    "How little the better answers are ahead, the other part of ORPO.",
+                    "较好回答领先不足的程度，ORPO 的另一部分。",
+                ],
+            )
+            .lower(),
+        ]);
+        all
     }
 }
 

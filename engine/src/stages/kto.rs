@@ -3,7 +3,7 @@
 
 use super::{
     Found, Mean, Objective, Setting, Stage,
-    preference::{Answers, sigmoid},
+    preference::{self, Answers, sigmoid},
     reference::{Reference, ReferenceParams},
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 };
 use api::{
     Card, Outcome, Problems, RunConfig, Text,
-    catalog::ui,
+    catalog::{MetricCard, ui},
     params::{self, ModelParams},
 };
 use schemars::JsonSchema;
@@ -91,6 +91,19 @@ impl Stage for Kto {
 
     fn has_reference(&self, _: &RunConfig) -> bool {
         true
+    }
+
+    fn metrics(&self) -> Vec<MetricCard> {
+        let mut all = preference::metrics();
+        all.push(MetricCard::new(
+            "kl",
+            ["KL divergence", "KL 散度"],
+            [
+                "Distance from the reference in nats, estimated by answers to other prompts.",
+                "与参考模型的距离（奈特），以其他提示的回答估计。",
+            ],
+        ));
+        all
     }
 }
 

@@ -10,7 +10,11 @@ use crate::{
     model::{Batch, Grads, Model, Weights},
     train::{Run, fit},
 };
-use api::{Card, Outcome, Problem, Problems, RunConfig, Text, catalog::ui, params};
+use api::{
+    Card, Outcome, Problem, Problems, RunConfig, Text,
+    catalog::{MetricCard, ui},
+    params,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +62,24 @@ impl Stage for Mixed {
             return Err(no_weight().into());
         }
         Ok(Box::new(Weighted { params }))
+    }
+
+    fn metrics(&self) -> Vec<MetricCard> {
+        let card = MetricCard::new;
+        vec![
+            card(
+                "loss_text",
+                ["Loss of texts", "文本的损失"],
+                ["Mean over the tokens of plain texts, before its weight.", "纯文本词元的平均损失，未乘权重。"],
+            )
+            .lower(),
+            card(
+                "loss_instructions",
+                ["Loss of answers", "回答的损失"],
+                ["Mean over the tokens of answers, before its weight.", "回答词元的平均损失，未乘权重。"],
+            )
+            .lower(),
+        ]
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{
 };
 use api::{
     Outcome, Problems, RunConfig,
+    catalog::MetricCard,
     params::{ModelParams, TrainParams},
 };
 use std::{collections::BTreeMap, path::Path};
@@ -60,6 +61,11 @@ pub trait Stage: Entry {
     fn others(&self, config: &RunConfig) -> Result<Vec<(&'static str, ModelParams)>, Problems> {
         let _ = config;
         Ok(Vec::new())
+    }
+
+    /// What its runs tell at their steps besides what [every run](crate::train::metrics) does.
+    fn metrics(&self) -> Vec<MetricCard> {
+        Vec::new()
     }
 
     /// Whether it holds the trained model against what it was in the beginning, or another that `ref_model` names.

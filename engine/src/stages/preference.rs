@@ -1,6 +1,7 @@
 //! What losses of whole answers have in common: log probabilities of sequences, and their way back to those of tokens.
 
 use crate::model::Batch;
+use api::catalog::MetricCard;
 use std::ops::Range;
 
 /// Log probabilities of the answers of a batch, one for each sequence.
@@ -62,6 +63,45 @@ impl Answers {
         }
         all
     }
+}
+
+/// What is told of answers that are wanted and of others.
+pub fn metrics() -> Vec<MetricCard> {
+    let card = MetricCard::new;
+    vec![
+        card(
+            "rewards/margins",
+            ["Reward margin", "奖励差距"],
+            ["Reward of the better answers less that of the worse ones.", "较好回答的奖励减去较差回答的奖励。"],
+        )
+        .higher(),
+        card(
+            "rewards/chosen",
+            ["Reward of better answers", "较好回答的奖励"],
+            [
+                "pref_beta times the log probability gained over the reference.",
+                "pref_beta 乘以其对数概率相对参考模型的增量。",
+            ],
+        ),
+        card(
+            "rewards/rejected",
+            ["Reward of worse answers", "较差回答的奖励"],
+            [
+                "pref_beta times the log probability gained over the reference.",
+                "pref_beta 乘以其对数概率相对参考模型的增量。",
+            ],
+        ),
+        card(
+            "logps/chosen",
+            ["Log probability of better answers", "较好回答的对数概率"],
+            ["How likely the model finds them; 0 is certain.", "模型认为其出现的可能性；0 为必然。"],
+        ),
+        card(
+            "logps/rejected",
+            ["Log probability of worse answers", "较差回答的对数概率"],
+            ["How likely the model finds them; 0 is certain.", "模型认为其出现的可能性；0 为必然。"],
+        ),
+    ]
 }
 
 /// `ln σ(x)`, exact for large |x|.

@@ -17,6 +17,7 @@ use crate::{
         build_on,
     },
     prepare::{self, Opened},
+    rewards,
 };
 use api::{
     Problem, RunConfig,
@@ -170,6 +171,9 @@ pub fn kept(
     bytes: u64,
 ) -> Result<u64> {
     let others = stage.others(config)?;
+    let share = |other: &Opened| {
+        (bytes as f64 * other.config.parameters() as f64 / own.config.parameters().max(1) as f64) as u64
+    };
     let mut kept = 0;
     for (field, chosen) in &others {
         let mut paths = chosen.adapters().into_iter().chain([chosen.model_name_or_path.as_str()]);
@@ -179,9 +183,13 @@ pub fn kept(
             continue;
         }
         let other = prepare::open(chosen, places).map_err(|error| error.at(field))?;
+        kept += share(&other);
         let names = [&own.files, &other.files].map(|files| files.path().display().to_string());
         check_words((&names[0], &own.tokenizer.tokenizer), (&names[1], &other.tokenizer.tokenizer), field)?;
-        kept += (bytes as f64 * other.config.parameters() as f64 / own.config.parameters().max(1) as f64) as u64;
+    }
+    // Reads and writes words, so its vocabulary may be another.
+    if let Some(judge) = rewards::judge(stage.needs(), config)? {
+        kept += share(&prepare::open(&judge, places).map_err(|error| error.at("judge_model"))?);
     }
     let copies = stage.has_reference(config) && !others.iter().any(|(field, _)| *field == REF_MODEL);
     Ok(kept + if copies && !tuning.switches_off() { bytes } else { 0 })

@@ -13,7 +13,7 @@ use crate::{
     model::{Batch, Grads, Model, Store, Weights},
     train::{Run, fit},
 };
-use api::{Card, Outcome, Problems, RunConfig, Text};
+use api::{Card, Outcome, Problems, RunConfig, Text, catalog::MetricCard};
 use serde_json::json;
 use std::path::Path;
 
@@ -40,6 +40,32 @@ impl Stage for Rm {
 
     fn start(&self, _: &RunConfig) -> Result<Box<dyn Objective>, Problems> {
         Ok(Box::new(Pairwise::default()))
+    }
+
+    fn metrics(&self) -> Vec<MetricCard> {
+        let card = MetricCard::new;
+        vec![
+            card(
+                "accuracy",
+                ["Accuracy", "准确率"],
+                ["Share of the pairs whose better answer gets the higher score.", "较好回答得分更高的成对比例。"],
+            )
+            .higher(),
+            card(
+                "margin",
+                ["Score margin", "分数差距"],
+                ["Score of the better answers less that of the worse ones.", "较好回答的分数减去较差回答的分数。"],
+            )
+            .higher(),
+            card(
+                "mean_reward",
+                ["Mean score", "平均分数"],
+                [
+                    "Of all answers; only differences are learned, so its level means nothing.",
+                    "所有回答的平均分；学习的只是差距，其高低没有意义。",
+                ],
+            ),
+        ]
     }
 }
 

@@ -193,6 +193,7 @@ words! {
     waiting_turn: "Waits for its turn. It starts by itself.", "正在排队，会自动开始。";
     training_progress: "Training progress", "训练进度";
     loss_smoothed: "Loss, smoothed", "损失（平滑）";
+    reward_smoothed: "Reward, smoothed", "奖励（平滑）";
     from_value: "↓ from {value}", "↓ 起始 {value}";
     up_from_value: "↑ from {value}", "↑ 起始 {value}";
     validation_loss: "Validation loss", "验证损失";
@@ -201,14 +202,15 @@ words! {
     tokens_per_s: "tokens/s", "词元/秒";
     s_a_step: "{time} a step", "每步 {time}";
     learning_rate: "Learning rate", "学习率";
-    grad_norm: "Gradient norm", "梯度范数";
-    tokens_each_second: "Tokens each second", "每秒词元";
+    better_higher: "Higher is better.", "越高越好。";
+    better_lower: "Lower is better.", "越低越好。";
+    two_sentences: "{first} {second}", "{first}{second}";
+    of_validation: "{name}, validation", "{name}（验证）";
     reward: "Reward", "奖励";
     kl: "KL", "KL 散度";
     entropy: "Entropy", "熵";
-    reward_accuracy: "Reward accuracy", "奖励准确率";
     advantage: "Advantage", "优势";
-    clipped_share: "Clipped", "截断占比";
+    clipped_share: "Clipped", "裁剪比例";
     rollouts: "Rollouts", "采样记录";
     rollouts_none: "No samples of this step are kept.", "没有保留此步的采样。";
     rollouts_before: "Step before", "上一步";
@@ -567,6 +569,9 @@ words! {
     pref_remove_source: "Remove {name}", "移除 {name}";
     pref_source_counts: "{kept} of {found} pairs", "{kept} / {found} 对";
     pref_ties_out: "{n} ties out", "去掉 {n} 个平局";
+    pref_with_votes: "Agrees with you", "与你一致";
+    pref_with_votes_help: "On {n} pairs that you both compared. Cohen's kappa {kappa}: 0 is chance, 1 always the same.", "双方都比较过的有 {n} 对。Cohen’s kappa 为 {kappa}：0 为随机水平，1 为完全一致。";
+    pref_votes_agree_n: "{agreed} of {n} as you voted", "{n} 对中 {agreed} 对与你的投票一致";
     pref_agree_n: "{share} agreement", "一致率 {share}";
     pref_duplicates: "{n} pairs are in two sources and count once.", "{n} 对在两个来源中重复，只计一次。";
     pref_sample: "Sample answers", "采样回答";

@@ -1,7 +1,7 @@
 //! Charts as SVG text: pure functions from points to markup. All text in them is figures and words of the interface.
 
 use crate::{
-    curve::{Point, log_ticks, thin, ticks},
+    curve::{Point, bounds, log_ticks, thin, ticks},
     format,
 };
 use leptos::{html, prelude::*};
@@ -30,9 +30,9 @@ impl Frame {
         self.left + (self.width - self.left - RIGHT) * (x - self.x.0) / span
     }
 
-    /// Pixel of a value.
+    /// Pixel of a value. What a logarithmic axis can't show lies on its lower bound.
     pub fn py(&self, y: f64) -> f64 {
-        let scale = |v: f64| if self.log { v.max(1e-12).ln() } else { v };
+        let scale = |v: f64| if self.log { v.max(self.y.0).max(1e-12).ln() } else { v };
         let (low, high) = (scale(self.y.0), scale(self.y.1));
         TOP + (self.height - TOP - BOTTOM) * (1.0 - (scale(y) - low) / (high - low).max(1e-12))
     }
@@ -62,9 +62,10 @@ impl Frame {
         let values = if self.log { log_ticks(self.y.0, self.y.1) } else { ticks(self.y.0, self.y.1, rows) };
         for v in values {
             let y = self.py(v);
+            let class = if v == 0.0 && self.y.0 < 0.0 { "zero" } else { "gridline" };
             let _ = write!(
                 out,
-                r#"<line class="gridline" x1="{:.1}" x2="{:.1}" y1="{y:.1}" y2="{y:.1}"/><text x="{:.1}" y="{:.1}" text-anchor="end">{}</text>"#,
+                r#"<line class="{class}" x1="{:.1}" x2="{:.1}" y1="{y:.1}" y2="{y:.1}"/><text x="{:.1}" y="{:.1}" text-anchor="end">{}</text>"#,
                 self.left,
                 self.width - RIGHT,
                 self.left - 7.0,
@@ -116,7 +117,7 @@ impl LossCurve {
             || self.raw.iter().chain(&self.validation).map(|p| p.1).filter(|v| v.is_finite() && (!log || *v > 0.0));
         let (mut low, mut high) = values().fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
         if low > high {
-            (low, high) = (0.0, 1.0);
+            (low, high) = (if log { 0.1 } else { 0.0 }, 1.0);
         }
         let pad = ((high - low) * 0.06).max(high.abs() * 0.02).max(1e-9);
         let y = if log {
@@ -172,20 +173,21 @@ pub fn loss_svg(curve: &LossCurve, frame: &Frame, step_word: &str, epoch_word: &
     out
 }
 
-/// A small chart of one value from 0.
+/// A small chart of one value.
 pub fn small_svg(points: &[Point], total: f64, width: f64, height: f64, colour: &str, step_word: &str) -> String {
-    let high = points.iter().map(|p| p.1).filter(|v| v.is_finite()).fold(0.0, f64::max);
+    let values = points.iter().map(|p| p.1).filter(|v| v.is_finite());
+    let (low, high) = values.fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
     let last = points.last().map_or(1.0, |p| p.0).max(total).max(2.0);
     let frame = Frame {
         width,
         height,
         left: 46.0,
         x: (points.first().map_or(1.0, |p| p.0).min(1.0), last),
-        y: (0.0, if high > 0.0 { high * 1.06 } else { 1.0 }),
+        y: bounds(low, high),
         log: false,
     };
     let mut out = String::with_capacity(8 * 1024);
-    frame.axes(&mut out, step_word, 2);
+    frame.axes(&mut out, step_word, 3);
     let _ = write!(out, r#"<path class="smooth fine {colour}" d="{}"/>"#, frame.path(points));
     out
 }
@@ -212,7 +214,8 @@ pub fn width_of(node: NodeRef<html::Div>) -> Signal<f64> {
 
 fn axis_number(value: f64) -> String {
     if value.abs() >= 1000.0 && value.fract() == 0.0 {
-        format::count(value.abs() as u64)
+        let sign = if value < 0.0 { "-" } else { "" };
+        format!("{sign}{}", format::count(value.abs() as u64))
     } else {
         format::number((value * 1e9).round() / 1e9)
     }
@@ -258,9 +261,33 @@ mod tests {
             for log in [false, true] {
                 let svg = loss_svg(&curve, &curve.frame(300.0, 200.0, log), "step", "epoch {n}");
                 assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+                let frame = curve.frame(300.0, 200.0, log);
+                let mut inside = curve.raw.iter().map(|p| frame.py(p.1));
+                assert!(inside.all(|y| (TOP - 0.01..=174.01).contains(&y)), "{curve:?}");
             }
         }
         assert!(!small_svg(&[], 0.0, 200.0, 100.0, "c1", "step").contains("NaN"));
+    }
+
+    #[test]
+    fn values_below_zero_are_drawn_and_zero_is_a_line() {
+        let small = |values: &[f64]| {
+            let points: Vec<Point> = values.iter().enumerate().map(|(i, v)| (i as f64 + 1.0, *v)).collect();
+            small_svg(&points, 0.0, 200.0, 112.0, "c1", "step")
+        };
+        // The path's heights lie between the top and the base line.
+        let inside = |svg: &str| {
+            let path = svg.split(r#" d=""#).nth(1).unwrap().split('"').next().unwrap();
+            let heights: Vec<f64> =
+                path.split(['M', 'L']).skip(1).map(|p| p.split_once(' ').unwrap().1.parse().unwrap()).collect();
+            heights.iter().all(|y| (TOP..=112.0 - BOTTOM).contains(y)) && heights.iter().any(|y| *y != heights[0])
+        };
+        let across = small(&[-0.5, 0.2, 1.0]);
+        assert!(inside(&across) && across.matches(r#"class="zero""#).count() == 1, "{across}");
+        assert!(across.contains(">-0.5<") && across.contains(">0<"), "{across}");
+        let below = small(&[-1250.0, -1240.0, -1230.0]);
+        assert!(inside(&below) && below.contains(">-1,240<") && !below.contains("zero"), "{below}");
+        assert!(!small(&[0.5, 1.0]).contains("zero"), "the base line is 0 already");
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod field;
 pub mod icon;
 pub mod job;
 pub mod making;
+pub mod metric;
 pub mod note;
 mod pulls;
 pub mod shell;

@@ -1,6 +1,6 @@
 //! The pairs that one dataset gives, by what its rows are: pairs, scored or ranked answers, samples that were voted on.
 
-use super::{Pair, answers, identity, judged, prompt_of, votes};
+use super::{Pair, agreement::Compared, answers, identity, judged, prompt_of, votes};
 use crate::{
     Places, Result,
     data::{Example, Kind, Registry, info, questions, walk},
@@ -33,7 +33,7 @@ pub fn of(registry: &Registry, name: &str, pairing: Pairing, places: &Places) ->
 /// Rows that are pairs; those of a judge's job say how the other pairs ended.
 fn written(registry: &Registry, entry: &info::Entry) -> Result<(Vec<Pair>, SourceCount)> {
     let format = entry.format()?;
-    let mut pairs = Vec::new();
+    let (mut pairs, mut compared) = (Vec::new(), Compared::new(registry.dir()));
     walk::walk(registry, entry, &mut |index, raw| {
         let example = walk::example(format, entry, &raw.value)
             .map_err(|problem| crate::data::example::at_row(*problem, &entry.name, index + 1))?;
@@ -44,7 +44,11 @@ fn written(registry: &Registry, entry: &info::Entry) -> Result<(Vec<Pair>, Sourc
             let scores = score("score_chosen").zip(score("score_rejected"));
             let gap = scores.map(|(chosen, rejected)| chosen - rejected).or(provenance["gap"].as_f64());
             let on_policy = serde_json::from_value(provenance["on_policy"].clone()).ok();
-            pairs.push(pair(example, origin, gap, on_policy, answers::is_adversarial(row)));
+            let pair = pair(example, origin, gap, on_policy, answers::is_adversarial(row));
+            if let (Origin::Judge, Some(of)) = (origin, provenance["dataset"].as_str()) {
+                compared.add(of, &prompt_of(&pair.example), pair.answers(), Some(0))?;
+            }
+            pairs.push(pair);
         }
         Ok(ControlFlow::Continue(()))
     })?;
@@ -52,8 +56,18 @@ fn written(registry: &Registry, entry: &info::Entry) -> Result<(Vec<Pair>, Sourc
     let mut count = SourceCount::default();
     if is_judged {
         let ties = registry.dir().join(format!("{}.jsonl", judged::ties_of(&entry.name)));
-        let tally = judged::Tally::read(pairs.len() as u64, &ties)?;
-        (count.ties, count.agreement) = (tally.ties, tally.agreement());
+        let mut tally = judged::Tally { better: pairs.len() as u64, ..judged::Tally::default() };
+        judged::each_tie(&ties, &mut |verdicts, row| {
+            tally.add(verdicts);
+            let text = |name: &str| row[name].as_str().unwrap_or_default();
+            match row["provenance"]["dataset"].as_str() {
+                Some(of) if !verdicts.contains(&judged::Verdict::Unclear) => {
+                    compared.add(of, text("instruction"), [text("chosen"), text("rejected")], None)
+                }
+                _ => Ok(()),
+            }
+        })?;
+        (count.ties, count.agreement, count.with_votes) = (tally.ties, tally.agreement(), compared.agreement());
     }
     Ok((pairs, count))
 }
@@ -65,7 +79,7 @@ fn voted(asked: &Asked, record: &votes::Record, pairs: &mut Vec<Pair>, count: &m
     }
     for (a, b) in Pairing::All.couples(asked.answers.len()) {
         let (a, b) = (&asked.answers[a], &asked.answers[b]);
-        match record.better(&asked.pair(a, b), [a, b]) {
+        match record.better(&asked.pair(a, b), [&a.text, &b.text]) {
             votes::Found::Better(i) => {
                 let (chosen, rejected) = if i == 0 { (a, b) } else { (b, a) };
                 pairs.push(of_answers(asked, chosen, rejected, Origin::Votes, None));

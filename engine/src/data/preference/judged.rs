@@ -42,23 +42,22 @@ impl Tally {
         let understood = self.better + self.ties - self.unclear;
         (understood > 0).then(|| (self.better + self.equal) as f64 / understood as f64)
     }
+}
 
-    /// The counts of a judge's dataset of `better` pairs with its file of ties, if it has one.
-    pub fn read(better: u64, ties: &Path) -> Result<Self> {
-        let mut tally = Self { better, ..Self::default() };
-        let file = match File::open(ties) {
-            Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(tally),
-            Err(e) => return Err(Error::io(ties)(e)),
-        };
-        for line in BufReader::new(file).lines() {
-            let row: Value = serde_json::from_str(&line.map_err(Error::io(ties))?).unwrap_or_default();
-            if let Ok(verdicts) = serde_json::from_value(row["provenance"]["verdicts"].clone()) {
-                tally.add(verdicts);
-            }
+/// Calls `each` with the verdicts and the row of each line of a judge's file of ties, if there is one.
+pub fn each_tie(ties: &Path, each: &mut dyn FnMut([Verdict; 2], &Value) -> Result<()>) -> Result<()> {
+    let file = match File::open(ties) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::io(ties)(e)),
+    };
+    for line in BufReader::new(file).lines() {
+        let row: Value = serde_json::from_str(&line.map_err(Error::io(ties))?).unwrap_or_default();
+        if let Ok(verdicts) = serde_json::from_value(row["provenance"]["verdicts"].clone()) {
+            each(verdicts, &row)?;
         }
-        Ok(tally)
     }
+    Ok(())
 }
 
 /// The name of the file of ties beside the dataset `name`, without its ending.

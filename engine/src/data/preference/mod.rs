@@ -1,6 +1,7 @@
 //! Pairs of answers, one better than the other, for `dpo`, `rm` and `kto`: from a person's votes, a judge, scores and
 //! rankings; filters that keep the telling ones; and datasets made of them.
 
+mod agreement;
 pub mod answers;
 mod build;
 mod filter;

@@ -191,6 +191,39 @@ fn votes_are_blind_kept_and_taken_back() {
 }
 
 #[test]
+fn a_judge_is_held_against_the_votes_on_the_same_answers() {
+    let answer = |question: &str, text: &str| json!({ "instruction": question, "output": text });
+    let rows: Value = ["q", "r", "s", "t", "u"].iter().flat_map(|q| [answer(q, "a"), answer(q, "b")]).collect();
+    let judged = |question: &str, chosen: &str, rejected: &str| {
+        json!({ "instruction": question, "input": "", "chosen": chosen, "rejected": rejected,
+            "provenance": { "source": "judge", "dataset": "samples", "verdicts": ["first", "first"] } })
+    };
+    // The last one was never voted on.
+    let said = json!([judged("q", "a", "b"), judged("r", "b", "a"), judged("u", "a", "b")]);
+    let home = Home::new(&[("samples", json!({}), rows), ("judged", json!({ "ranking": true }), said)]);
+    let tie = |question: &str, verdicts: [&str; 2]| {
+        let mut row = judged(question, "a", "b");
+        row["provenance"]["verdicts"] = json!(verdicts);
+        row.to_string()
+    };
+    let ties = [tie("s", ["equal", "equal"]), tie("t", ["first", "unclear"])].join("\n");
+    fs::write(home.file("judged_ties.jsonl"), ties).unwrap();
+    assert_eq!(home.pairs(&["judged"], PairFilter::default()).sources[0].with_votes, None, "no one has voted");
+    // The person finds a better, of s neither.
+    for question in ["q", "r", "s", "t"] {
+        let next = home.ballot("samples", None).unwrap().next[0].clone();
+        assert_eq!(next.prompt, question);
+        let better = if next.left == "a" { Vote::Left } else { Vote::Right };
+        home.ballot("samples", Some((&next.id, if question == "s" { Vote::Tie } else { better }))).unwrap();
+    }
+    let found = home.pairs(&["judged"], PairFilter::default()).sources[0].with_votes.clone().unwrap();
+    // q and s alike, r not; the judge's word on t was not understood.
+    assert_eq!((found.pairs, found.agreed), (3, 2));
+    // Chance: (1·2 + 1·0 + 1·1) / 9.
+    assert!((found.kappa.unwrap() - (2.0 / 3.0 - 1.0 / 3.0) / (1.0 - 1.0 / 3.0)).abs() < 1e-9, "{found:?}");
+}
+
+#[test]
 fn pairs_become_a_dataset_that_trains() {
     let talk = json!([{ "conversations": [{ "from": "system", "value": "s" }, { "from": "human", "value": "q" },
         { "from": "gpt", "value": "a" }, { "from": "human", "value": "and?" }],

@@ -151,12 +151,12 @@ impl Record {
     }
 
     /// What it says of the pair `id` of these two answers.
-    pub fn better(&self, id: &str, answers: [&Answer; 2]) -> Found {
+    pub fn better(&self, id: &str, answers: [&str; 2]) -> Found {
         let Some(line) = self.lines.get(id) else { return Found::Nothing };
         let Some(better) = &line.better else {
             return if line.vote == Vote::Tie { Found::Tie } else { Found::Nothing };
         };
-        answers.iter().position(|answer| hash(id, &answer.text) == *better).map_or(Found::Nothing, Found::Better)
+        answers.iter().position(|answer| hash(id, answer) == *better).map_or(Found::Nothing, Found::Better)
     }
 
     fn take(&mut self, line: Line) {

@@ -23,7 +23,7 @@ use crate::{
 use advantage::{Estimator, Scale};
 use api::{
     Card, Outcome, Problems, RunConfig, Text,
-    catalog::{main_ui, ui},
+    catalog::{MetricCard, main_ui, ui},
     params::{self, ModelParams, TrainParams},
 };
 use schemars::JsonSchema;
@@ -189,6 +189,10 @@ impl Stage for Grpo {
 
     fn has_reference(&self, config: &RunConfig) -> bool {
         params::read::<GrpoParams>(config).is_ok_and(|params| params.beta > 0.0)
+    }
+
+    fn metrics(&self) -> Vec<MetricCard> {
+        online::metrics()
     }
 }
 

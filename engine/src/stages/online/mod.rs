@@ -2,11 +2,13 @@
 //! answers with the present weights, has them rewarded, and learns from them. What a step sampled is used in that step alone.
 
 mod alarm;
+mod metrics;
 mod policy;
 mod prompts;
 mod record;
 
 use super::{Setting, ppo::Moments};
+pub use metrics::metrics;
 pub use policy::{Clip, Level, Part, clipped};
 pub use prompts::Prompt;
 
@@ -289,7 +291,6 @@ impl Online {
         let spread: Vec<f64> = spread.collect();
         let mut values: BTreeMap<String, f64> = [
             ("reward", mean(&|episode| episode.worth.total)),
-            ("reward_std", spread.iter().sum::<f64>() / spread.len().max(1) as f64),
             ("kl", by_token(&|episode| episode.kl)),
             ("entropy", by_token(&|episode| episode.entropy)),
             ("clip_ratio", by_token(&|episode| episode.clipped)),
@@ -302,6 +303,7 @@ impl Online {
         .map(|(name, value)| (name.to_owned(), value))
         .into();
         if rollouts.each > 1 {
+            values.insert("reward_std".into(), spread.iter().sum::<f64>() / spread.len().max(1) as f64);
             values.insert("alike_share".into(), rollouts.alike);
             values.insert("resampled_share".into(), rollouts.resampled);
         }

@@ -26,7 +26,7 @@ use crate::{
 };
 use api::{
     Card, Outcome, Problem, Problems, RunConfig, Text,
-    catalog::{main_ui, ui},
+    catalog::{MetricCard, main_ui, ui},
     params::{self, ModelParams, TrainParams},
 };
 use schemars::JsonSchema;
@@ -154,6 +154,39 @@ impl Stage for Ppo {
 
     fn has_reference(&self, _: &RunConfig) -> bool {
         true
+    }
+
+    fn metrics(&self) -> Vec<MetricCard> {
+        let card = MetricCard::new;
+        let mut all = online::metrics();
+        all.extend([
+            card(
+                "policy_loss",
+                ["Policy loss", "策略损失"],
+                ["The clipped loss of the answers; it swings around 0.", "回答的裁剪损失，在 0 附近波动。"],
+            ),
+            card(
+                "value_loss",
+                ["Value loss", "价值损失"],
+                ["How far the value head's predictions are off, squared.", "价值头预测误差的平方。"],
+            )
+            .lower(),
+            card(
+                "explained_variance",
+                ["Explained variance", "解释方差"],
+                [
+                    "How well the value head predicts returns: 1 fully, 0 not at all.",
+                    "价值头对回报的预测能力：1 为完全，0 为毫无。",
+                ],
+            )
+            .higher(),
+            card(
+                "kl_coef",
+                ["KL coefficient", "KL 系数"],
+                ["What a nat of distance from the reference costs in reward.", "偏离参考模型每奈特所扣除的奖励。"],
+            ),
+        ]);
+        all
     }
 }
 

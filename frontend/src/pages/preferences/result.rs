@@ -33,17 +33,25 @@ pub fn ResultCard() -> impl IntoView {
             view! { <div><div class="k">{key}</div><div class="v" data-testid=testid>{value}<small>" "{unit}</small></div></div> }
         };
         let percent = |share: f64| format!("{:.0}", share * 100.0);
+        let with_votes = found.sources.iter().find_map(|source| source.with_votes.clone());
+        let alike = with_votes.as_ref().map(|with| percent(with.agreed as f64 / with.pairs.max(1) as f64));
+        let with_votes = with_votes.map(|with| {
+            let kappa = with.kappa.map_or_else(|| "–".to_owned(), |kappa| format!("{kappa:.2}"));
+            fill(w.pref_with_votes_help, &[("n", &format::count(with.pairs)), ("kappa", &kappa)])
+        });
         let parts = parts(&found);
         let weighted = found.rows != found.kept;
         view! {
             <div class="big">
                 {figure(w.pref_kept, format::count(found.kept), w.pref_pairs_unit, "pairs-kept")}
                 {agreement.map(|share| figure(w.pref_agreement, percent(share), "%", "pairs-agreement"))}
+                {alike.map(|share| figure(w.pref_with_votes, share, "%", "pairs-with-votes"))}
                 {found.on_policy.map(|share| figure(w.pref_own_share, percent(share), "%", "pairs-own"))}
             </div>
             {parts}
             {weighted.then(|| view! { <p class="s muted">{fill(w.pref_rows_weighted, &[("n", &format::count(found.rows))])}</p> })}
             {agreement.map(|_| view! { <p class="s muted">{w.pref_agreement_help}</p> })}
+            {with_votes.map(|text| view! { <p class="s muted" data-testid="pairs-with-votes-help">{text}</p> })}
         }
     };
     let stages = Stage::ALL.map(|stage| {

@@ -64,8 +64,12 @@ fn row(source: PairSource, count: Option<SourceCount>) -> impl IntoView {
         fill(w.pref_source_counts, &[("kept", &format::count(count.kept)), ("found", &format::count(count.found))]);
     let ties = (count.ties > 0).then(|| fill(w.pref_ties_out, &[("n", &format::count(count.ties))]));
     let agreed = count.agreement.map(|share| fill(w.pref_agree_n, &[("share", &format::percent(share))]));
+    let alike = count.with_votes.map(|with| {
+        let counts = [("agreed", with.agreed), ("n", with.pairs)].map(|(name, n)| (name, format::count(n)));
+        fill(w.pref_votes_agree_n, &counts.each_ref().map(|(name, n)| (*name, n.as_str())))
+    });
     let origins = count.origins.iter().map(|origin| super::origin_word(*origin).to_owned());
-    let about = origins.chain([of]).chain(ties).chain(agreed).collect::<Vec<_>>().join(" · ");
+    let about = origins.chain([of]).chain(ties).chain(agreed).chain(alike).collect::<Vec<_>>().join(" · ");
     let problem = count.problem.map(|problem| view! { <ProblemNote problem warn=true /> });
     let name = source.dataset;
     let (weighed, removed) = (name.clone(), name.clone());

@@ -16,6 +16,7 @@ use crate::{
     parts::{
         Empty, ProblemNote,
         job::{Bar, badge, clock, datasets, left, method, model_name, now, seconds, share, status},
+        metric,
         note::wait,
     },
     store::store,
@@ -67,7 +68,7 @@ fn Known(id: String) -> impl IntoView {
     let with = move |f: fn(&Job) -> String| job.with(|job| job.as_ref().map(f).unwrap_or_default());
     let state = Memo::new(move |_| job.with(|job| job.as_ref().map_or(JobState::Queued, |j| j.state)));
     let kind = job.with_untracked(|j| j.as_ref().map_or(JobKind::Train, |j| j.kind));
-    let sampling = job.with_untracked(|j| j.as_ref().is_some_and(rollouts::samples));
+    let sampling = job.with_untracked(|j| j.as_ref().filter(|j| rollouts::samples(j)).map(metric::stage));
     let about = move || {
         let parts = [with(model_name), with(datasets), with(method), with(started)];
         parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(" · ")
@@ -107,7 +108,7 @@ fn Known(id: String) -> impl IntoView {
                 <div class="stack">
                     <loss::LossCard id=id.clone() job />
                     <small::SmallCharts id=id.clone() job />
-                    {sampling.then(|| view! { <rollouts::Rollouts id=id.clone() /> })}
+                    {sampling.map(|stage| view! { <rollouts::Rollouts id=id.clone() stage /> })}
                     <side::Log id=id.clone() active />
                 </div>
                 <aside class="stack">

@@ -3,7 +3,7 @@
 use crate::{
     client, format,
     i18n::fill,
-    parts::{ProblemNote, icon},
+    parts::{ProblemNote, icon, metric},
     store::store,
     ui,
 };
@@ -26,7 +26,7 @@ pub fn samples(job: &Job) -> bool {
 }
 
 #[component]
-pub fn Rollouts(id: String) -> impl IntoView {
+pub fn Rollouts(id: String, stage: String) -> impl IntoView {
     let w = ui::words();
     let store = store();
     // The step that is looked at; nothing follows the newest.
@@ -92,7 +92,7 @@ pub fn Rollouts(id: String) -> impl IntoView {
             return view! { <p class="pad s muted">{w.rollouts_none}</p> }.into_any();
         }
         let facts = figures(&all);
-        view! { <div class="pad"><div class="big">{facts}</div></div> {all.into_iter().map(rollout).collect_view()} }
+        view! { <div class="pad"><div class="big">{facts}</div></div> {all.into_iter().map(|one| rollout(one, &stage)).collect_view()} }
             .into_any()
     };
     view! {
@@ -128,13 +128,16 @@ fn figures(all: &[Rollout]) -> impl IntoView + use<> {
     .collect_view()
 }
 
-fn rollout(rollout: Rollout) -> impl IntoView {
+fn rollout(rollout: Rollout, stage: &str) -> impl IntoView + use<> {
     let w = ui::words();
     let reference = rollout.reference.map(|text| {
         view! { <p class="s"><b>{w.rollout_reference}": "</b><span class="plain">{text}</span></p> }
     });
     let rows = rollout.samples.into_iter().map(|sample| {
-        let parts = sample.rewards.iter().map(|(name, value)| format!("{name} {}", format::measure(*value)));
+        let part = |(name, value): (&String, &f64)| {
+            format!("{} {}", metric::title(stage, &format!("reward_{name}")), format::measure(*value))
+        };
+        let parts = sample.rewards.iter().map(part);
         let parts = parts.collect::<Vec<_>>().join(" · ");
         let length = fill(w.tokens_n, &[("n", &format::count(sample.tokens))]);
         let cut = (!sample.whole).then(|| format!(" · {}", w.cut_length));

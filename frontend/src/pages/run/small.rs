@@ -8,11 +8,12 @@ use crate::{
     parts::{
         chart::{small_svg, width_of},
         job::seconds,
+        metric,
     },
     store::store,
     ui,
 };
-use api::{Job, job::Metric};
+use api::{Job, catalog::MetricCard, job::Metric};
 use leptos::{html, prelude::*};
 use std::collections::BTreeSet;
 
@@ -28,6 +29,12 @@ pub fn Tiles(job: Memo<Option<Job>>) -> impl IntoView {
         let (first, last) = (losses.first()?.1, losses.last()?.1);
         let moved = (last - first).abs() > first.abs() * 1e-3;
         let (word, class) = if last <= first { (w.from_value, "d good") } else { (w.up_from_value, "d") };
+        let rewards = ema(&series(&points, "reward"), 0.8);
+        let reward = rewards.first().zip(rewards.last()).map(|(first, now)| {
+            let (word, class) = if now.1 >= first.1 { (w.up_from_value, "d good") } else { (w.from_value, "d") };
+            let detail = fill(word, &[("value", &format::measure(first.1))]);
+            tile(w.reward_smoothed, format::measure(now.1), "", detail, class).into_any()
+        });
         let validation = series(&points, "eval_loss");
         let best = validation.iter().min_by(|a, b| a.1.total_cmp(&b.1)).copied();
         let validation = validation.last().map(|now| {
@@ -59,7 +66,7 @@ pub fn Tiles(job: Memo<Option<Job>>) -> impl IntoView {
             if moved { fill(word, &[("value", &format::measure(first))]) } else { String::new() },
             class,
         );
-        Some(view! { <div class="tiles">{loss}{validation}{speed}{trainable}{time}</div> })
+        Some(view! { <div class="tiles">{reward}{loss}{validation}{speed}{trainable}{time}</div> })
     };
     view! { {tiles} }
 }
@@ -80,17 +87,20 @@ pub fn SmallCharts(id: String, job: Memo<Option<Job>>) -> impl IntoView {
     let total = Memo::new(move |_| {
         job.with(|j| j.as_ref().filter(|j| j.state.is_active()).map_or(0.0, |j| j.progress.total as f64))
     });
+    let stage = job.with_untracked(|job| job.as_ref().map(metric::stage)).unwrap_or_default();
     // Drawn anew only when a metric comes that no chart has yet.
     let names = {
-        let id = id.clone();
-        Memo::new(move |_| store.metrics.with(|all| all.get(&id).map(|points| names(points)).unwrap_or_default()))
+        let (id, stage) = (id.clone(), stage.clone());
+        Memo::new(move |_| {
+            let cards = metric::cards(&stage);
+            store.metrics.with(|all| all.get(&id).map(|points| names(points, &cards)).unwrap_or_default())
+        })
     };
     move || {
-        let names = names.get();
-        let charts: Vec<_> = names.into_iter().zip(COLOURS.into_iter().cycle()).collect();
+        let charts: Vec<_> = names.get().into_iter().zip(COLOURS.into_iter().cycle()).collect();
         let charts = charts.into_iter().map(|(name, colour)| {
-            let title = title(&name);
-            view! { <Small id=id.clone() title name colour total /> }
+            let (title, help) = (metric::title(&stage, &name), metric::help(&stage, &name));
+            view! { <Small id=id.clone() title help name colour total /> }
         });
         let charts = charts.collect_view();
         (!charts.is_empty()).then(|| view! { <section class="card"><div class="small-charts">{charts}</div></section> })
@@ -101,50 +111,42 @@ const COLOURS: [&str; 5] = ["c3", "c4", "c5", "c1", "c2"];
 
 /// Metrics that have a chart of their own, or none.
 const ELSEWHERE: [&str; 3] = ["loss", "eval_loss", "epoch"];
-/// Those of every run, first.
-const USUAL: [&str; 3] = ["learning_rate", "grad_norm", "tokens_per_s"];
-/// What a policy is watched by, before whatever else a stage tells.
-const POLICY: [&str; 4] = ["reward", "kl", "entropy", "rewards/accuracies"];
 
-/// The metrics of a run that get a small chart, in their order.
-fn names(points: &[Metric]) -> Vec<String> {
+/// The metrics of a run that get a small chart: those that are known in their order, a validation's behind that of the
+/// training, and then the others.
+fn names(points: &[Metric], known: &[MetricCard]) -> Vec<String> {
     let found: BTreeSet<&str> = points.iter().flat_map(|point| point.values.keys().map(String::as_str)).collect();
-    let first = POLICY.iter().chain(&USUAL).copied();
-    let known: Vec<&str> = first.filter(|name| found.contains(name)).collect();
-    let rest = found.iter().copied().filter(|name| !known.contains(name) && !ELSEWHERE.contains(name));
-    known.iter().copied().chain(rest).map(str::to_owned).collect()
-}
-
-/// What a metric is called; one that has no word goes by its name.
-fn title(name: &str) -> String {
-    let w = ui::words();
-    match name {
-        "learning_rate" => w.learning_rate,
-        "grad_norm" => w.grad_norm,
-        "tokens_per_s" => w.tokens_each_second,
-        "reward" => w.reward,
-        "kl" => w.kl,
-        "entropy" => w.entropy,
-        "rewards/accuracies" => w.reward_accuracy,
-        other => other,
-    }
-    .to_owned()
+    let known = known.iter().flat_map(|card| [card.name.clone(), format!("eval_{}", card.name)]);
+    let mut names: Vec<String> = known.filter(|name| found.contains(name.as_str())).collect();
+    let rest: Vec<&str> = found.into_iter().filter(|name| names.iter().all(|known| known != name)).collect();
+    names.extend(rest.into_iter().map(str::to_owned));
+    names.retain(|name| !ELSEWHERE.contains(&name.as_str()));
+    names
 }
 
 #[component]
-fn Small(id: String, title: String, name: String, colour: &'static str, total: Memo<f64>) -> impl IntoView {
+fn Small(
+    id: String,
+    title: String,
+    help: Option<String>,
+    name: String,
+    colour: &'static str,
+    total: Memo<f64>,
+) -> impl IntoView {
     let store = store();
     let node = NodeRef::<html::Div>::new();
     let width = width_of(node);
-    let figure = if name == "tokens_per_s" { format::rate } else { format::measure };
+    let figure = if name.ends_with("tokens_per_s") { format::rate } else { format::measure };
+    let testid = format!("metric-{name}");
     let points =
         Memo::new(move |_| store.metrics.with(|all| all.get(&id).map(|m| series(m, &name)).unwrap_or_default()));
     let last = move || points.with(|p| p.last().map(|p| figure(p.1)));
     let drawing =
         move || points.with(|p| small_svg(p, total.get(), width.get().max(160.0), 112.0, colour, ui::words().step));
     view! {
-        <div>
+        <div data-testid=testid>
             <h3>{title.clone()} <span>{last}</span></h3>
+            {help.map(|help| view! { <p class="xs muted">{help}</p> })}
             <div class="chart" node_ref=node role="img" aria-label=title>
                 <svg viewBox=move || format!("0 0 {} 112", width.get().max(160.0))><g inner_html=drawing></g></svg>
             </div>
@@ -162,8 +164,13 @@ mod tests {
             let values = names.iter().map(|name| ((*name).to_owned(), 1.0)).collect();
             Metric { step: 1, epoch: 0.0, time: 0.0, values }
         };
-        let points =
-            [point(&["loss", "grad_norm", "rewards/margins", "reward"]), point(&["eval_loss", "learning_rate"])];
-        assert_eq!(names(&points), ["reward", "learning_rate", "grad_norm", "rewards/margins"]);
+        let points = [
+            point(&["loss", "grad_norm", "rewards/margins", "reward"]),
+            point(&["eval_loss", "eval_reward", "learning_rate"]),
+        ];
+        let known =
+            ["reward", "learning_rate", "loss", "grad_norm"].map(|name| MetricCard::new(name, [""; 2], [""; 2]));
+        let expected = ["reward", "eval_reward", "learning_rate", "grad_norm", "rewards/margins"];
+        assert_eq!(names(&points, &known), expected);
     }
 }
