@@ -7,7 +7,7 @@ use crate::{
     data::Needs,
     entry::Entry,
     kernels::distil::{Blend, Distilled, distil},
-    model::{Batch, Grads, Model, Store, Weights},
+    model::{Batch, Grads, Model, Network, Store, Weights},
     train::{Run, fit},
 };
 use api::{
@@ -119,7 +119,7 @@ impl Objective for FromTeacher {
     fn begin(&mut self, setting: &Setting, _: &mut Store) -> Result<()> {
         let chosen = self.params.teacher(setting.config);
         let teacher = reference::open(&chosen, TEACHER, setting)?;
-        let [own, other] = [setting.model, &teacher].map(|model| model.config.vocab_size);
+        let [own, other] = [setting.model.decoder()?, &teacher].map(|model| model.config.vocab_size);
         if own != other {
             return Err(other_rows(&chosen.model_name_or_path, own, other).into());
         }
@@ -127,7 +127,15 @@ impl Objective for FromTeacher {
         Ok(())
     }
 
-    fn loss(&mut self, model: &Model, batch: &Batch, scale: f32, random: u64, grads: &mut Grads) -> Result<Found> {
+    fn loss(
+        &mut self,
+        model: &dyn Network,
+        batch: &Batch,
+        scale: f32,
+        random: u64,
+        grads: &mut Grads,
+    ) -> Result<Found> {
+        let model = model.decoder()?;
         if batch.targets.is_empty() {
             return Ok(Found::default());
         }
@@ -138,7 +146,8 @@ impl Objective for FromTeacher {
         })
     }
 
-    fn evaluate(&mut self, model: &Model, batch: &Batch) -> Result<Found> {
+    fn evaluate(&mut self, model: &dyn Network, batch: &Batch) -> Result<Found> {
+        let model = model.decoder()?;
         let taught = self.teacher()?.states(batch, Weights::Tuned)?;
         let h = model.states(batch, Weights::Tuned)?;
         Ok(self.compare(model, &h, &taught, batch, None)?.0)

@@ -87,7 +87,7 @@ impl Reference {
             true => Source::Random { seed: prepared.train.seed },
             false => Source::Files(&prepared.files),
         };
-        let (own, tuning) = (setting.model, prepared.tuning.as_ref());
+        let (own, tuning) = (setting.model.decoder()?, prepared.tuning.as_ref());
         let model = build(&own.config, &source, tuning, &mut Store::default(), &own.device, own.compute)?;
         tuning.place(&model)?;
         Ok(Self::Kept(Box::new(model)))
@@ -113,11 +113,11 @@ impl Reference {
 
 /// Another model that reads the same tokens and computes as the trained one does. `field` is the argument that names it.
 pub fn open(chosen: &ModelParams, field: &str, setting: &Setting) -> Result<Model> {
-    let asked = if setting.model.compute == DType::BF16 { ComputeType::Bf16 } else { ComputeType::Fp32 };
+    let asked = if setting.model.decoder()?.compute == DType::BF16 { ComputeType::Bf16 } else { ComputeType::Fp32 };
     let other = Loaded::open(chosen, setting.places, asked).map_err(|error| error.at(field))?;
     let own = (setting.prepared.model.model_name_or_path.as_str(), setting.prepared.encoder.tokenizer());
     check_words(own, (&chosen.model_name_or_path, other.encoder.tokenizer()), field)?;
-    Ok(other.model)
+    other.model.into_decoder().map_err(|error| error.at(field))
 }
 
 /// Bytes of the models that a stage keeps besides the trained one, `own`, whose weights take `bytes`; checks that there are
@@ -142,7 +142,8 @@ pub fn kept(
         let other = prepare::open(chosen, places).map_err(|error| error.at(field))?;
         let names = [&own.files, &other.files].map(|files| files.path().display().to_string());
         check_words((&names[0], &own.tokenizer.tokenizer), (&names[1], &other.tokenizer.tokenizer), field)?;
-        kept += (bytes as f64 * other.config.parameters() as f64 / own.config.parameters().max(1) as f64) as u64;
+        let parameters = other.config.decoder().map_err(|error| error.at(field))?.parameters();
+        kept += (bytes as f64 * parameters as f64 / own.config.layout().parameters().max(1) as f64) as u64;
     }
     let copies = stage.has_reference(config) && !others.iter().any(|(field, _)| *field == REF_MODEL);
     Ok(kept + if copies && !tuning.switches_off() { bytes } else { 0 })

@@ -34,7 +34,7 @@ impl ValueHead {
     /// One that is trained. It begins with that of the adapter or the model which the run goes on from, if there is one, and
     /// otherwise with random values as PyTorch's `Linear` has them.
     pub fn trained(setting: &Setting, store: &mut Store) -> Result<Self> {
-        let (model, chosen) = (setting.model, &setting.prepared.model);
+        let (model, chosen) = (setting.model.decoder()?, &setting.prepared.model);
         let previous = chosen.adapter_name_or_path.as_deref().filter(|dir| !dir.is_empty()).map(PathBuf::from);
         let folders = previous.into_iter().chain([setting.prepared.files.path().to_path_buf()]);
         if let Some(dir) = folders.into_iter().find(|dir| dir.join(FILE).exists()) {
