@@ -1,11 +1,6 @@
 //! How the base that an adapter is trained on is kept in memory: from `quantization_bit` to a [`Quantisation`].
 
-use crate::{
-    Result,
-    adapters::{Tuning, linears},
-    kernels::quantised::Quantisation,
-    model::DecoderConfig,
-};
+use crate::{Result, adapters::Tuning, kernels::quantised::Quantisation, model::Layout};
 use api::{Problem, params::QuantizationParams};
 
 /// What was asked for, if the model is to be quantised.
@@ -18,18 +13,17 @@ pub fn quantisation(params: &QuantizationParams) -> Option<Quantisation> {
 }
 
 /// Values of a model that are quantised, and the bytes that they take then.
-pub fn size(quantisation: Quantisation, config: &DecoderConfig) -> (u64, u64) {
-    let layers = (0..config.layers).map(|i| config.layer(i));
-    let values = layers.map(|layer| layer.quantised_linears().map(|l| (l.inp * l.out) as u64).sum::<u64>()).sum();
+pub fn size(quantisation: Quantisation, layout: &dyn Layout) -> (u64, u64) {
+    let values = layout.layer_linears().iter().map(|linear| (linear.inp * linear.out) as u64).sum();
     (values, quantisation.bytes(values))
 }
 
 /// A problem if the tuning trains weights that would be quantised, or changes them before.
-pub fn check(params: &QuantizationParams, tuning: &dyn Tuning, config: &DecoderConfig, name: &str) -> Result<()> {
+pub fn check(params: &QuantizationParams, tuning: &dyn Tuning, layout: &dyn Layout, name: &str) -> Result<()> {
     if let (Some(bits), Some(field)) = (params.quantization_bit, tuning.changes_base()) {
         return Err(changed(bits, field).into());
     }
-    let names = linears(config).into_iter().map(|linear| linear.name);
+    let names = layout.linears().into_iter().map(|linear| linear.name);
     let trained = names.into_iter().find(|linear| tuning.trains(&format!("{linear}.weight")));
     let (Some(bits), Some(linear)) = (params.quantization_bit, trained) else { return Ok(()) };
     Err(Problem::new(

@@ -37,7 +37,7 @@ pub fn serve(
         }
     };
     let (model, seconds) = (load.model_name_or_path.clone(), begun.elapsed().as_secs_f64());
-    say(&mut output, &Reply::Ready { model, seconds, bytes: loaded.model.config.parameters() * 4 })?;
+    say(&mut output, &Reply::Ready { model, seconds, bytes: loaded.model.layout().parameters() * 4 })?;
 
     let commands = commands(input);
     let mut active: Vec<Active> = Vec::new();
@@ -138,7 +138,7 @@ fn obey(
 
 /// One token; true if the answer has ended.
 fn advance(one: &mut Active, loaded: &Loaded, output: &mut impl Write) -> Result<bool> {
-    match one.generation.advance(&loaded.model) {
+    match one.generation.advance(loaded.model.as_ref()) {
         Ok(text) => {
             if !text.is_empty() {
                 say(output, &Reply::Text { id: one.id.clone(), text })?;

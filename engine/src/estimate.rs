@@ -6,8 +6,9 @@ use crate::{
     kernels::matmul,
     memory,
     model::{
-        Cache,
-        config::{DecoderConfig, QkNorm},
+        Cache, DecoderConfig, LinearLayout, ModelConfig,
+        config::QkNorm,
+        encoder_decoder::{EncoderDecoderConfig, layout::Stack},
     },
     stages::Sampled,
 };
@@ -57,9 +58,27 @@ impl Load {
     }
 }
 
-/// Peak memory by part, in bytes.
-pub fn by_part(c: &DecoderConfig, load: &Load) -> Vec<Part> {
-    let part = |en: &str, zh: &str, bytes: u64| Part { name: Text::new(en, zh), bytes };
+/// What a token costs while a model learns.
+struct Cost {
+    hidden: usize,
+    vocab: usize,
+    /// Bytes that the layers keep for it, and that are on their way down one layer.
+    kept: f64,
+    passing: f64,
+    /// Values of the linears that it meets.
+    linears: f64,
+    /// Bytes of its keys and values in a cache.
+    cached: usize,
+}
+
+fn cost(c: &ModelConfig, load: &Load) -> Cost {
+    match c {
+        ModelConfig::Decoder(c) => decoder(c, load),
+        ModelConfig::EncoderDecoder(c) => encoder_decoder(c, load),
+    }
+}
+
+fn decoder(c: &DecoderConfig, load: &Load) -> Cost {
     let (h, q, kv) = (c.hidden_size, c.heads * c.head_dim, c.kv_heads * c.head_dim);
     let f = c.experts.as_ref().map_or(c.intermediate_size, |e| e.active * e.intermediate_size);
     let size = load.compute.size_in_bytes();
@@ -67,23 +86,53 @@ pub fn by_part(c: &DecoderConfig, load: &Load) -> Vec<Part> {
     // norms on heads also q and k before them.
     let heads = if c.qk_norm == QkNorm::None { 0 } else { q + kv };
     let kept = (4 * h + 2 * q + 2 * kv + 2 * f + heads) * size;
-    let layers = if load.recompute { c.layers * h * 4 + kept } else { c.layers * kept };
-    // Gradients on their way down a layer.
-    let passing = 2 * h * 4 + (2 * q + 2 * kv + 3 * f) * size;
+    let embeddings = (c.vocab_size * h) as f64 * if c.tie_embeddings { 1.0 } else { 2.0 };
+    Cost {
+        hidden: h,
+        vocab: c.vocab_size,
+        kept: (if load.recompute { c.layers * h * 4 + kept } else { c.layers * kept }) as f64,
+        passing: (2 * h * 4 + (2 * q + 2 * kv + 3 * f) * size) as f64,
+        linears: c.active_parameters() as f64 - embeddings,
+        cached: c.layers * 2 * kv * size,
+    }
+}
+
+/// A token of a source meets the encoder, and the keys and values of the cross attention; one of a target the decoder.
+fn encoder_decoder(c: &EncoderDecoderConfig, load: &Load) -> Cost {
+    let (h, inner, size) = (c.hidden_size, c.heads * c.head_dim, load.compute.size_in_bytes());
+    let f = c.intermediate_size * if c.gated { 2 } else { 1 };
+    let encoder = (4 * h + 4 * inner + f) * size;
+    let decoder = (6 * h + 6 * inner + f) * size;
+    let values = |linears: Vec<LinearLayout>| linears.iter().map(|l| (l.inp * l.out) as f64).sum::<f64>();
+    let layers = |stack: Stack| (0..c.layers(stack)).flat_map(|i| c.layer(stack, i).linears()).collect();
+    let (target, source) = (load.trained_share, 1.0 - load.trained_share);
+    let across = (c.decoder_layers * 2 * inner) as f64;
+    let kept = source * ((c.encoder_layers * encoder) as f64 + across * size as f64)
+        + target * (c.decoder_layers * decoder) as f64;
+    let met = source * (values(layers(Stack::Encoder)) + across * h as f64) + target * values(layers(Stack::Decoder));
+    let passing = (2 * h * 4 + (6 * inner + f) * size) as f64;
+    let cached = c.decoder_layers * 2 * inner * size;
+    Cost { hidden: h, vocab: c.vocab_size, kept, passing, linears: met, cached }
+}
+
+/// Peak memory by part, in bytes.
+pub fn by_part(c: &ModelConfig, load: &Load) -> Vec<Part> {
+    let part = |en: &str, zh: &str, bytes: u64| Part { name: Text::new(en, zh), bytes };
+    let (cost, size) = (cost(c, load), load.compute.size_in_bytes());
     let predicted = (load.batch_tokens as f64 * load.trained_share) as u64;
     // Logits of a chunk in float32, and packed as the factor of their way back.
-    let chunk = predicted.min(256) * (c.vocab_size * (4 + size)) as u64;
+    let chunk = predicted.min(256) * (cost.vocab * (4 + size)) as u64;
     let (quantised, bytes) = load.quantised.unwrap_or_default();
     let weights = match load.full {
         true => load.parameters * 4,
         false => (load.parameters - quantised.min(load.parameters)) * size as u64 + bytes + load.trainable * 4,
     };
-    let activations = load.batch_tokens * (layers + passing) as u64;
-    let head = chunk + 2 * predicted * h as u64 * 4;
+    let activations = (load.batch_tokens as f64 * (cost.kept + cost.passing)) as u64;
+    let head = chunk + 2 * predicted * cost.hidden as u64 * 4;
     // Keys and values, and the logits of all with a copy. While answers are sampled nothing is kept for a way back, so only
     // what they need beyond that room counts.
     let (answers, positions) = load.sampled;
-    let rollouts = positions * (c.layers * 2 * kv * size) as u64 + answers * (c.vocab_size * 2 * 4) as u64;
+    let rollouts = positions * cost.cached as u64 + answers * (cost.vocab * 2 * 4) as u64;
     let mut parts = vec![
         part("weights", "权重", weights),
         part("gradients and optimizer", "梯度与优化器", load.trainable * 8 + load.state),
@@ -97,19 +146,19 @@ pub fn by_part(c: &DecoderConfig, load: &Load) -> Vec<Part> {
     parts
 }
 
-/// Whether a run has to compute activations again to fit into the memory that is free: bytes needed without, and free.
-pub fn too_large(c: &DecoderConfig, load: &Load) -> Option<(u64, u64)> {
+/// Whether a run has to compute activations again to fit into the memory that is free: bytes needed without, and free. Only
+/// decoders can.
+pub fn too_large(c: &ModelConfig, load: &Load) -> Option<(u64, u64)> {
     let needed = by_part(c, &Load { recompute: false, ..*load }).iter().map(|part| part.bytes).sum();
-    memory::free().filter(|free| needed > *free).map(|free| (needed, free))
+    memory::free().filter(|free| needed > *free && !c.is_encoder_decoder()).map(|free| (needed, free))
 }
 
 /// Seconds of all steps, at the speed of this machine, and what that rests on.
-pub fn seconds(c: &DecoderConfig, load: &Load) -> (f64, Text) {
-    let embeddings = (c.vocab_size * c.hidden_size) as f64;
-    let linears = c.active_parameters() as f64 - embeddings * if c.tie_embeddings { 1.0 } else { 2.0 };
+pub fn seconds(c: &ModelConfig, load: &Load) -> (f64, Text) {
+    let Cost { hidden, vocab, linears, .. } = cost(c, load);
     // Forward, backward to the inputs, and to the weights where all are trained; forward again with recompute.
     let passes = 2.0 + f64::from(u8::from(load.full)) + f64::from(u8::from(load.recompute));
-    let per_token = 2.0 * linears * passes + 2.0 * embeddings * load.trained_share * passes;
+    let per_token = 2.0 * linears * passes + 2.0 * (vocab * hidden) as f64 * load.trained_share * passes;
     let speed = flops(load.compute);
     // Everything that is no matrix product takes about as long as a third of them.
     let seconds = load.total_tokens as f64 * per_token / speed * 1.35;

@@ -9,7 +9,7 @@ use crate::{
     files::ModelFiles,
     generate::Generation,
     kernels::quantised::Quantisation,
-    model::{Attach, Batch, Model, Source, Store, Weights, build_on},
+    model::{Attach, Batch, Building, Network, Store, Weights},
     prepare::{encoder, open},
     stages::value_head::{self, ValueHead},
 };
@@ -21,7 +21,7 @@ use api::{
 use std::{path::Path, sync::Arc};
 
 pub struct Loaded {
-    pub model: Model,
+    pub model: Box<dyn Network>,
     pub files: ModelFiles,
     pub encoder: Encoder,
     /// Tokens that end an answer.
@@ -50,24 +50,24 @@ impl Loaded {
         let encoder = encoder(&opened, &DataParams::default())?;
         let tuning = adapters::read_all(&params.adapters())?;
         if let Some(tuning) = &tuning {
-            tuning.count(&opened.config)?;
+            tuning.count(opened.config.layout())?;
         }
         let attach: &dyn Attach = match &tuning {
             Some(tuning) => tuning.as_ref(),
             None => &(),
         };
-        let source = Source::Files(&opened.files);
         let (compute, _) = compute::pick_for(&device::name(params.device.as_deref())?, asked, "compute_type")?;
         let device = device::open(params.device.as_deref())?;
         let mut store = Store::default();
-        let model = build_on(&opened.config, &source, attach, &mut store, &device, compute.dtype(), quantisation)?;
+        let how = Building { quantisation, ..Building::plain(&opened.files, attach, &device, compute.dtype()) };
+        let model = opened.config.build(&how, &mut store)?;
         if let Some(tuning) = &tuning {
-            tuning.place(&model)?;
+            tuning.place(model.as_ref())?;
         }
         let eos = ends(&opened.files, &encoder);
         let folders = params.adapters().pop().map(Path::new).into_iter().chain([opened.files.path()]);
         let scoring = folders.into_iter().find(|dir| dir.join(value_head::FILE).exists());
-        let value_head = scoring.map(|dir| ValueHead::open(dir, &model)).transpose()?;
+        let value_head = scoring.map(|dir| ValueHead::open(dir, model.decoder()?)).transpose()?;
         Ok(Self { model, files: opened.files, encoder, eos, tuning, store, value_head })
     }
 
@@ -75,7 +75,8 @@ impl Loaded {
     /// template makes of a conversation, and keeps `most` tokens.
     pub fn scores(&self, texts: &[String], most: Option<usize>) -> Result<Vec<f64>> {
         let head = self.value_head.as_ref().ok_or_else(|| no_value_head(&self.files))?;
-        let most = most.unwrap_or(usize::MAX).min(self.model.config.context).max(1);
+        let model = self.model.decoder()?;
+        let most = most.unwrap_or(usize::MAX).min(model.config.context).max(1);
         let score = |text: &String| {
             let mut ids = self.encoder.rendered_ids(text.trim_end())?;
             ids.truncate(most);
@@ -83,7 +84,7 @@ impl Loaded {
                 return Err(empty_text().into());
             }
             let batch = Batch { lengths: vec![ids.len()], ids, ..Batch::default() };
-            let scores = head.forward(&self.model.states(&batch.at_ends(), Weights::Tuned)?)?;
+            let scores = head.forward(&model.states(&batch.at_ends(), Weights::Tuned)?)?;
             Ok(scores.first().copied().map_or(0.0, f64::from))
         };
         texts.iter().map(score).collect()
@@ -91,8 +92,19 @@ impl Loaded {
 
     /// Begins an answer to a conversation.
     pub fn answer(&self, messages: &[Message], params: GenerateParams) -> Result<Generation> {
+        // An encoder-decoder does a task: each question is a source of its own.
+        let alone: Vec<Message>;
+        let messages = match self.model.encoder_decoder() {
+            None => messages,
+            Some(_) => {
+                let last = messages.len().saturating_sub(1);
+                let own = messages.iter().enumerate().filter(|(i, message)| *i == last || message.role == "system");
+                alone = own.map(|(_, message)| message.clone()).collect();
+                &alone
+            }
+        };
         let prompt = self.encoder.prompt_with(messages, None, &variables(params.enable_thinking))?;
-        Generation::new(&self.model, Arc::clone(self.encoder.tokenizer()), &self.eos, prompt, params)
+        Generation::new(self.model.as_ref(), Arc::clone(self.encoder.tokenizer()), &self.eos, prompt, params)
     }
 }
 

@@ -96,7 +96,7 @@ fn merged(loaded: &Loaded) -> Result<BTreeMap<String, Tensor>> {
     for parameter in loaded.model.parameters() {
         all.insert(parameter.name.clone(), parameter.stored(parameter.get())?);
     }
-    for (_, linear) in loaded.model.linears().filter(|(_, linear)| linear.is_adapted()) {
+    for (_, linear) in loaded.model.linears().into_iter().filter(|(_, linear)| linear.is_adapted()) {
         let (weight, bias) = linear.merged()?;
         all.insert(linear.weight.name.clone(), linear.weight.stored(weight)?);
         all.extend(linear.bias.as_ref().zip(bias).map(|(parameter, bias)| (parameter.name.clone(), bias)));

@@ -1,6 +1,8 @@
 //! From exactly what was asked to everything resolved: model, tokenizer, template, samples, steps, memory; or all
 //! problems at once.
 
+mod encoder_decoder;
+
 use crate::{
     Error, Places, Result,
     adapters::{self, Tuning},
@@ -14,7 +16,7 @@ use crate::{
     estimate,
     files::{ModelFiles, ModelTokenizer, adapter, grow::grown_note, locate},
     kernels::{cpu::Compute, quantised::Quantisation},
-    model::{DecoderConfig, families::family},
+    model::{ModelConfig, encoder_decoder::EncoderDecoderConfig, families::family},
     stages::{Sampled, Stage, reference, stage},
     train::{Order, Sampler, optimizers},
 };
@@ -26,6 +28,7 @@ use api::{
     },
     plan::Part,
 };
+use encoder_decoder::EMPTY;
 use serde_json::json;
 use std::{
     cmp::Reverse,
@@ -43,7 +46,7 @@ pub struct Prepared {
     pub stage: &'static dyn Stage,
     pub tuning: Box<dyn Tuning>,
     pub files: ModelFiles,
-    pub config: DecoderConfig,
+    pub config: ModelConfig,
     pub compute: Compute,
     /// How the linears of the frozen base are kept, if not as in their files.
     pub quantisation: Option<Quantisation>,
@@ -59,7 +62,7 @@ pub struct Prepared {
 /// A model's files with all that is needed to talk to it.
 pub struct Opened {
     pub files: ModelFiles,
-    pub config: DecoderConfig,
+    pub config: ModelConfig,
     pub family: String,
     pub tokenizer: ModelTokenizer,
     pub template: ChatTemplate,
@@ -67,6 +70,14 @@ pub struct Opened {
     pub template_name: String,
     /// Rows of the vocabulary in the files and now, if tokens were added that need more.
     pub grown: Option<[u64; 2]>,
+}
+
+/// What a run asks for, as far as a kind of model may have no use for it.
+struct Settings<'a> {
+    model: &'a ModelParams,
+    data: &'a DataParams,
+    train: &'a TrainParams,
+    quantization: &'a QuantizationParams,
 }
 
 /// Resolves a training run and encodes its datasets. `progress` hears rows encoded and rows in all, while that takes long; its
@@ -123,14 +134,18 @@ fn resolve(
     }
     problems.0.extend(wrong_shares(&data));
     problems.0.extend(stage.and_then(|stage| pairs_packed(stage, &data)));
+    let settings = Settings { model: &model, data: &data, train: &train, quantization: &quantization };
+    let refused = opened.as_ref().map(|opened| encoder_decoder::refused(opened, stage, &settings)).unwrap_or_default();
+    let fits = refused.is_empty();
+    problems.0.extend(refused);
     let counted = match (&tuning, &opened) {
-        (Some(tuning), Some(opened)) => keep(tuning.count(&opened.config), &mut problems),
+        (Some(tuning), Some(opened)) if fits => keep(tuning.count(opened.config.layout()), &mut problems),
         _ => None,
     };
-    if let (Some(tuning), Some(opened)) = (&tuning, &opened) {
+    if let (Some(tuning), Some(opened), true) = (&tuning, &opened, fits) {
         let tuning_type = &train.finetuning_type;
-        keep(base::check(&quantization, tuning.as_ref(), &opened.config, tuning_type), &mut problems);
-        keep(optimizers::check(&train, &optimizer, tuning.as_ref(), &opened.config), &mut problems);
+        keep(base::check(&quantization, tuning.as_ref(), opened.config.layout(), tuning_type), &mut problems);
+        keep(optimizers::check(&train, &optimizer, tuning.as_ref(), opened.config.layout()), &mut problems);
     }
     let device = keep(crate::device::name(model.device.as_deref()), &mut problems);
     let compute = keep(ComputeType::asked(config, train.compute_type).map_err(Error::from), &mut problems)
@@ -151,8 +166,10 @@ fn resolve(
         return Err(problems.into());
     };
 
-    let weights = opened.config.parameters() * compute.dtype().size_in_bytes() as u64;
-    let others = reference::kept(stage, config, &opened, tuning.as_ref(), places, weights)?;
+    let (parameters, size) = (opened.config.layout().parameters(), compute.dtype().size_in_bytes() as u64);
+    let quantised = base::quantisation(&quantization).map(|q| base::size(q, opened.config.layout()));
+    let kept = quantised.map_or(parameters * size, |(values, bytes)| (parameters - values) * size + bytes);
+    let others = reference::kept(stage, config, &opened, tuning.as_ref(), places, [parameters * size, kept])?;
     let encoder = encoder(&opened, &data)?;
     let packing = data.packing.unwrap_or(stage.packs()) || data.neat_packing;
     let blocks = joins_rows(stage, &data);
@@ -189,9 +206,9 @@ fn resolve(
     let tokens: u64 = (0..samples.len()).map(|i| samples.length(i) as u64).sum();
     let trained: u64 = (0..samples.len()).map(|i| samples.targets(i) as u64).sum();
     // No adapter beside the weights: what is trained and saved is the model itself.
-    let full = trainable == opened.config.parameters();
+    let full = trainable == opened.config.layout().parameters();
     let mut load = estimate::Load {
-        parameters: opened.config.parameters(),
+        parameters: opened.config.layout().parameters(),
         trainable,
         full,
         samples: (samples.len() + eval.len()) as u64,
@@ -201,7 +218,7 @@ fn resolve(
         trained_share: trained as f64 / tokens.max(1) as f64,
         compute: compute.dtype(),
         recompute: train.gradient_checkpointing,
-        quantised: base::quantisation(&quantization).map(|q| base::size(q, &opened.config)),
+        quantised,
         state: optimizers::bytes(&train, &optimizer, trainable),
         sampled: (0, 0),
     };
@@ -317,17 +334,19 @@ pub fn open(params: &ModelParams, places: &Places) -> Result<Opened> {
         }
     }
     let grown = files.add_tokens(&params.add_tokens, &params.add_special_tokens, params.resize_vocab)?;
-    let family = family(files.config())?;
-    let mut raw = files.config().clone();
-    stretch(&mut raw, params.rope_scaling);
-    let config = family.config(&raw)?;
-    let tokenizer = files.tokenizer()?;
-    let (source, template_name) = match (&params.template, &tokenizer.chat_template) {
-        (Some(name), _) if name != "model" && name != "default" => {
-            (data::template::find(name)?.to_string(), name.clone())
-        }
-        (_, Some(own)) => (own.clone(), "model".to_string()),
-        _ => (data::template::find("default")?.to_string(), "default".to_string()),
+    let (config, family) = understood(&files, params)?;
+    let mut tokenizer = files.tokenizer()?;
+    if let (None, ModelConfig::EncoderDecoder(config)) = (&tokenizer.eos, &config) {
+        let word = |id: &u32| Some((tokenizer.tokenizer.id_to_token(*id)?, *id));
+        tokenizer.eos = config.eos.first().and_then(word);
+    }
+    let named = params.template.as_deref().filter(|name| !["model", "default"].contains(name));
+    let (source, template_name) = match (named, &tokenizer.chat_template) {
+        (Some(EMPTY), _) if config.is_encoder_decoder() => (data::template::EMPTY.to_string(), EMPTY.to_string()),
+        (Some(name), _) => (data::template::find(name)?.to_string(), name.to_string()),
+        (None, Some(own)) => (own.clone(), "model".to_string()),
+        (None, None) if config.is_encoder_decoder() => (data::template::EMPTY.to_string(), EMPTY.to_string()),
+        (None, None) => (data::template::find("default")?.to_string(), "default".to_string()),
     };
     let word = |token: &Option<(String, u32)>| token.as_ref().map(|(word, _)| word.clone());
     let (bos, eos) = (word(&tokenizer.bos), word(&tokenizer.eos));
@@ -335,7 +354,19 @@ pub fn open(params: &ModelParams, places: &Places) -> Result<Opened> {
     if let (Some(tool_use), "model") = (&tokenizer.tool_template, template_name.as_str()) {
         template = template.with_tools(ChatTemplate::new(tool_use, bos.as_deref(), eos.as_deref())?);
     }
-    Ok(Opened { files, config, family: family.card().name, tokenizer, template, template_name, grown })
+    Ok(Opened { files, config, family, tokenizer, template, template_name, grown })
+}
+
+/// What the config.json of a model says, and its family's name.
+fn understood(files: &ModelFiles, params: &ModelParams) -> Result<(ModelConfig, String)> {
+    let mut raw = files.config().clone();
+    if EncoderDecoderConfig::is_one(&raw) {
+        let name = raw["model_type"].as_str().unwrap_or_default().to_string();
+        return Ok((ModelConfig::EncoderDecoder(EncoderDecoderConfig::of(files, &raw)?), name));
+    }
+    let family = family(&raw)?;
+    stretch(&mut raw, params.rope_scaling);
+    Ok((ModelConfig::Decoder(Box::new(family.config(&raw)?)), family.card().name))
 }
 
 /// The encoder of an opened model.
@@ -345,6 +376,7 @@ pub fn encoder(opened: &Opened, params: &DataParams) -> Result<Encoder> {
         train_on_prompt: params.train_on_prompt,
         mask_history: params.mask_history,
         extra: data::template::variables(params.enable_thinking),
+        sources: opened.config.is_encoder_decoder(),
     };
     Encoder::new(opened.tokenizer.tokenizer.clone(), opened.template.clone(), special, options)
 }

@@ -6,7 +6,7 @@ use crate::{
     files::export,
     make::{self, Connect},
     merge,
-    model::{Source, Store, build_on},
+    model::{Building, Source, Store},
     prepare::{Prepared, prepare},
     stages::Setting,
     train::{Average, Run, TrainerLog, checkpoint, optimizers, schedule::Shape},
@@ -102,15 +102,16 @@ fn train(
     };
     let compute = prepared.compute.dtype();
     let (attach, quantisation) = (tuning.as_ref(), prepared.quantisation);
-    let mut model = build_on(&prepared.config, &source, attach, &mut store, &device, compute, quantisation)?;
-    tuning.place(&model)?;
+    let noise = train.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
+    let recompute = prepared.recompute;
+    let how = Building { source, attach, device: &device, compute, quantisation, recompute, noise };
+    let model = prepared.config.build(&how, &mut store)?;
+    tuning.place(model.as_ref())?;
     store.set_factors(|parameter| tuning.rate_factor(parameter));
-    model.recompute = prepared.recompute;
-    model.noise = train.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
 
     let tuned = store.clone();
     let mut objective = stage.start(config)?;
-    let setting = Setting { config, prepared: &prepared, model: &model, places, connect };
+    let setting = Setting { config, prepared: &prepared, model: model.as_ref(), places, connect };
     objective.begin(&setting, &mut store)?;
 
     let mut optimizer = optimizers::start(train, more)?;
@@ -129,7 +130,7 @@ fn train(
     }
     let base = Base { files, name: &chosen.model_name_or_path };
     let mut run = Run {
-        model: &model,
+        model: model.as_ref(),
         store: &store,
         tuned: &tuned,
         tuning: tuning.as_ref(),
@@ -153,7 +154,7 @@ fn train(
     let outcome = objective.train(&mut run)?;
     if outcome == Outcome::Succeeded {
         Average::instead(run.average.as_ref(), || {
-            tuning.save(dir, &model, &tuned, &run.base, Precision::Storage)?;
+            tuning.save(dir, model.as_ref(), &tuned, &run.base, Precision::Storage)?;
             objective.save(dir)
         })?;
         export::write_tokenizer(dir, files)?;

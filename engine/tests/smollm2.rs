@@ -149,7 +149,7 @@ fn a_merged_export_says_the_same_in_transformers() {
             );
             let mut answer = loaded.answer(&[message], params).unwrap();
             while answer.finished.is_none() {
-                answer.advance(&loaded.model).unwrap();
+                answer.advance(loaded.model.as_ref()).unwrap();
             }
             println!("{text}: {}", answer.answer().unwrap());
             assert_eq!(json!(answer.ids), expected["ids"], "{text}");

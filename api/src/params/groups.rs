@@ -350,6 +350,9 @@ pub struct GenerateParams {
     /// Choose only among this many likeliest words; 0 means all.
     #[schemars(range(min = 0), extend("ui" = main_ui(["Top k", "Top k"], "只在最可能的若干词中选择；0 为不限。", ["Lower: safer words", "调低：用词更稳妥"])))]
     pub top_k: usize,
+    /// Answers that are followed at once in a search for the likeliest, for encoder-decoders such as T5; 1 is no search. Above 1, nothing is sampled.
+    #[schemars(range(min = 1, max = 64), extend("ui" = ui(["Beams", "束数"], "搜索最可能的回答时同时跟踪的候选数，用于 T5 等编码器-解码器；1 为不搜索，大于 1 时不采样。", ["Higher: likelier answers, slower", "调高：回答更可能，速度更慢"])))]
+    pub num_beams: usize,
     /// Makes words that were already said less likely; 1 switches it off.
     #[schemars(range(min = 0.01, max = 10.0), extend("ui" = ui(["Repetition penalty", "重复惩罚"], "降低已说过的词的概率；1 为关闭。", ["Higher: repeats less; usual 1 to 1.2", "调高：重复更少；常用 1 到 1.2"])))]
     pub repetition_penalty: f64,
@@ -369,6 +372,7 @@ impl Default for GenerateParams {
             temperature: 0.95,
             top_p: 0.7,
             top_k: 50,
+            num_beams: 1,
             repetition_penalty: 1.0,
             seed: None,
             enable_thinking: None,

@@ -108,7 +108,7 @@ impl Conversation {
             if self.stop.load(Ordering::Relaxed) {
                 break FinishReason::Cancelled;
             }
-            tell(&generation.advance(&self.loaded.model)?);
+            tell(&generation.advance(self.loaded.model.as_ref())?);
             if let Some(reason) = generation.finished {
                 break reason;
             }

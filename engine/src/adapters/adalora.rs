@@ -14,7 +14,7 @@ use crate::{
     files::adapter::{PEFT_VERSION, read_config_as},
     kernels::floats,
     model::{
-        Grads, LinearLayout, Model, Store,
+        Grads, LinearLayout, Network, Store,
         blocks::{Linear, LowRank},
     },
     random::{Random, name_key},
@@ -315,7 +315,7 @@ impl Method for Triples {
     }
 
     /// As PEFT saves it, without the triples that died.
-    fn written(&self, _: &Model, mut written: Written, precision: Precision) -> Result<Written> {
+    fn written(&self, _: &dyn Network, mut written: Written, precision: Precision) -> Result<Written> {
         if precision == Precision::Exact {
             return Ok(written);
         }

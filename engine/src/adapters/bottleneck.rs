@@ -13,7 +13,7 @@ use crate::{
     files::adapter::{Card as FolderCard, read_config_as, read_tensors, write_own},
     kernels::{activation::Activation, values::cast},
     model::{
-        Attach, DecoderConfig, Model, Store,
+        Attach, Layout, Network, Store,
         blocks::{Bottleneck, Linear},
     },
     random::{Random, name_key},
@@ -177,7 +177,8 @@ impl Attach for BottleneckTuning {
 }
 
 impl Tuning for BottleneckTuning {
-    fn count(&self, config: &DecoderConfig) -> Result<(u64, Vec<String>)> {
+    fn count(&self, layout: &dyn Layout) -> Result<(u64, Vec<String>)> {
+        let config = layout.decoder()?;
         let (width, branches) = (config.hidden_size, self.branches());
         let (size, count) = (self.size(width), config.layers * branches.len());
         if !self.values.is_empty() && self.values.len() != 4 * count {
@@ -191,15 +192,15 @@ impl Tuning for BottleneckTuning {
         Err(beside("networks of its own behind the branches", "各分支之后的独立网络"))
     }
 
-    fn save(&self, dir: &Path, model: &Model, store: &Store, base: &Base, _: Precision) -> Result<()> {
-        let params =
-            BottleneckParams { adapter_size: Some(self.size(model.config.hidden_size)), ..self.params.clone() };
+    fn save(&self, dir: &Path, model: &dyn Network, store: &Store, base: &Base, _: Precision) -> Result<()> {
+        let size = self.size(model.decoder()?.config.hidden_size);
+        let params = BottleneckParams { adapter_size: Some(size), ..self.params.clone() };
         let config = serde_json::to_value(&params).map_err(|e| Error::Internal(e.to_string()))?;
         let config: Map<String, Value> = config.as_object().cloned().unwrap_or_default();
         let tensors = store.trainable().map(|parameter| (parameter.name.clone(), parameter.get())).collect();
         let rows = [
             ("places", json!(params.adapter_place).as_str().unwrap_or_default().to_string()),
-            ("width", self.size(model.config.hidden_size).to_string()),
+            ("width", size.to_string()),
         ];
         let card = FolderCard {
             title: "Bottleneck adapter",

@@ -4,7 +4,7 @@ use super::targets::last_parts;
 use crate::{
     Result,
     files::export,
-    model::{DecoderConfig, Parameter},
+    model::{Layout, Parameter, network::Vocabulary},
 };
 use api::{
     Problem, RunConfig,
@@ -72,18 +72,18 @@ impl Extras {
     }
 
     /// Values of the base parameters that are trained.
-    pub fn count(&self, config: &DecoderConfig, adapted: impl Fn(&str) -> bool) -> u64 {
-        config.tensors().iter().filter(|(name, _)| self.trains(name, &adapted)).map(|(_, count)| count).sum()
+    pub fn count(&self, layout: &dyn Layout, adapted: impl Fn(&str) -> bool) -> u64 {
+        layout.tensors().iter().filter(|(name, _)| self.trains(name, &adapted)).map(|(_, count)| count).sum()
     }
 
     /// Refuses names that no module has.
-    pub fn check(&self, config: &DecoderConfig) -> Result<()> {
-        let tensors = config.tensors();
+    pub fn check(&self, layout: &dyn Layout) -> Result<()> {
+        let (tensors, vocabulary) = (layout.tensors(), layout.vocabulary());
         let known = |end: &str| {
             let alone = Self { whole: vec![end.into()], ..Self::default() };
             // Tied heads are no tensor of their own, and are trained with the embedding.
-            let tied = config.tie_embeddings && config.names.head.ends_with(end);
-            (tied && self.holds(&format!("{}.weight", config.names.embedding)))
+            let tied = vocabulary.tied && vocabulary.head.ends_with(end);
+            (tied && self.holds(&format!("{}.weight", vocabulary.embedding)))
                 || tensors.iter().any(|(name, _)| alone.holds(name))
         };
         let Some(unknown) = self.whole.iter().find(|end| !known(end)) else { return Ok(()) };
@@ -100,15 +100,15 @@ impl Extras {
     }
 
     /// `modules_to_save` for these trained parameters; PEFT keeps tied modules apart and wants each of them.
-    pub fn peft<'a>(&self, trained: impl Iterator<Item = &'a Parameter>, config: &DecoderConfig) -> Vec<String> {
+    pub fn peft<'a>(&self, trained: impl Iterator<Item = &'a Parameter>, layout: &dyn Layout) -> Vec<String> {
         let held: Vec<&str> = trained.map(|p| p.name.as_str()).filter(|name| self.holds(name)).collect();
         let matched = self.whole.iter().filter(|end| {
             let alone = Self { whole: vec![(*end).clone()], ..Self::default() };
             held.iter().any(|name| alone.holds(name))
         });
         let vocabulary = held.iter().filter(|name| export::is_vocabulary(name)).filter_map(|n| n.rsplit_once('.'));
-        let tied = config.tie_embeddings && held.contains(&format!("{}.weight", config.names.embedding).as_str());
-        let tied = tied.then_some(config.names.head);
+        let Vocabulary { embedding, head, tied } = layout.vocabulary();
+        let tied = (tied && held.contains(&format!("{embedding}.weight").as_str())).then_some(head);
         let mut modules: Vec<String> = matched.cloned().collect();
         modules.extend(last_parts(vocabulary.map(|(module, _)| module).chain(tied)));
         modules.sort();

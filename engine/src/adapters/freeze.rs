@@ -4,7 +4,7 @@ use super::{Adapter, Base, Precision, Tuning, full::save_model, no_adapter_here,
 use crate::{
     Result,
     entry::Entry,
-    model::{Attach, DecoderConfig, Model, Store},
+    model::{Attach, Layout, Network, Store},
 };
 use api::{
     Card, Problem, Problems, RunConfig, Text,
@@ -69,6 +69,10 @@ impl Adapter for Freeze {
         }
         Ok(Box::new(SomeWeights { params, trained: OnceLock::new() }))
     }
+
+    fn tunes_encoder_decoders(&self) -> bool {
+        true
+    }
 }
 
 struct SomeWeights {
@@ -79,19 +83,22 @@ struct SomeWeights {
 
 impl SomeWeights {
     /// What is trained of this model, with the number of values of each.
-    fn chosen(&self, config: &DecoderConfig) -> Result<Vec<(String, u64)>> {
+    fn chosen(&self, layout: &dyn Layout) -> Result<Vec<(String, u64)>> {
         let FreezeParams { freeze_trainable_layers: n, freeze_trainable_modules: parts, freeze_extra_modules: extra } =
             &self.params;
-        let (count, layers) = (usize::try_from(n.unsigned_abs()).unwrap_or(usize::MAX), config.layers);
-        let range = if *n > 0 { layers.saturating_sub(count)..layers } else { 0..count.min(layers) };
-        let start = format!("{}.", config.names.layers);
-        // Layer and part of a parameter in a layer.
+        let (count, stacks) = (usize::try_from(n.unsigned_abs()).unwrap_or(usize::MAX), layout.stacks());
+        let chosen = |layers: usize| if *n > 0 { layers.saturating_sub(count)..layers } else { 0..count.min(layers) };
+        // Whether a parameter in a layer stands in a chosen one, and its part, which T5 numbers (`layer.0.SelfAttention`).
         let place = |name: &str| {
-            let (layer, rest) = name.strip_prefix(&start)?.split_once('.')?;
-            Some((layer.parse::<usize>().ok()?, rest.split('.').next()?.to_owned()))
+            stacks.iter().find_map(|(start, layers)| {
+                let (layer, rest) = name.strip_prefix(start)?.strip_prefix('.')?.split_once('.')?;
+                let numbered = |part: &&str| *part == "layer" || part.parse::<usize>().is_ok();
+                let part = rest.split('.').find(|part| !numbered(part))?;
+                Some((chosen(*layers).contains(&layer.parse().ok()?), part.to_owned()))
+            })
         };
         let module = |name: &str| name.rsplit('.').nth(1).map(str::to_owned);
-        let all = config.tensors();
+        let all = layout.tensors();
         let known: BTreeSet<String> = all.iter().filter_map(|(name, _)| Some(place(name)?.1)).collect();
         if let Some(part) = parts.iter().find(|part| *part != "all" && !known.contains(*part)) {
             return Err(no_part("freeze_trainable_modules", part, known.into_iter()).into());
@@ -102,7 +109,7 @@ impl SomeWeights {
             return Err(no_part("freeze_extra_modules", part, known.into_iter()).into());
         }
         let trained = |name: &str| match place(name) {
-            Some((layer, part)) => range.contains(&layer) && parts.iter().any(|p| p == "all" || *p == part),
+            Some((is_chosen, part)) => is_chosen && parts.iter().any(|p| p == "all" || *p == part),
             None => module(name).is_some_and(|module| extra.contains(&module)),
         };
         let chosen: Vec<_> = all.into_iter().filter(|(name, _)| trained(name)).collect();
@@ -111,8 +118,8 @@ impl SomeWeights {
 }
 
 impl Attach for SomeWeights {
-    fn meet(&self, config: &DecoderConfig) -> Result<()> {
-        let chosen = self.chosen(config)?.into_iter().map(|(name, _)| name).collect();
+    fn meet(&self, layout: &dyn Layout) -> Result<()> {
+        let chosen = self.chosen(layout)?.into_iter().map(|(name, _)| name).collect();
         // A second model has the same configuration.
         self.trained.get_or_init(|| chosen);
         Ok(())
@@ -124,8 +131,8 @@ impl Attach for SomeWeights {
 }
 
 impl Tuning for SomeWeights {
-    fn count(&self, config: &DecoderConfig) -> Result<(u64, Vec<String>)> {
-        let chosen = self.chosen(config)?;
+    fn count(&self, layout: &dyn Layout) -> Result<(u64, Vec<String>)> {
+        let chosen = self.chosen(layout)?;
         let modules = chosen.iter().filter_map(|(name, _)| Some(name.rsplit_once('.')?.0));
         Ok((chosen.iter().map(|(_, count)| count).sum(), last_parts(modules)))
     }
@@ -134,7 +141,7 @@ impl Tuning for SomeWeights {
         true
     }
 
-    fn save(&self, dir: &Path, model: &Model, _: &Store, base: &Base, precision: Precision) -> Result<()> {
+    fn save(&self, dir: &Path, model: &dyn Network, _: &Store, base: &Base, precision: Precision) -> Result<()> {
         save_model(dir, model, base, precision)
     }
 }

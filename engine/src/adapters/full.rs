@@ -5,7 +5,7 @@ use crate::{
     Error, Result,
     entry::Entry,
     files::export,
-    model::{Attach, DecoderConfig, Model, Parameter, Store},
+    model::{Attach, Layout, Network, Parameter, Store},
 };
 use api::{Card, Problems, RunConfig, Text};
 use candle_core::DType;
@@ -35,6 +35,10 @@ impl Adapter for Full {
         }
         Ok(Box::new(AllWeights))
     }
+
+    fn tunes_encoder_decoders(&self) -> bool {
+        true
+    }
 }
 
 struct AllWeights;
@@ -46,21 +50,21 @@ impl Attach for AllWeights {
 }
 
 impl Tuning for AllWeights {
-    fn count(&self, config: &DecoderConfig) -> Result<(u64, Vec<String>)> {
-        Ok((config.parameters(), vec!["all".into()]))
+    fn count(&self, layout: &dyn Layout) -> Result<(u64, Vec<String>)> {
+        Ok((layout.parameters(), vec!["all".into()]))
     }
 
     fn saves_model(&self) -> bool {
         true
     }
 
-    fn save(&self, dir: &Path, model: &Model, _: &Store, base: &Base, precision: Precision) -> Result<()> {
+    fn save(&self, dir: &Path, model: &dyn Network, _: &Store, base: &Base, precision: Precision) -> Result<()> {
         save_model(dir, model, base, precision)
     }
 }
 
 /// Writes all weights of a model as a Hugging Face folder.
-pub(super) fn save_model(dir: &Path, model: &Model, base: &Base, precision: Precision) -> Result<()> {
+pub(super) fn save_model(dir: &Path, model: &dyn Network, base: &Base, precision: Precision) -> Result<()> {
     let all: BTreeMap<&str, &Parameter> = model.parameters().into_iter().map(|p| (p.name.as_str(), p)).collect();
     let shape = |p: &&Parameter| Ok((p.name.clone(), p.stored(p.get())?.dims().to_vec()));
     let weights: Vec<_> = all.values().map(shape).collect::<Result<_>>()?;

@@ -14,7 +14,7 @@ use crate::{
     entry::Entry,
     files::adapter::{AdapterConfig, read_config},
     model::{
-        LinearLayout, Model, Parameter, Store,
+        LinearLayout, Network, Parameter, Store,
         blocks::{Dora, Linear, LowRank, MAGNITUDE},
     },
     random::{Random, name_key},
@@ -141,6 +141,10 @@ impl Adapter for Lora {
 
     fn peft_type(&self) -> Option<&'static str> {
         Some("LORA")
+    }
+
+    fn tunes_encoder_decoders(&self) -> bool {
+        true
     }
 
     fn read(&self, dir: &Path) -> Result<Box<dyn Tuning>> {
@@ -376,6 +380,7 @@ impl Method for LowRanks {
             ("init_lora_weights", init),
         ];
         let config = AdapterConfig {
+            task_type: Some(common.task_type.into()),
             base_model_name_or_path: Some(common.base),
             r: self.rank,
             lora_alpha: self.alpha,
@@ -398,7 +403,7 @@ impl Method for LowRanks {
 
     /// Where the base lost what a and b began with, their change since is a branch of twice the rank for the untouched
     /// base: `b a - b₀ a₀`.
-    fn written(&self, model: &Model, mut written: Written, precision: Precision) -> Result<Written> {
+    fn written(&self, model: &dyn Network, mut written: Written, precision: Precision) -> Result<Written> {
         if precision == Precision::Exact || !self.convert {
             return Ok(written);
         }

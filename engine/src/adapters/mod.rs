@@ -26,7 +26,7 @@ use crate::{
         ModelFiles,
         adapter::{is_adapter, peft_type, read_tensors},
     },
-    model::{Attach, DecoderConfig, Grads, LinearLayout, Model, Parameter, Store},
+    model::{Attach, Grads, Layout, Network, Parameter, Store},
 };
 use api::{Problem, Problems, RunConfig, params::ModelParams};
 use candle_core::{DType, Device};
@@ -46,6 +46,11 @@ pub trait Adapter: Entry {
     /// Whether it goes on from folders of this `peft_type`.
     fn reads(&self, kind: &str) -> bool {
         self.peft_type() == Some(kind)
+    }
+
+    /// Whether it tunes encoder-decoders, not only decoders.
+    fn tunes_encoder_decoders(&self) -> bool {
+        false
     }
 
     /// The tuning that is saved in a PEFT folder of its type.
@@ -68,7 +73,7 @@ pub trait Tuning: Attach {
     }
 
     /// Parameters that would be trained, and the linears that carry them, without building anything.
-    fn count(&self, config: &DecoderConfig) -> Result<(u64, Vec<String>)>;
+    fn count(&self, layout: &dyn Layout) -> Result<(u64, Vec<String>)>;
 
     /// Whether a pass through the base alone (`Weights::Base`) is the model as it was before the run: what is attached can be
     /// switched off, no base weight is trained, and the tuning begins with no values of its own.
@@ -82,7 +87,7 @@ pub trait Tuning: Attach {
     }
 
     /// Puts parameters in place that are trained whole and begin with other values than the model's files have.
-    fn place(&self, model: &Model) -> Result<()> {
+    fn place(&self, model: &dyn Network) -> Result<()> {
         let _ = model;
         Ok(())
     }
@@ -122,7 +127,7 @@ pub trait Tuning: Attach {
     }
 
     /// Writes what was trained, in the format that the field reads, into an existing folder.
-    fn save(&self, dir: &Path, model: &Model, store: &Store, base: &Base, precision: Precision) -> Result<()>;
+    fn save(&self, dir: &Path, model: &dyn Network, store: &Store, base: &Base, precision: Precision) -> Result<()>;
 
     /// Puts the values in place that [`save`](Self::save) wrote into a checkpoint.
     fn restore(&self, store: &Store, checkpoint: &Path) -> Result<()> {
@@ -275,9 +280,4 @@ fn no_adapter_here(dir: &str) -> Problem {
         "请先导出适配器再训练合并后的模型，或选择 lora。",
     )
     .field("adapter_name_or_path")
-}
-
-/// The linears of a decoder that an adapter may change.
-pub fn linears(config: &DecoderConfig) -> Vec<LinearLayout> {
-    (0..config.layers).flat_map(|i| config.layer(i).linears()).collect()
 }

@@ -3,7 +3,6 @@
 use super::{
     Base, Precision, Tuning,
     extras::{Bias, Extras},
-    linears,
     targets::{Target, no_target},
     values::Values,
 };
@@ -13,7 +12,7 @@ use crate::{
         adapter::{Targets, write_parts},
         export,
     },
-    model::{Attach, DecoderConfig, Grads, LinearLayout, Model, Parameter, Store, blocks::Linear},
+    model::{Attach, Grads, Layout, LinearLayout, Network, Parameter, Store, blocks::Linear, network::Vocabulary},
 };
 use candle_core::{DType, Tensor};
 use serde_json::{Map, Value, json};
@@ -47,7 +46,7 @@ pub trait Method: Send + Sync {
     fn config(&self, common: Common) -> Result<Map<String, Value>>;
 
     /// Changes tensors and configuration on their way to the disk.
-    fn written(&self, model: &Model, written: Written, precision: Precision) -> Result<Written> {
+    fn written(&self, model: &dyn Network, written: Written, precision: Precision) -> Result<Written> {
         let _ = (model, precision);
         Ok(written)
     }
@@ -97,6 +96,7 @@ pub struct Common {
     /// The base model stores its weights transposed.
     pub fan_in_fan_out: bool,
     pub tied: bool,
+    pub task_type: &'static str,
 }
 
 impl Common {
@@ -104,7 +104,7 @@ impl Common {
     pub fn with(self, peft_type: &str, own: Value) -> Map<String, Value> {
         let common = json!({
             "peft_type": peft_type,
-            "task_type": "CAUSAL_LM",
+            "task_type": self.task_type,
             "base_model_name_or_path": self.base,
             "target_modules": self.targets,
             "modules_to_save": self.modules_to_save,
@@ -158,8 +158,8 @@ impl<M: Method> OnLinears<M> {
         self.target.matches(name) && !self.extras.holds(&format!("{name}.weight"))
     }
 
-    fn chosen(&self, config: &DecoderConfig) -> Vec<LinearLayout> {
-        linears(config).into_iter().filter(|linear| self.adapts(&linear.name)).collect()
+    fn chosen(&self, layout: &dyn Layout) -> Vec<LinearLayout> {
+        layout.linears().into_iter().filter(|linear| self.adapts(&linear.name)).collect()
     }
 }
 
@@ -180,24 +180,24 @@ impl<M: Method> Attach for OnLinears<M> {
 }
 
 impl<M: Method> Tuning for OnLinears<M> {
-    fn count(&self, config: &DecoderConfig) -> Result<(u64, Vec<String>)> {
-        let all = linears(config);
+    fn count(&self, layout: &dyn Layout) -> Result<(u64, Vec<String>)> {
+        let all = layout.linears();
         for name in self.values.names().filter_map(|name| name.strip_suffix(M::MARK)) {
             if !all.iter().any(|linear| linear.name == name) {
                 return Err(self.values.other_model(name, "—", "—"));
             }
         }
         if self.asked {
-            self.extras.check(config)?;
+            self.extras.check(layout)?;
         }
-        let chosen = self.chosen(config);
+        let chosen = self.chosen(layout);
         if chosen.is_empty() {
-            return Err(no_target(M::TARGET, config).into());
+            return Err(no_target(M::TARGET, layout).into());
         }
         chosen.iter().try_for_each(|linear| self.method.check(linear))?;
         let own: u64 = chosen.iter().map(|linear| self.method.count(linear)).sum();
         let targets = super::targets::last_parts(chosen.iter().map(|linear| linear.name.as_str()));
-        Ok((own + self.extras.count(config, |module| self.adapts(module)), targets))
+        Ok((own + self.extras.count(layout, |module| self.adapts(module)), targets))
     }
 
     fn switches_off(&self) -> bool {
@@ -208,7 +208,7 @@ impl<M: Method> Tuning for OnLinears<M> {
         self.method.changes_base()
     }
 
-    fn place(&self, model: &Model) -> Result<()> {
+    fn place(&self, model: &dyn Network) -> Result<()> {
         self.values.place(model)
     }
 
@@ -229,8 +229,9 @@ impl<M: Method> Tuning for OnLinears<M> {
     }
 
     /// A PEFT folder: the adapter in float32 always, what was trained of the base as the precision says.
-    fn save(&self, dir: &Path, model: &Model, store: &Store, base: &Base, precision: Precision) -> Result<()> {
-        let config = &model.config;
+    fn save(&self, dir: &Path, model: &dyn Network, store: &Store, base: &Base, precision: Precision) -> Result<()> {
+        let layout = model.layout();
+        let Vocabulary { embedding, head, tied } = layout.vocabulary();
         let stored = match precision {
             Precision::Exact => DType::F32,
             Precision::Storage => export::storage_type(base.files),
@@ -241,22 +242,23 @@ impl<M: Method> Tuning for OnLinears<M> {
             if self.trains(&name) {
                 value = value.to_dtype(stored)?;
             }
-            if config.tie_embeddings && name == format!("{}.weight", config.names.embedding) {
-                tensors.insert(format!("{}.weight", config.names.head), value.clone());
+            if tied && name == format!("{embedding}.weight") {
+                tensors.insert(format!("{head}.weight"), value.clone());
             }
             // In PEFT's model an adapted linear stands inside its adapter.
             let inside = name.strip_suffix(".bias").filter(|module| self.adapts(module));
             tensors.insert(inside.map_or(name.clone(), |module| format!("{module}.base_layer.bias")), value);
         }
-        let modules = self.extras.peft(store.trainable().map(AsRef::as_ref), config);
-        let names: Vec<String> = self.chosen(config).into_iter().map(|linear| linear.name).collect();
+        let modules = self.extras.peft(store.trainable().map(AsRef::as_ref), layout);
+        let names: Vec<String> = self.chosen(layout).into_iter().map(|linear| linear.name).collect();
         let common = Common {
             base: base.name.into(),
             targets: self.target.peft(&names),
-            tied: config.tie_embeddings && !modules.is_empty(),
+            tied: tied && !modules.is_empty(),
             modules_to_save: (!modules.is_empty()).then_some(modules),
             bias: self.extras.bias,
-            fan_in_fan_out: config.transposed,
+            fan_in_fan_out: layout.transposed(),
+            task_type: layout.task_type(),
         };
         let written = Written { tensors, config: self.method.config(common)? };
         let Written { tensors, config } = self.method.written(model, written, precision)?;

@@ -4,7 +4,7 @@ use super::{Base, Precision, Tuning};
 use crate::{
     Result,
     model::{
-        Attach, DecoderConfig, Grads, Model, Parameter, Store, VirtualTokens,
+        Attach, DecoderConfig, Grads, Layout, Network, Parameter, Store, VirtualTokens,
         blocks::{Bottleneck, Linear},
     },
 };
@@ -26,8 +26,8 @@ impl Stack {
 }
 
 impl Attach for Stack {
-    fn meet(&self, config: &DecoderConfig) -> Result<()> {
-        self.below.iter().chain([&self.top]).try_for_each(|tuning| tuning.meet(config))
+    fn meet(&self, layout: &dyn Layout) -> Result<()> {
+        self.below.iter().chain([&self.top]).try_for_each(|tuning| tuning.meet(layout))
     }
 
     fn trains(&self, name: &str) -> bool {
@@ -72,12 +72,12 @@ impl Tuning for Stack {
         Some("adapter_name_or_path")
     }
 
-    fn count(&self, config: &DecoderConfig) -> Result<(u64, Vec<String>)> {
-        self.below.iter().try_for_each(|tuning| tuning.count(config).map(|_| ()))?;
-        self.top.count(config)
+    fn count(&self, layout: &dyn Layout) -> Result<(u64, Vec<String>)> {
+        self.below.iter().try_for_each(|tuning| tuning.count(layout).map(|_| ()))?;
+        self.top.count(layout)
     }
 
-    fn place(&self, model: &Model) -> Result<()> {
+    fn place(&self, model: &dyn Network) -> Result<()> {
         self.below.iter().chain([&self.top]).try_for_each(|tuning| tuning.place(model))
     }
 
@@ -105,7 +105,7 @@ impl Tuning for Stack {
         self.top.after_step(store, grads, scale, step)
     }
 
-    fn save(&self, dir: &Path, model: &Model, store: &Store, base: &Base, precision: Precision) -> Result<()> {
+    fn save(&self, dir: &Path, model: &dyn Network, store: &Store, base: &Base, precision: Precision) -> Result<()> {
         self.top.save(dir, model, store, base, precision)
     }
 

@@ -1,6 +1,6 @@
 //! Which linears a tuning type changes, by PEFT's rules.
 
-use crate::{Result, files::adapter::Targets, model::DecoderConfig};
+use crate::{Result, files::adapter::Targets, model::Layout};
 use api::Problem;
 use std::collections::BTreeSet;
 
@@ -69,8 +69,8 @@ pub fn last_parts<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
 }
 
 /// The problem of an argument that matches no linear of the model.
-pub fn no_target(field: &str, config: &DecoderConfig) -> Problem {
-    let all = super::linears(config);
+pub fn no_target(field: &str, layout: &dyn Layout) -> Problem {
+    let all = layout.linears();
     let known = last_parts(all.iter().map(|linear| linear.name.as_str())).join(", ");
     Problem::new(
         "no_target",

@@ -4,7 +4,7 @@ use super::problems;
 use crate::{
     Error, Result,
     files::adapter::read_tensors,
-    model::{Model, Parameter},
+    model::{Network, Parameter},
 };
 use candle_core::{DType, Device, Tensor};
 use std::{collections::BTreeMap, path::Path};
@@ -58,7 +58,7 @@ impl Values {
     }
 
     /// As [`Values::put`], for all parameters of a model.
-    pub fn place(&self, model: &Model) -> Result<()> {
+    pub fn place(&self, model: &dyn Network) -> Result<()> {
         model.parameters().into_iter().try_for_each(|p| self.put(p))
     }
 

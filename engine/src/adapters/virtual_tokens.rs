@@ -9,7 +9,7 @@ use crate::{
     Error, Result,
     files::adapter::{Card, read_config_as, read_tensors, write_own},
     kernels::values::cast,
-    model::{Attach, DecoderConfig, Model, Parameter, Place, Store, VirtualTokens},
+    model::{Attach, DecoderConfig, Layout, Network, Parameter, Place, Store, VirtualTokens},
     random::{Random, name_key},
 };
 use api::{Problem, Problems, RunConfig, params, params::ModelParams};
@@ -248,7 +248,8 @@ impl Tuning for Soft {
         Ok(())
     }
 
-    fn count(&self, config: &DecoderConfig) -> Result<(u64, Vec<String>)> {
+    fn count(&self, layout: &dyn Layout) -> Result<(u64, Vec<String>)> {
+        let config = layout.decoder()?;
         self.check(config)?;
         let values = self.parts(config).iter().map(|part| part.shape.iter().product::<usize>() as u64).sum();
         Ok((values, vec!["virtual_tokens".into()]))
@@ -263,7 +264,8 @@ impl Tuning for Soft {
     }
 
     /// A PEFT folder; in a checkpoint also the parameters of the encoder.
-    fn save(&self, dir: &Path, model: &Model, store: &Store, base: &Base, precision: Precision) -> Result<()> {
+    fn save(&self, dir: &Path, model: &dyn Network, store: &Store, base: &Base, precision: Precision) -> Result<()> {
+        let model = model.decoder()?;
         let tokens = model.virtual_tokens.as_ref().ok_or_else(|| Error::Internal("no virtual tokens".into()))?;
         let mut tensors = BTreeMap::from([(TABLE.to_string(), tokens.values(None)?)]);
         if precision == Precision::Exact {

@@ -7,7 +7,7 @@ use crate::{
     data::{Cache, LoadOptions, Loader, Needs, Reading, Samples, preview},
     loaded::Loaded,
     memory,
-    model::{Batch, Model},
+    model::{Batch, Network},
     run,
 };
 use api::{
@@ -118,7 +118,7 @@ fn measure(bench: &MethodBench, places: &Places, dir: &Path) -> Result<MethodRep
     let mut pairs = Vec::with_capacity(held.len());
     for start in (0..held.len()).step_by(TOGETHER) {
         let some = (start..held.len().min(start + TOGETHER)).map(|i| held.batch(&[i as u32]));
-        pairs.extend(ask(&loaded.model, &some.collect::<Result<Vec<_>>>()?, &labels)?);
+        pairs.extend(ask(loaded.model.as_ref(), &some.collect::<Result<Vec<_>>>()?, &labels)?);
     }
     let count = |label: usize| pairs.iter().filter(|(wanted, _)| *wanted == label).count();
     let commonest = (0..labels.len()).map(count).max().unwrap_or(0);
@@ -204,7 +204,7 @@ fn labels(samples: &[&Samples]) -> Result<Vec<Vec<u32>>> {
 }
 
 /// For each row the number of its own label and that of the likeliest.
-fn ask(model: &Model, rows: &[Batch], labels: &[Vec<u32>]) -> Result<Vec<(usize, usize)>> {
+fn ask(model: &dyn Network, rows: &[Batch], labels: &[Vec<u32>]) -> Result<Vec<(usize, usize)>> {
     let mut sequences = Vec::new();
     for row in rows {
         let first = row.rows.first().map_or(row.ids.len(), |r| *r as usize + 1);

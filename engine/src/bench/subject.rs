@@ -39,7 +39,7 @@ impl Subject {
             Self::Model(name) => {
                 let params = ModelParams { model_name_or_path: name.clone(), ..ModelParams::default() };
                 let opened = open(&params, places)?;
-                Ok(Ready { config: opened.config.clone(), opened: Some(opened) })
+                Ok(Ready { config: opened.config.decoder()?.clone(), opened: Some(opened) })
             }
             Self::Shape(name) => {
                 let raw = shape(name)?;

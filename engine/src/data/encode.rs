@@ -36,6 +36,9 @@ pub struct EncodeOptions {
     pub mask_history: bool,
     /// Variables for the template, for example `enable_thinking`.
     pub extra: Map<String, Value>,
+    /// A prompt is a source that ends with a token of its own, and the last answer its target: what encoder-decoders read
+    /// and write.
+    pub sources: bool,
 }
 
 /// A tokenizer, a chat template and the rules of the loss mask.
@@ -87,8 +90,8 @@ impl Encoder {
     /// Says in few letters what ids and masks depend on besides the example.
     pub fn fingerprint(&self) -> Result<String> {
         let tokenizer = self.tokenizer.to_string(false).map_err(|e| Error::Internal(e.to_string()))?;
-        let EncodeOptions { train_on_prompt, mask_history, extra } = &self.options;
-        let rest = format!("{train_on_prompt} {mask_history} {extra:?} {:?}", self.special);
+        let EncodeOptions { train_on_prompt, mask_history, extra, sources } = &self.options;
+        let rest = format!("{train_on_prompt} {mask_history} {sources} {extra:?} {:?}", self.special);
         Ok(cache::key([tokenizer.as_str(), &self.template.fingerprint(), &rest]))
     }
 
@@ -96,6 +99,9 @@ impl Encoder {
     /// Trained are the answers with the token that ends each, not the headers before them; a template whose answers can't
     /// be told from the rest is a problem. A row with [`Example::text`] instead is encoded as text.
     pub fn conversation(&self, example: &Example) -> Result<Sequence> {
+        if self.options.sources {
+            return self.source_and_target(example);
+        }
         if let Some(text) = &example.text {
             return self.text(text);
         }
@@ -103,6 +109,19 @@ impl Encoder {
             return self.whole(&self.rendered(example)?);
         }
         self.answered(example, self.options.mask_history)
+    }
+
+    /// The conversation so far as a source and its last answer as what is trained; nothing is trained where there is none.
+    fn source_and_target(&self, example: &Example) -> Result<Sequence> {
+        match &example.text {
+            None if example.messages.last().is_some_and(example::is_answer) => self.question(example),
+            text => {
+                let text = text.iter().map(|text| Message::new("user", text.clone()));
+                let messages: Vec<_> = example.messages.iter().cloned().chain(text).collect();
+                let ids = self.prompt(&messages, example.tools.as_ref())?;
+                Ok(Sequence { trained: vec![false; ids.len()], ids })
+            }
+        }
     }
 
     /// The conversation as a prompt and its last answer: that alone is trained, and nothing stands behind the token that ends
@@ -152,7 +171,10 @@ impl Encoder {
         let mut extra = self.options.extra.clone();
         extra.extend(variables.clone());
         let text = self.template.of(tools).render(messages, tools, true, &extra)?;
-        Ok(self.encode(&text, false)?.get_ids().to_vec())
+        match self.options.sources {
+            true => Ok(self.text(&text)?.ids),
+            false => Ok(self.encode(&text, false)?.get_ids().to_vec()),
+        }
     }
 
     /// The beginning of the last answer of an example, as chat gives it to a model, and behind it as what is trained the answer

@@ -153,7 +153,7 @@ impl Loader<'_> {
                 }
             };
             let spool = Arc::new(encoded.spool);
-            let part = part(spool, options.needs, options.blocks, options.cutoff_len)?;
+            let part = part(spool, options, self.encoder.options().sources)?;
             let kept = || (0..part.len()).filter(|piece| part.targets(*piece) > 0);
             let tokens = kept().map(|piece| part.length(piece) as u64).sum();
             datasets.push(PlannedDataset { name: name.clone(), samples: kept().count() as u64, tokens });
@@ -410,11 +410,13 @@ fn answers_before(batch: &[ReadRow], before: &mut Option<Message>) -> Vec<Option
 }
 
 /// The rows of one dataset as pieces.
-fn part(spool: Arc<Spool>, needs: Needs, blocks: bool, cutoff: usize) -> Result<Part> {
-    match needs {
+fn part(spool: Arc<Spool>, options: &LoadOptions, sources: bool) -> Result<Part> {
+    let cutoff = options.cutoff_len;
+    match options.needs {
         Needs::Preferences => Ok(Part::pairs(spool, cutoff, true)),
         Needs::Kto => Ok(Part::pairs(spool, cutoff, false)),
-        _ if blocks => Ok(Part::blocks(spool, cutoff)),
+        _ if sources => Ok(Part::sources(spool, cutoff)),
+        _ if options.blocks => Ok(Part::blocks(spool, cutoff)),
         _ => Part::rows(spool, cutoff),
     }
 }

@@ -28,6 +28,8 @@ enum Cut {
     /// Two rows together are one, each a prompt and an answer of which so many tokens are kept. Rows that share a prompt
     /// keep the same part of it.
     Pairs { most: usize, shared: bool },
+    /// Each row is one, a source and a target of which so many tokens are kept, with the source's last: it ends it.
+    Sources(usize),
 }
 
 /// A piece of one of the parts.
@@ -92,6 +94,13 @@ impl Part {
         part
     }
 
+    /// Rows of a source and its target, for encoder-decoders: the tokens without a loss are the source.
+    pub fn sources(spool: Arc<Spool>, most: usize) -> Self {
+        let mut part = Self { spool, cut: Cut::Sources(most), targets: Arc::default() };
+        part.targets = (0..part.spool.len()).map(|row| part.kept(row).1 as u32).collect();
+        part
+    }
+
     /// Pieces.
     pub fn len(&self) -> usize {
         self.targets.len()
@@ -107,6 +116,10 @@ impl Part {
             Cut::Rows(most) => self.spool.length(piece).min(most),
             Cut::Blocks(_) => self.targets[piece] as usize + 1,
             Cut::Pairs { .. } => self.sequences(piece).sum(),
+            Cut::Sources(_) => {
+                let (source, target) = self.kept(piece);
+                source + target
+            }
         }
     }
 
@@ -126,7 +139,7 @@ impl Part {
         })
     }
 
-    /// Tokens of prompt and answer that are kept of a row of a pair.
+    /// Tokens of prompt and answer that are kept of a row.
     fn kept(&self, row: usize) -> (usize, usize) {
         let answer = |row: usize| self.spool.targets()[row] as usize;
         let prompt = self.spool.length(row) - answer(row);
@@ -136,6 +149,10 @@ impl Part {
                 let (prompt, kept) = shortened(prompt, longest, most);
                 (prompt, kept.min(answer(row)))
             }
+            Cut::Sources(most) => match shortened(prompt, answer(row), most) {
+                (0, _) => (0, 0),
+                kept => kept,
+            },
             _ => (prompt, answer(row)),
         }
     }
@@ -148,7 +165,7 @@ impl Part {
     /// Whether tokens of a piece were cut off.
     pub fn is_cut(&self, piece: usize) -> bool {
         match self.cut {
-            Cut::Rows(most) => self.spool.length(piece) > most,
+            Cut::Rows(_) | Cut::Sources(_) => self.spool.length(piece) > self.length(piece),
             Cut::Blocks(_) => false,
             Cut::Pairs { .. } => {
                 let rows = piece * PAIR..(piece + 1) * PAIR;
@@ -168,6 +185,17 @@ impl Part {
                 let (ids, _) = self.spool.read((piece * length) as u64, self.length(piece), bytes)?;
                 let trained = (0..ids.len()).map(|i| i > 0).collect();
                 into.push(Read { ids, trained, mark: 0.0 });
+            }
+            Cut::Sources(_) => {
+                let (source, target) = self.kept(piece);
+                let (mut ids, mut trained) =
+                    self.spool.read(self.spool.start(piece), self.spool.length(piece), bytes)?;
+                let whole = ids.len() - self.spool.targets()[piece] as usize;
+                // The last token of the source counts to what is kept behind the gap.
+                let (source, whole, rest) = (source.saturating_sub(1), whole.saturating_sub(1), target + 1);
+                shorten(&mut ids, source, whole, rest);
+                shorten(&mut trained, source, whole, rest);
+                into.push(Read { ids, trained, mark: self.spool.mark(piece) });
             }
             Cut::Pairs { .. } => {
                 for row in piece * PAIR..(piece + 1) * PAIR {
@@ -588,6 +616,25 @@ mod tests {
         assert_eq!((batch.lengths.as_slice(), batch.ids[..4].to_vec()), ([8, 8].as_slice(), vec![400, 401, 402, 403]));
         let (train, held) = samples.split(1.0, 3).unwrap();
         assert_eq!((train.batch(&[0, 1]).unwrap().lengths.len(), held.batch(&[0]).unwrap().lengths.len()), (4, 2));
+    }
+
+    #[test]
+    fn sources_keep_their_end_and_their_targets() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = SpoolWriter::nameless(dir.path()).unwrap();
+        let row = |source: usize, target: usize| Sequence {
+            ids: (0..(source + target) as u32).collect(),
+            trained: (0..source + target).map(|i| i >= source).collect(),
+        };
+        [row(9, 2), row(3, 2), row(4, 0)].iter().for_each(|row| writer.push(row).unwrap());
+        let part = Part::sources(Arc::new(writer.finish().unwrap()), 6);
+        assert_eq!((part.is_cut(0), part.is_cut(1), part.length(0)), (true, false, 6));
+        let samples = Samples::of(vec![part]);
+        // What has no target teaches nothing.
+        assert_eq!((samples.len(), samples.longest()), (2, 6));
+        let batch = samples.batch(&[0, 1]).unwrap();
+        assert_eq!(batch.ids, [0, 1, 2, 8, 9, 10, 0, 1, 2, 3, 4]);
+        assert_eq!((batch.lengths, batch.targets), (vec![6, 5], vec![9, 10, 3, 4]));
     }
 
     #[test]

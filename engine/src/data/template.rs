@@ -18,6 +18,10 @@ use serde_json::Map;
 use std::io;
 use std::sync::Arc;
 
+/// What an encoder-decoder without a template of its own reads: the messages' words alone, a line break between them. As
+/// LLaMA-Factory's `empty`.
+pub const EMPTY: &str = "{{ messages | map(attribute='content') | join('\\n') }}";
+
 /// More text than this from one conversation is refused.
 pub const MAX_OUTPUT: usize = 8 << 20;
 /// Larger than any template that a model carries.

@@ -28,8 +28,13 @@ const TOKENIZER_FILES: [&str; 9] = [
 ];
 
 /// What the families call the embedding, and the head.
-pub(super) const EMBEDDINGS: [&str; 4] =
-    ["model.embed_tokens.weight", "model.tok_embeddings.weight", "gpt_neox.embed_in.weight", "transformer.wte.weight"];
+pub(super) const EMBEDDINGS: [&str; 5] = [
+    "model.embed_tokens.weight",
+    "model.tok_embeddings.weight",
+    "gpt_neox.embed_in.weight",
+    "transformer.wte.weight",
+    "shared.weight",
+];
 const HEADS: [&str; 3] = ["lm_head.weight", "output.weight", "embed_out.weight"];
 
 /// Whether a weight has a row for each token.

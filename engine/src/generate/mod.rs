@@ -4,8 +4,11 @@ pub mod batch;
 mod sample;
 
 use crate::{
-    Result,
-    model::{Cache, Model},
+    Error, Result,
+    model::{
+        Cache, Network,
+        encoder_decoder::{Answering, Beams, EarlyStopping},
+    },
     random::Random,
 };
 use api::{Problem, chat::FinishReason, params::GenerateParams};
@@ -16,6 +19,12 @@ use tokenizers::Tokenizer;
 /// Stream of the random numbers that choose tokens.
 const STREAM: u64 = 0x6E0;
 
+/// What a model keeps between two tokens.
+enum Held {
+    Decoder(Cache),
+    EncoderDecoder(Answering),
+}
+
 /// One answer in the making.
 pub struct Generation {
     tokenizer: Arc<Tokenizer>,
@@ -23,7 +32,7 @@ pub struct Generation {
     /// Tokens that end the answer.
     eos: Vec<u32>,
     context: usize,
-    cache: Cache,
+    held: Held,
     random: Random,
     /// Not yet given to the model.
     pending: Vec<u32>,
@@ -41,29 +50,28 @@ pub struct Generation {
 impl Generation {
     /// `prompt` must not be empty and must leave room in the model's context.
     pub fn new(
-        model: &Model,
+        model: &dyn Network,
         tokenizer: Arc<Tokenizer>,
         eos: &[u32],
         prompt: Vec<u32>,
         params: GenerateParams,
     ) -> Result<Self> {
-        let context = model.context();
+        // Relative positions, which encoder-decoders have, know no end.
+        let context = if model.encoder_decoder().is_some() { usize::MAX } else { model.decoder()?.context() };
         if prompt.is_empty() || prompt.len() >= context {
-            let n = prompt.len();
-            return Err(Problem::new(
-                "prompt_length",
-                format!("The conversation has {n} tokens, the model takes 1 to {}.", context - 1),
-                format!("对话有 {n} 个词元，此模型可接受 1 到 {} 个。", context - 1),
-            )
-            .hint("Shorten it or begin a new one.", "请缩短内容或开始新的对话。")
-            .into());
+            return Err(too_long(prompt.len(), context).into());
         }
+        let held = match model.encoder_decoder() {
+            Some(model) => Held::EncoderDecoder(model.answering(&prompt)?),
+            None if params.num_beams > 1 => return Err(no_beams(params.num_beams).into()),
+            None => Held::Decoder(Cache::new(model.decoder()?.config.layers)),
+        };
         let seed = params.seed.unwrap_or_else(clock);
         Ok(Self {
             tokenizer,
             eos: eos.to_vec(),
             context,
-            cache: Cache::new(model.config.layers),
+            held,
             random: Random::new(seed, STREAM),
             pending: prompt.clone(),
             prompt,
@@ -76,14 +84,19 @@ impl Generation {
     }
 
     /// Makes one token; the text that became certain by it, which may be empty in the middle of a character.
-    pub fn advance(&mut self, model: &Model) -> Result<String> {
+    pub fn advance(&mut self, model: &dyn Network) -> Result<String> {
         if self.finished.is_some() {
             return Ok(String::new());
         }
-        let mut logits = model.step(&self.pending, &mut self.cache)?;
+        if self.params.num_beams > 1 {
+            return self.search(model);
+        }
+        let mut logits = self.logits(model)?;
         // What the model itself says, before a penalty changes it.
         let said = self.certainty.map(|_| logits.clone());
-        let seen = self.prompt.iter().chain(&self.ids).copied();
+        // The source is no part of what an encoder-decoder has said.
+        let prompt = if matches!(self.held, Held::Decoder(_)) { self.prompt.as_slice() } else { &[] };
+        let seen = prompt.iter().chain(&self.ids).copied();
         let next = choose(&mut logits, &self.params, seen, &mut self.random);
         if let (Some((sum, count)), Some(logits)) = (&mut self.certainty, said) {
             *sum += log_probability(&logits, next);
@@ -95,11 +108,37 @@ impl Generation {
         }
         self.ids.push(next);
         self.pending = vec![next];
-        if self.ids.len() >= self.params.max_new_tokens || self.prompt.len() + self.ids.len() >= self.context {
+        if self.ids.len() >= self.params.max_new_tokens
+            || self.prompt.len().saturating_add(self.ids.len()) >= self.context
+        {
             self.finished = Some(FinishReason::Length);
             return self.rest();
         }
         self.text()
+    }
+
+    /// Logits (vocab) of the next token.
+    fn logits(&mut self, model: &dyn Network) -> Result<Vec<f32>> {
+        match (&mut self.held, model.encoder_decoder()) {
+            (Held::Decoder(cache), None) => model.decoder()?.step(&self.pending, cache),
+            (Held::EncoderDecoder(answering), Some(model)) => model.step(self.ids.last().copied(), answering),
+            _ => Err(Error::Internal("an answer of another model".into())),
+        }
+    }
+
+    /// The whole answer at once, by beams.
+    fn search(&mut self, model: &dyn Network) -> Result<String> {
+        let model = model.encoder_decoder().ok_or_else(|| no_beams(self.params.num_beams))?;
+        let beams = Beams {
+            num_beams: self.params.num_beams,
+            length_penalty: 1.0,
+            early_stopping: EarlyStopping::default(),
+            max_new_tokens: self.params.max_new_tokens,
+        };
+        self.ids = model.generate(&self.prompt, &beams)?;
+        let ended = self.ids.pop_if(|last| self.eos.contains(last)).is_some();
+        self.finished = Some(if ended { FinishReason::Stop } else { FinishReason::Length });
+        self.rest()
     }
 
     /// From the first token on, keeps what [`confidence`](Self::confidence) needs.
@@ -158,6 +197,25 @@ fn log_probability(logits: &[f32], token: u32) -> f64 {
     let sum: f64 = logits.iter().map(|l| f64::from(l - max).exp()).sum();
     let own = logits.get(token as usize).map_or(f64::NEG_INFINITY, |l| f64::from(l - max));
     own - sum.ln()
+}
+
+fn too_long(tokens: usize, context: usize) -> Problem {
+    Problem::new(
+        "prompt_length",
+        format!("The conversation has {tokens} tokens, the model takes 1 to {}.", context - 1),
+        format!("对话有 {tokens} 个词元，此模型可接受 1 到 {} 个。", context - 1),
+    )
+    .hint("Shorten it or begin a new one.", "请缩短内容或开始新的对话。")
+}
+
+fn no_beams(beams: usize) -> Problem {
+    Problem::new(
+        "no_beams",
+        format!("num_beams is {beams}, but only encoder-decoders (T5, mT5) search with beams."),
+        format!("num_beams 为 {beams}，但只有编码器-解码器（T5、mT5）支持束搜索。"),
+    )
+    .hint("Set num_beams to 1.", "请将 num_beams 设为 1。")
+    .field("num_beams")
 }
 
 fn clock() -> u64 {

@@ -99,7 +99,7 @@ impl Teacher for Local {
             generation.keep_confidence();
         }
         while generation.finished.is_none() && !stop.load(Ordering::Relaxed) {
-            generation.advance(&self.loaded.model)?;
+            generation.advance(self.loaded.model.as_ref())?;
         }
         let text = generation.answer()?;
         let whole = generation.finished == Some(FinishReason::Stop);

@@ -8,6 +8,7 @@ use super::{
     decoder::Model,
     layout::{LinearLayout, MlpLayout},
     names::{MlpNames, QkvNames},
+    network::Layout,
     parameter::{Parameter, Store},
     virtual_tokens::VirtualTokens,
 };
@@ -37,7 +38,7 @@ pub enum Source<'a> {
 /// What a tuning type adds while a model is built. Everything does nothing by default.
 pub trait Attach: Send + Sync {
     /// Hears of the model before anything of it is built; an error ends the building.
-    fn meet(&self, config: &DecoderConfig) -> Result<()> {
+    fn meet(&self, config: &dyn Layout) -> Result<()> {
         let _ = config;
         Ok(())
     }
@@ -364,13 +365,14 @@ fn check_shape(files: &ModelFiles, name: &str, found: &[usize], wanted: &[usize]
 
 /// Random weights depend on the seed and the name alone, not on the order of building.
 fn random(name: &str, shape: &[usize], seed: u64, begin: Value, deviation: f64, device: &Device) -> Result<Tensor> {
-    let count = shape.iter().product::<usize>();
-    let values = match begin {
-        Value::Constant(value) => vec![value; count],
-        Value::Normal => {
-            let mut random = Random::new(seed, name_key(0, name));
-            (0..count).map(|_| random.normal() * deviation as f32).collect()
-        }
-    };
+    match begin {
+        Value::Constant(value) => Ok(Tensor::full(value, shape, device)?),
+        Value::Normal => normal(name, shape, seed, deviation, device),
+    }
+}
+
+pub(super) fn normal(name: &str, shape: &[usize], seed: u64, deviation: f64, device: &Device) -> Result<Tensor> {
+    let mut random = Random::new(seed, name_key(0, name));
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| random.normal() * deviation as f32).collect();
     Ok(Tensor::from_vec(values, shape, device)?)
 }

@@ -10,7 +10,7 @@ use crate::{
         distil::{Blend, Distilled, distil},
         head::Head,
     },
-    model::{Batch, Grads, Model, Store, Weights},
+    model::{Batch, Grads, Model, Network, Store, Weights},
     train::{Run, fit},
 };
 use api::{
@@ -134,7 +134,7 @@ impl Objective for FromTeacher {
         let chosen = self.params.teacher(setting.config);
         let teacher = reference::open(&chosen, TEACHER, setting)?;
         // Rows behind the last word only fill the table up, and models of one family have different numbers of them.
-        let rows = words(setting.model, &teacher);
+        let rows = words(setting.model.decoder()?, &teacher);
         let vocabulary = setting.prepared.encoder.tokenizer().get_vocab(true);
         if let Some(last) = vocabulary.values().max().filter(|last| **last as usize >= rows) {
             return Err(too_few_rows(&chosen.model_name_or_path, rows, *last).into());
@@ -143,7 +143,15 @@ impl Objective for FromTeacher {
         Ok(())
     }
 
-    fn loss(&mut self, model: &Model, batch: &Batch, scale: f32, random: u64, grads: &mut Grads) -> Result<Found> {
+    fn loss(
+        &mut self,
+        model: &dyn Network,
+        batch: &Batch,
+        scale: f32,
+        random: u64,
+        grads: &mut Grads,
+    ) -> Result<Found> {
+        let model = model.decoder()?;
         if batch.targets.is_empty() {
             return Ok(Found::default());
         }
@@ -154,7 +162,8 @@ impl Objective for FromTeacher {
         })
     }
 
-    fn evaluate(&mut self, model: &Model, batch: &Batch) -> Result<Found> {
+    fn evaluate(&mut self, model: &dyn Network, batch: &Batch) -> Result<Found> {
+        let model = model.decoder()?;
         let taught = self.teacher()?.states(batch, Weights::Tuned)?;
         let h = model.states(batch, Weights::Tuned)?;
         Ok(self.compare(model, &h, &taught, batch, None)?.0)

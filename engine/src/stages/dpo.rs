@@ -10,7 +10,7 @@ use crate::{
     Result,
     data::Needs,
     entry::Entry,
-    model::{Batch, Grads, Model, Store, Weights},
+    model::{Batch, Grads, Model, Network, Store, Weights},
     train::{Run, fit},
 };
 use api::{
@@ -173,7 +173,15 @@ impl Objective for Preference {
         Mean::Samples
     }
 
-    fn loss(&mut self, model: &Model, batch: &Batch, scale: f32, random: u64, grads: &mut Grads) -> Result<Found> {
+    fn loss(
+        &mut self,
+        model: &dyn Network,
+        batch: &Batch,
+        scale: f32,
+        random: u64,
+        grads: &mut Grads,
+    ) -> Result<Found> {
+        let model = model.decoder()?;
         let (answers, reference) = (self.params.answers(batch), self.reference_of(model, batch)?);
         model.learn_by(batch, random, grads, |log_probs| {
             let (found, gradient) = self.params.judge(&answers, &answers.of(log_probs), &reference);
@@ -181,7 +189,8 @@ impl Objective for Preference {
         })
     }
 
-    fn evaluate(&mut self, model: &Model, batch: &Batch) -> Result<Found> {
+    fn evaluate(&mut self, model: &dyn Network, batch: &Batch) -> Result<Found> {
+        let model = model.decoder()?;
         let (answers, reference) = (self.params.answers(batch), self.reference_of(model, batch)?);
         let policy = answers.of(&model.log_probs(batch, Weights::Tuned)?);
         Ok(self.params.judge(&answers, &policy, &reference).0)

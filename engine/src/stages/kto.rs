@@ -10,7 +10,7 @@ use crate::{
     Error, Result,
     data::Needs,
     entry::Entry,
-    model::{Batch, Grads, Model, Store, Weights},
+    model::{Batch, Grads, Model, Network, Store, Weights},
     train::{Run, fit},
 };
 use api::{
@@ -124,7 +124,15 @@ impl Objective for Marked {
         Mean::Samples
     }
 
-    fn loss(&mut self, model: &Model, batch: &Batch, scale: f32, random: u64, grads: &mut Grads) -> Result<Found> {
+    fn loss(
+        &mut self,
+        model: &dyn Network,
+        batch: &Batch,
+        scale: f32,
+        random: u64,
+        grads: &mut Grads,
+    ) -> Result<Found> {
+        let model = model.decoder()?;
         let own = every_other(batch, 0);
         let (answers, kl) = (Answers::summed(&own), self.divergence(model, &every_other(batch, 1))?);
         let reference = answers.of(&self.reference()?.log_probs(model, &own)?);
@@ -134,7 +142,8 @@ impl Objective for Marked {
         })
     }
 
-    fn evaluate(&mut self, model: &Model, batch: &Batch) -> Result<Found> {
+    fn evaluate(&mut self, model: &dyn Network, batch: &Batch) -> Result<Found> {
+        let model = model.decoder()?;
         let own = every_other(batch, 0);
         let (answers, kl) = (Answers::summed(&own), self.divergence(model, &every_other(batch, 1))?);
         let reference = answers.of(&self.reference()?.log_probs(model, &own)?);

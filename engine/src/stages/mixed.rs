@@ -7,7 +7,7 @@ use crate::{
     data::Needs,
     entry::Entry,
     kernels::head::Scale,
-    model::{Batch, Grads, Model, Weights},
+    model::{Batch, Grads, Network, Weights},
     train::{Run, fit},
 };
 use api::{
@@ -112,7 +112,15 @@ impl Weighted {
 }
 
 impl Objective for Weighted {
-    fn loss(&mut self, model: &Model, batch: &Batch, scale: f32, random: u64, grads: &mut Grads) -> Result<Found> {
+    fn loss(
+        &mut self,
+        model: &dyn Network,
+        batch: &Batch,
+        scale: f32,
+        random: u64,
+        grads: &mut Grads,
+    ) -> Result<Found> {
+        let model = model.decoder()?;
         if batch.targets.is_empty() {
             return Ok(Found::default());
         }
@@ -124,7 +132,8 @@ impl Objective for Weighted {
         })
     }
 
-    fn evaluate(&mut self, model: &Model, batch: &Batch) -> Result<Found> {
+    fn evaluate(&mut self, model: &dyn Network, batch: &Batch) -> Result<Found> {
+        let model = model.decoder()?;
         let mut losses = model.log_probs(batch, Weights::Tuned)?;
         losses.iter_mut().for_each(|log_prob| *log_prob = -*log_prob);
         Ok(self.found(batch, &losses, &self.weights(batch)))

@@ -22,7 +22,7 @@ use crate::{
     data::Needs,
     entry::{Entry, find},
     make::Connect,
-    model::{Batch, Grads, Model, Store},
+    model::{Batch, Grads, Network, Store},
     prepare::Prepared,
     train::{Run, fit},
 };
@@ -37,6 +37,11 @@ use std::{collections::BTreeMap, path::Path};
 pub trait Stage: Entry {
     /// What its datasets must hold.
     fn needs(&self) -> Needs;
+
+    /// Whether it trains encoder-decoders, not only decoders.
+    fn trains_encoder_decoders(&self) -> bool {
+        false
+    }
 
     /// Whether short texts are joined into full rows where `packing` doesn't say.
     fn packs(&self) -> bool {
@@ -94,7 +99,7 @@ pub struct Setting<'a> {
     pub config: &'a RunConfig,
     pub prepared: &'a Prepared,
     /// With what the tuning attached; nothing of it has been trained in this process yet.
-    pub model: &'a Model,
+    pub model: &'a dyn Network,
     pub places: &'a Places,
     /// A way to judges and scorers elsewhere.
     pub connect: Connect<'a>,
@@ -132,10 +137,11 @@ pub trait Objective: Send {
 
     /// The loss of a batch, added up over what it is a [mean](Self::mean) over; adds the gradients of `scale` times it to
     /// `grads`. `random` is the key of this micro-batch's random numbers.
-    fn loss(&mut self, model: &Model, batch: &Batch, scale: f32, random: u64, grads: &mut Grads) -> Result<Found>;
+    fn loss(&mut self, model: &dyn Network, batch: &Batch, scale: f32, random: u64, grads: &mut Grads)
+    -> Result<Found>;
 
     /// The same without gradients, for validation.
-    fn evaluate(&mut self, model: &Model, batch: &Batch) -> Result<Found> {
+    fn evaluate(&mut self, model: &dyn Network, batch: &Batch) -> Result<Found> {
         Ok(model.loss(batch)?.into())
     }
 
@@ -210,7 +216,14 @@ pub fn stage(name: &str) -> Result<&'static dyn Stage> {
 struct NextToken;
 
 impl Objective for NextToken {
-    fn loss(&mut self, model: &Model, batch: &Batch, scale: f32, random: u64, grads: &mut Grads) -> Result<Found> {
+    fn loss(
+        &mut self,
+        model: &dyn Network,
+        batch: &Batch,
+        scale: f32,
+        random: u64,
+        grads: &mut Grads,
+    ) -> Result<Found> {
         Ok(model.learn(batch, scale, random, grads)?.into())
     }
 

@@ -12,7 +12,7 @@ use crate::{
     adapters::Tuning,
     loaded::Loaded,
     model::{
-        Attach, Batch, DecoderConfig, Model, Parameter, Source, Store, VirtualTokens, Weights,
+        Attach, Batch, DecoderConfig, Layout, Model, Parameter, Source, Store, VirtualTokens, Weights,
         blocks::{Bottleneck, Linear},
         build_on,
     },
@@ -96,7 +96,7 @@ impl Reference {
             true => Source::Random { seed: prepared.train.seed },
             false => Source::Files(&prepared.files),
         };
-        let (own, tuning, few) = (setting.model, prepared.tuning.as_ref(), prepared.quantisation);
+        let (own, tuning, few) = (setting.model.decoder()?, prepared.tuning.as_ref(), prepared.quantisation);
         let (attach, mut store) = (Frozen(tuning), Store::default());
         let model = build_on(&own.config, &source, &attach, &mut store, &own.device, own.compute, few)?;
         tuning.place(&model)?;
@@ -125,8 +125,8 @@ impl Reference {
 struct Frozen<'a>(&'a dyn Tuning);
 
 impl Attach for Frozen<'_> {
-    fn meet(&self, config: &DecoderConfig) -> Result<()> {
-        self.0.meet(config)
+    fn meet(&self, layout: &dyn Layout) -> Result<()> {
+        self.0.meet(layout)
     }
 
     fn linear(&self, name: &str, linear: Linear, store: &mut Store) -> Result<Linear> {
@@ -150,29 +150,30 @@ impl Attach for Frozen<'_> {
 /// Another model that reads the same tokens and computes as the trained one does; on the same base its weights are kept in
 /// as few bits. `field` is the argument that names it.
 pub fn open(chosen: &ModelParams, field: &str, setting: &Setting) -> Result<Model> {
-    let asked = if setting.model.compute == DType::BF16 { ComputeType::Bf16 } else { ComputeType::Fp32 };
+    let asked = if setting.model.decoder()?.compute == DType::BF16 { ComputeType::Bf16 } else { ComputeType::Fp32 };
     let is_own = chosen.model_name_or_path == setting.prepared.model.model_name_or_path;
     // Several adapters are merged into it, which quantised weights can't take.
     let few = setting.prepared.quantisation.filter(|_| is_own && chosen.adapters().len() <= 1);
     let other = Loaded::open_on(chosen, setting.places, asked, few).map_err(|error| error.at(field))?;
     let own = (setting.prepared.model.model_name_or_path.as_str(), setting.prepared.encoder.tokenizer());
     check_words(own, (&chosen.model_name_or_path, other.encoder.tokenizer()), field)?;
-    Ok(other.model)
+    other.model.into_decoder().map_err(|error| error.at(field))
 }
 
-/// Bytes of the models that a stage keeps besides the trained one, `own`, whose weights take `bytes`; checks that there are
-/// such models and that they read the same tokens.
+/// Bytes of the models that a stage keeps besides the trained one, `own`, whose weights take `dense` bytes as they are, and
+/// `bytes` as the run keeps them; checks that there are such models and that they read the same tokens.
 pub fn kept(
     stage: &dyn Stage,
     config: &RunConfig,
     own: &Opened,
     tuning: &dyn Tuning,
     places: &Places,
-    bytes: u64,
+    [dense, bytes]: [u64; 2],
 ) -> Result<u64> {
     let others = stage.others(config)?;
     let share = |other: &Opened| {
-        (bytes as f64 * other.config.parameters() as f64 / own.config.parameters().max(1) as f64) as u64
+        let [own, other] = [own, other].map(|opened| opened.config.layout().parameters());
+        (dense as f64 * other as f64 / own.max(1) as f64) as u64
     };
     let mut kept = 0;
     for (field, chosen) in &others {
@@ -183,7 +184,8 @@ pub fn kept(
             continue;
         }
         let other = prepare::open(chosen, places).map_err(|error| error.at(field))?;
-        kept += share(&other);
+        other.config.decoder().map_err(|error| error.at(field))?;
+        kept += if other.files.path() == own.files.path() { bytes } else { share(&other) };
         let names = [&own.files, &other.files].map(|files| files.path().display().to_string());
         check_words((&names[0], &own.tokenizer.tokenizer), (&names[1], &other.tokenizer.tokenizer), field)?;
     }

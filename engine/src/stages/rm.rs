@@ -10,7 +10,7 @@ use crate::{
     Error, Result,
     data::Needs,
     entry::Entry,
-    model::{Batch, Grads, Model, Store, Weights},
+    model::{Batch, Grads, Network, Store, Weights},
     train::{Run, fit},
 };
 use api::{Card, Outcome, Problems, RunConfig, Text, catalog::MetricCard};
@@ -98,7 +98,15 @@ impl Objective for Pairwise {
         Mean::Samples
     }
 
-    fn loss(&mut self, model: &Model, batch: &Batch, scale: f32, random: u64, grads: &mut Grads) -> Result<Found> {
+    fn loss(
+        &mut self,
+        model: &dyn Network,
+        batch: &Batch,
+        scale: f32,
+        random: u64,
+        grads: &mut Grads,
+    ) -> Result<Found> {
+        let model = model.decoder()?;
         let head = self.head()?;
         model.learn_through(&batch.at_ends(), random, grads, |h, grads| {
             let (found, mut gradient) = judge(&head.forward(h)?, &batch.marks);
@@ -107,7 +115,8 @@ impl Objective for Pairwise {
         })
     }
 
-    fn evaluate(&mut self, model: &Model, batch: &Batch) -> Result<Found> {
+    fn evaluate(&mut self, model: &dyn Network, batch: &Batch) -> Result<Found> {
+        let model = model.decoder()?;
         let h = model.states(&batch.at_ends(), Weights::Tuned)?;
         Ok(judge(&self.head()?.forward(&h)?, &batch.marks).0)
     }

@@ -23,6 +23,10 @@ impl Stage for Sft {
         Needs::Instructions
     }
 
+    fn trains_encoder_decoders(&self) -> bool {
+        true
+    }
+
     fn start(&self, _: &RunConfig) -> Result<Box<dyn Objective>, Problems> {
         Ok(Box::new(NextToken))
     }

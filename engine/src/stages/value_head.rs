@@ -36,7 +36,7 @@ impl ValueHead {
     /// One that is trained. It begins with that of the adapter or the model which the run goes on from, if there is one, and
     /// otherwise with random values as PyTorch's `Linear` has them.
     pub fn trained(setting: &Setting, store: &mut Store) -> Result<Self> {
-        let (model, chosen) = (setting.model, &setting.prepared.model);
+        let (model, chosen) = (setting.model.decoder()?, &setting.prepared.model);
         // Of several adapters the last is the one that it goes on from.
         let previous = chosen.adapters().pop().map(PathBuf::from);
         let folders = previous.into_iter().chain([setting.prepared.files.path().to_path_buf()]);

@@ -5,7 +5,7 @@ use crate::{
     Error, Result,
     adapters::{Base, Precision, Tuning},
     data::Samples,
-    model::{Grads, Model, Store},
+    model::{Grads, Network, Store},
     random::mix,
     stages::{Found, Mean, Objective},
 };
@@ -22,7 +22,7 @@ use std::{
 
 /// Everything that one run has at hand.
 pub struct Run<'a> {
-    pub model: &'a Model,
+    pub model: &'a dyn Network,
     /// All that is trained.
     pub store: &'a Store,
     /// What of it belongs to the tuning.

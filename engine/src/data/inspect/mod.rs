@@ -69,24 +69,28 @@ impl RowEncoder {
         };
         if shown > 0 {
             let sample = load::encoded(example, None, self.needs, &self.encoder)?;
-            return Ok(self.answers(&sample.sequences[..shown.min(sample.sequences.len())]));
+            return Ok(self.answers(&sample.sequences[..shown.min(sample.sequences.len())], 0));
         }
         let chosen = example.chosen.as_ref().map(|chosen| example.answered_by(chosen));
         let sample = load::encoded(chosen.as_ref().unwrap_or(example), None, self.needs, &self.encoder)?;
+        if self.encoder.options().sources {
+            return Ok(self.answers(&sample.sequences, 1));
+        }
         let whole = sample.sequences.into_iter().next().unwrap_or_default();
         let kept = if self.joins { whole.len() } else { whole.len().min(self.cutoff) };
         Ok(Encoded { whole, kept })
     }
 
-    /// Prompts with their answers, cut as [`samples`] cuts them.
-    fn answers(&self, sequences: &[Sequence]) -> Encoded {
+    /// Prompts with their answers, cut as [`samples`] cuts them; the last `ends` tokens of a prompt are always kept.
+    fn answers(&self, sequences: &[Sequence], ends: usize) -> Encoded {
         let longest = sequences.iter().map(Sequence::targets).max().unwrap_or(0);
         let (mut kept, mut off) = (Sequence::default(), Sequence::default());
         for sequence in sequences {
             let whole = sequence.len() - sequence.targets();
             let (prompt, answer) = samples::shortened(whole, longest, self.cutoff);
+            let (prompt, rest) = (prompt.saturating_sub(ends), whole.saturating_sub(ends)..whole + answer);
             for (i, (id, trained)) in sequence.ids.iter().zip(&sequence.trained).enumerate() {
-                let into = if i < prompt || (whole..whole + answer).contains(&i) { &mut kept } else { &mut off };
+                let into = if i < prompt || rest.contains(&i) { &mut kept } else { &mut off };
                 into.ids.push(*id);
                 into.trained.push(*trained);
             }

@@ -1,22 +1,25 @@
-//! Puts an encoder-decoder together from a configuration, files, and what a tuning type attaches.
+//! Puts an encoder-decoder together from a configuration, a source of weights, and what a tuning type attaches.
 
-use super::{Attention, Bias, EncoderDecoder, EncoderDecoderConfig, Layer};
+use super::{
+    Attention, Bias, EncoderDecoder, EncoderDecoderConfig, Layer,
+    layout::{EMBEDDING, HEAD, Stack},
+};
 use crate::{
-    Result,
+    Error, Result,
     files::ModelFiles,
+    kernels::values::cast,
     model::{
-        Attach, Store,
+        Attach, LinearLayout, Source, Store,
         blocks::{Linear, Mlp, MlpInput, Norm, RmsNorm},
-        build::checked,
+        build::{checked, normal},
         parameter::Parameter,
     },
 };
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
 impl EncoderDecoder {
-    /// The model of a folder. Trainable parameters are float32 and remembered in `store`; frozen matrices keep bf16 where
-    /// their file has it or the model computes in it.
+    /// The model of a folder.
     pub fn open(
         files: &ModelFiles,
         attach: &dyn Attach,
@@ -24,28 +27,42 @@ impl EncoderDecoder {
         device: &Device,
         compute: DType,
     ) -> Result<Self> {
-        let config = EncoderDecoderConfig::read(files.config())?;
-        let c = &config;
-        let mut builder = Builder { config: c, files, attach, store, device, compute };
+        let config = EncoderDecoderConfig::of(files, files.config())?;
+        Self::build(&config, &Source::Files(files), attach, store, device, compute)
+    }
+
+    /// Trainable parameters are float32 and remembered in `store`; frozen matrices keep bf16 where their file has it or the
+    /// model computes in it.
+    pub fn build(
+        config: &EncoderDecoderConfig,
+        source: &Source,
+        attach: &dyn Attach,
+        store: &mut Store,
+        device: &Device,
+        compute: DType,
+    ) -> Result<Self> {
+        attach.meet(config)?;
+        let c = config;
+        let mut builder = Builder { config: c, source, attach, store, device, compute };
         let vocabulary = [c.vocab_size, c.hidden_size];
-        let embedding = builder.parameter("shared.weight", &vocabulary)?;
-        let (encoder, encoder_norm) = builder.stack("encoder", c.encoder_layers)?;
-        let (decoder, decoder_norm) = builder.stack("decoder", c.decoder_layers)?;
-        let head = match files.contains(HEAD) {
-            true => builder.parameter(HEAD, &vocabulary)?,
-            false => embedding.clone(),
+        // As a head without a factor, it must give logits of 1.
+        let deviation = if c.tied && c.head_scale == 1.0 { root(c.hidden_size) } else { 1.0 };
+        let embedding = builder.parameter(&weight(EMBEDDING), &vocabulary, Some(deviation))?;
+        let (encoder, encoder_norm) = builder.stack(Stack::Encoder)?;
+        let (decoder, decoder_norm) = builder.stack(Stack::Decoder)?;
+        let head = match c.tied {
+            true => embedding.clone(),
+            // Of the width, unlike transformers', whose 1 makes the first losses of mT5 hundreds.
+            false => builder.parameter(&weight(HEAD), &vocabulary, Some(root(c.hidden_size)))?,
         };
-        let device = device.clone();
+        let (device, config) = (device.clone(), config.clone());
         Ok(Self { device, compute, embedding, encoder, encoder_norm, decoder, decoder_norm, head, config })
     }
 }
 
-/// Where the head is not the embedding. (The flag `tie_word_embeddings` doesn't tell: transformers 5 ties them all.)
-const HEAD: &str = "lm_head.weight";
-
 struct Builder<'a> {
     config: &'a EncoderDecoderConfig,
-    files: &'a ModelFiles,
+    source: &'a Source<'a>,
     attach: &'a dyn Attach,
     store: &'a mut Store,
     device: &'a Device,
@@ -53,70 +70,83 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// The layers of `encoder` or `decoder`, and the norm behind them.
-    fn stack(&mut self, side: &str, layers: usize) -> Result<(Vec<Layer>, Norm)> {
-        let (c, decodes) = (self.config, side == "decoder");
-        let table = format!("{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
-        let table = self.parameter(&table, &[c.buckets, c.heads])?;
-        let bias = Bias { table, max_distance: c.max_distance, both_ways: !decodes };
-        let layers = (0..layers).map(|i| {
-            let sub = |n: usize| format!("{side}.block.{i}.layer.{n}");
-            let own = self.attention(&format!("{}.SelfAttention", sub(0)), Some(bias.clone()), decodes)?;
-            let cross = match decodes {
-                true => {
-                    Some((self.norm(&sub(1))?, self.attention(&format!("{}.EncDecAttention", sub(1)), None, false)?))
-                }
-                false => None,
+    /// The layers of one stack, and the norm behind them.
+    fn stack(&mut self, stack: Stack) -> Result<(Vec<Layer>, Norm)> {
+        let c = self.config;
+        let table = self.parameter(&stack.biases(), &[c.buckets, c.heads], Some(root(c.hidden_size)))?;
+        let bias = Bias { table, max_distance: c.max_distance, both_ways: stack == Stack::Encoder };
+        let layers = (0..c.layers(stack)).map(|i| {
+            let layout = c.layer(stack, i);
+            let mut norms = layout.norms.iter().map(|name| self.norm(name)).collect::<Result<Vec<_>>>()?.into_iter();
+            let mut norm = || norms.next().ok_or_else(|| Error::Internal("a norm is missing".into()));
+            let attention_norm = norm()?;
+            let attention = self.attention(&layout.attention, Some(bias.clone()), stack == Stack::Decoder)?;
+            let cross = match &layout.cross {
+                Some(linears) => Some((norm()?, self.attention(linears, None, false)?)),
+                None => None,
             };
-            let last = sub(if decodes { 2 } else { 1 });
-            Ok(Layer {
-                attention_norm: self.norm(&sub(0))?,
-                attention: own,
-                cross,
-                mlp_norm: self.norm(&last)?,
-                mlp: self.mlp(&format!("{last}.DenseReluDense"))?,
-            })
+            Ok(Layer { attention_norm, attention, cross, mlp_norm: norm()?, mlp: self.mlp(&layout.mlp)? })
         });
         let layers = layers.collect::<Result<_>>()?;
-        Ok((layers, self.rms(&format!("{side}.final_layer_norm.weight"))?))
+        Ok((layers, self.norm(&format!("{}.final_layer_norm", stack.name()))?))
     }
 
-    fn attention(&mut self, name: &str, bias: Option<Bias>, causal: bool) -> Result<Attention> {
-        let (h, inner, heads) = (self.config.hidden_size, self.config.heads * self.config.head_dim, self.config.heads);
-        let mut linear = |part: &str, inp, out| self.linear(&format!("{name}.{part}"), inp, out);
-        let (q, k, v) = (linear("q", h, inner)?, linear("k", h, inner)?, linear("v", h, inner)?);
-        Ok(Attention { q, k, v, out: linear("o", inner, h)?, heads, bias, causal })
+    fn attention(&mut self, linears: &[LinearLayout; 4], bias: Option<Bias>, causal: bool) -> Result<Attention> {
+        let ([q, k, v, out], heads) = (linears, self.config.heads);
+        // Scores have no scale: the queries begin that much smaller.
+        let narrow = root(self.config.hidden_size) * root(self.config.head_dim);
+        let (q, k, v) = (self.linear(q, narrow)?, self.plain(k)?, self.plain(v)?);
+        Ok(Attention { q, k, v, out: self.plain(out)?, heads, bias, causal })
     }
 
-    fn mlp(&mut self, name: &str) -> Result<Mlp> {
-        let (c, h, f) = (self.config, self.config.hidden_size, self.config.intermediate_size);
-        let mut linear = |part: &str, inp, out| self.linear(&format!("{name}.{part}"), inp, out);
-        let first = match c.gated {
-            true => MlpInput::Gated { gate: linear("wi_0", h, f)?, up: linear("wi_1", h, f)? },
-            false => MlpInput::Plain(linear("wi", h, f)?),
+    fn mlp(&mut self, linears: &[LinearLayout]) -> Result<Mlp> {
+        let mut built = linears.iter().map(|linear| self.plain(linear)).collect::<Result<Vec<_>>>()?;
+        let missing = || Error::Internal("an MLP lacks a linear".into());
+        let down = built.pop().ok_or_else(missing)?;
+        let second = built.pop().ok_or_else(missing)?;
+        let first = match built.pop() {
+            Some(gate) => MlpInput::Gated { gate, up: second },
+            None => MlpInput::Plain(second),
         };
-        Ok(Mlp { first, activation: c.activation, down: linear("wo", f, h)? })
+        Ok(Mlp { first, activation: self.config.activation, down })
     }
 
-    fn linear(&mut self, name: &str, inp: usize, out: usize) -> Result<Linear> {
-        let weight = self.parameter(&format!("{name}.weight"), &[out, inp])?;
-        self.attach.linear(name, Linear::new(weight, None), self.store)
+    fn plain(&mut self, layout: &LinearLayout) -> Result<Linear> {
+        self.linear(layout, root(layout.inp))
     }
 
-    fn norm(&mut self, sub: &str) -> Result<Norm> {
-        self.rms(&format!("{sub}.layer_norm.weight"))
+    fn linear(&mut self, layout: &LinearLayout, deviation: f64) -> Result<Linear> {
+        let weight = self.parameter(&weight(&layout.name), &[layout.out, layout.inp], Some(deviation))?;
+        self.attach.linear(&layout.name, Linear::new(weight, None), self.store)
     }
 
-    fn rms(&mut self, name: &str) -> Result<Norm> {
-        let weight = self.parameter(name, &[self.config.hidden_size])?;
+    fn norm(&mut self, name: &str) -> Result<Norm> {
+        let weight = self.parameter(&weight(name), &[self.config.hidden_size], None)?;
         Ok(Norm::Rms(RmsNorm { weight, eps: self.config.norm_eps, plus_one: false }))
     }
 
-    fn parameter(&mut self, name: &str, shape: &[usize]) -> Result<Arc<Parameter>> {
+    /// A random model's begins as normal numbers of this deviation, or with ones.
+    fn parameter(&mut self, name: &str, shape: &[usize], deviation: Option<f64>) -> Result<Arc<Parameter>> {
         let trains = self.attach.trains(name);
-        let bf16 = shape.len() > 1 && !trains && (self.files.is_bf16(name) || self.compute == DType::BF16);
+        let in_file = matches!(self.source, Source::Files(files) if files.is_bf16(name));
+        let bf16 = shape.len() > 1 && !trains && (in_file || self.compute == DType::BF16);
         let dtype = if bf16 { DType::BF16 } else { DType::F32 };
-        let value = checked(self.files, name, shape, dtype, self.device)?;
+        let value = match (self.source, deviation) {
+            (Source::Files(files), _) => checked(files, name, shape, dtype, self.device)?,
+            (Source::Random { seed }, Some(deviation)) => {
+                cast(&normal(name, shape, *seed, deviation * self.config.initializer_factor, self.device)?, dtype)?
+            }
+            (Source::Random { .. }, None) => Tensor::ones(shape, dtype, self.device)?,
+        };
         Ok(if trains { self.store.add(name, value) } else { Parameter::new(name, value, false) })
     }
+}
+
+/// T5's deviation of a random weight that so many values lead into.
+fn root(inputs: usize) -> f64 {
+    1.0 / (inputs as f64).sqrt()
+}
+
+fn weight(name: &str) -> String {
+    format!("{name}.weight")
 }

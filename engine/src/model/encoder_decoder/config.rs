@@ -1,7 +1,9 @@
 //! T5's numbers (Raffel et al., 2020) and those of mT5 (Xue et al., 2021), from a config.json of transformers.
 
+use super::layout::HEAD;
 use crate::{
     Result,
+    files::ModelFiles,
     kernels::activation::Activation,
     model::config::{not_supported, number},
 };
@@ -26,6 +28,10 @@ pub struct EncoderDecoderConfig {
     pub gated: bool,
     /// Factor of what the head reads.
     pub head_scale: f32,
+    /// The head is the embedding.
+    pub tied: bool,
+    /// Factor of a random model's deviations.
+    pub initializer_factor: f64,
     /// The token that a target begins behind, and those that end it.
     pub start: u32,
     pub eos: Vec<u32>,
@@ -37,13 +43,23 @@ impl EncoderDecoderConfig {
         matches!(config["model_type"].as_str(), Some("t5" | "mt5"))
     }
 
+    /// As [`read`](Self::read), for a folder with weights: these tell whether there is a head besides the embedding, since
+    /// transformers 5 ties them whatever the flag says where there is none.
+    pub fn of(files: &ModelFiles, config: &Value) -> Result<Self> {
+        let read = Self::read(config)?;
+        let embedding_alone = files.names().next().is_some() && !files.contains(&format!("{HEAD}.weight"));
+        Ok(Self { tied: read.tied || embedding_alone, ..read })
+    }
+
     pub fn read(config: &Value) -> Result<Self> {
         if !Self::is_one(config) {
             return Err(not_supported("model_type", &config["model_type"]));
         }
         let mt5 = config["model_type"] == "mt5";
-        let size = |key: &str, default| number(config, key, default).and_then(|n| positive(key, n));
-        let (hidden_size, encoder_layers) = (size("d_model", None)?, size("num_layers", None)?);
+        let most =
+            |most: usize| move |key: &str, default| number(config, key, default).and_then(|n| positive(key, n, most));
+        let (size, count) = (most(1 << 20), most(1 << 12));
+        let (hidden_size, encoder_layers) = (size("d_model", None)?, count("num_layers", None)?);
         let projection = config["feed_forward_proj"].as_str().unwrap_or(if mt5 { "gated-gelu" } else { "relu" });
         let (gated, activation) = match projection {
             "relu" => (false, Activation::Relu),
@@ -54,45 +70,46 @@ impl EncoderDecoderConfig {
             _ => return Err(not_supported("feed_forward_proj", &config["feed_forward_proj"])),
         };
         // The first T5 was trained so, and says so by this flag, wherever its head stands.
-        let scaled = !mt5 && config["tie_word_embeddings"].as_bool().unwrap_or(true);
+        let tied = config["tie_word_embeddings"].as_bool().unwrap_or(!mt5);
         let id = |key: &str| config[key].as_u64().map(|id| id as u32);
         let eos = match &config["eos_token_id"] {
             Value::Array(ids) => ids.iter().filter_map(Value::as_u64).map(|id| id as u32).collect(),
             _ => vec![id("eos_token_id").unwrap_or(1)],
         };
-        let buckets = size("relative_attention_num_buckets", Some(32))?;
+        let buckets = count("relative_attention_num_buckets", Some(32))?;
         if buckets < 4 {
             return Err(not_supported("relative_attention_num_buckets", &config["relative_attention_num_buckets"]));
         }
         Ok(Self {
-            vocab_size: size("vocab_size", None)?,
+            vocab_size: most(1 << 24)("vocab_size", None)?,
             hidden_size,
-            head_dim: size("d_kv", Some(64))?,
-            heads: size("num_heads", None)?,
+            head_dim: count("d_kv", Some(64))?,
+            heads: count("num_heads", None)?,
             intermediate_size: size("d_ff", None)?,
             encoder_layers,
-            decoder_layers: size("num_decoder_layers", Some(encoder_layers))?,
+            decoder_layers: count("num_decoder_layers", Some(encoder_layers))?,
             buckets,
             max_distance: size("relative_attention_max_distance", Some(128))?.max(buckets),
             norm_eps: config["layer_norm_epsilon"].as_f64().unwrap_or(1e-6) as f32,
             activation,
             gated,
-            head_scale: if scaled { 1.0 / (hidden_size as f32).sqrt() } else { 1.0 },
+            head_scale: if tied && !mt5 { 1.0 / (hidden_size as f32).sqrt() } else { 1.0 },
+            tied,
+            initializer_factor: config["initializer_factor"].as_f64().unwrap_or(1.0),
             start: id("decoder_start_token_id").or(id("pad_token_id")).unwrap_or(0),
             eos,
         })
     }
 }
 
-fn positive(key: &str, value: usize) -> Result<usize> {
-    const MOST: usize = 1 << 24;
-    if (1..=MOST).contains(&value) {
+fn positive(key: &str, value: usize, most: usize) -> Result<usize> {
+    if (1..=most).contains(&value) {
         return Ok(value);
     }
     Err(Problem::new(
         "bad_model_config",
-        format!("config.json: {key} is {value}, must be 1 to {MOST}."),
-        format!("config.json：{key} 为 {value}，应在 1 到 {MOST} 之间。"),
+        format!("config.json: {key} is {value}, must be 1 to {most}."),
+        format!("config.json：{key} 为 {value}，应在 1 到 {most} 之间。"),
     )
     .hint("The model folder is damaged; get it again.", "模型文件夹已损坏，请重新获取。")
     .field("model_name_or_path")

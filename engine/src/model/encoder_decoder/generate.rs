@@ -49,14 +49,45 @@ struct Beam {
 /// What takes a candidate out of a choice.
 const OUT: f32 = -1e9;
 
+/// An answer in the making, a token at a time: what is held of the source and of the tokens so far.
+pub struct Answering {
+    across: Vec<(Tensor, Tensor)>,
+    beam: Beam,
+}
+
 impl EncoderDecoder {
+    /// Begins an answer to a source.
+    pub fn answering(&self, source: &[u32]) -> Result<Answering> {
+        on_worker(|| {
+            let held = vec![None; self.decoder.len()];
+            Ok(Answering {
+                across: self.read(source, &self.pass(Weights::Tuned, None))?,
+                beam: Beam { held, ..Beam::default() },
+            })
+        })
+    }
+
+    /// Logits (vocab) of the next token, behind `last` where there is one already.
+    pub fn step(&self, last: Option<u32>, answering: &mut Answering) -> Result<Vec<f32>> {
+        on_worker(|| {
+            answering.beam.ids.extend(last);
+            let (beams, pass) = (std::slice::from_mut(&mut answering.beam), self.pass(Weights::Tuned, None));
+            Ok(self.next(beams, &answering.across, &pass)?.flatten_all()?.to_vec1()?)
+        })
+    }
+
+    /// Keys and values of a source for each layer of the decoder.
+    fn read(&self, source: &[u32], pass: &Pass) -> Result<Vec<(Tensor, Tensor)>> {
+        let whole = [Span { queries: 0..source.len(), keys: 0..source.len() }];
+        let memory = self.encode(source, &whole, pass, &mut Keep::nothing())?;
+        self.decoder.iter().map(|layer| across(layer, &memory, pass)).collect()
+    }
+
     /// The answer to a source, with the token that ends it if it came to that.
     pub fn generate(&self, source: &[u32], beams: &Beams) -> Result<Vec<u32>> {
         on_worker(|| {
             let pass = self.pass(Weights::Tuned, None);
-            let whole = [Span { queries: 0..source.len(), keys: 0..source.len() }];
-            let memory = self.encode(source, &whole, &pass, &mut Keep::nothing())?;
-            let across = self.decoder.iter().map(|layer| across(layer, &memory, &pass)).collect::<Result<Vec<_>>>()?;
+            let across = self.read(source, &pass)?;
             match beams.num_beams {
                 0 | 1 => self.greedy(beams.max_new_tokens, &across, &pass),
                 _ => self.search(beams, &across, &pass),
@@ -87,7 +118,7 @@ impl EncoderDecoder {
         let keep = count * (1 + self.config.eos.len()).max(2);
         let mut hopeful = true;
         for made in 1..=beams.max_new_tokens {
-            let rows = self.next(&mut running, across, pass)?.to_vec2::<f32>()?;
+            let rows = log_softmax(&self.next(&mut running, across, pass)?, D::Minus1)?.to_vec2::<f32>()?;
             let scores = rows.iter().zip(&running).flat_map(|(row, beam)| row.iter().map(|p| p + beam.score));
             let scores: Vec<f32> = scores.collect();
             let candidates: Vec<Beam> = best(&scores, keep)
@@ -123,7 +154,7 @@ impl EncoderDecoder {
         Ok(answers.into_iter().next().unwrap_or_default().ids)
     }
 
-    /// Log probabilities (beams, vocab) of each beam's next token; its last joins what is held.
+    /// Logits (beams, vocab) of each beam's next token; its last joins what is held.
     fn next(&self, beams: &mut [Beam], across: &[(Tensor, Tensor)], pass: &Pass) -> Result<Tensor> {
         let keep = &mut Keep::nothing();
         let last: Vec<u32> = beams.iter().map(|beam| beam.ids.last().copied().unwrap_or(self.config.start)).collect();
@@ -151,7 +182,7 @@ impl EncoderDecoder {
             let y = layer.mlp_norm.forward(&x, pass, keep)?;
             x = kernels::add(layer.mlp.forward(&y, pass, keep)?, &x)?;
         }
-        Ok(log_softmax(&self.head_logits(&self.decoder_norm.forward(&x, pass, keep)?)?, D::Minus1)?)
+        self.head_logits(&self.decoder_norm.forward(&x, pass, keep)?)
     }
 }
 

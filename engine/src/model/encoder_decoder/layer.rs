@@ -6,7 +6,7 @@ use crate::{
     Error, Result,
     kernels::{self, attention::Span},
     model::{
-        Grads, Keep, Pass,
+        Grads, Keep, Parameter, Pass,
         blocks::{Block, Linear, Mlp, Norm},
     },
 };
@@ -32,6 +32,12 @@ impl Layer {
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
         let cross = self.cross.iter().flat_map(|(_, attention)| attention.linears());
         self.attention.linears().into_iter().chain(cross).chain(self.mlp.linears())
+    }
+
+    /// Its weights, without the biases that the layers of a stack share.
+    pub fn parameters(&self) -> Vec<&Parameter> {
+        let norms = [&self.attention_norm, &self.mlp_norm].into_iter().chain(self.cross.iter().map(|(norm, _)| norm));
+        self.linears().flat_map(Linear::parameters).chain(norms.flat_map(Norm::parameters)).collect()
     }
 
     pub fn forward(&self, x: &Tensor, side: &Side, pass: &Pass, keep: &mut Keep) -> Result<Tensor> {

@@ -6,10 +6,12 @@ mod build;
 mod config;
 mod generate;
 mod layer;
+pub mod layout;
+mod network;
 
 pub use attention::{Attention, Bias};
 pub use config::EncoderDecoderConfig;
-pub use generate::{Beams, EarlyStopping};
+pub use generate::{Answering, Beams, EarlyStopping};
 pub use layer::Layer;
 
 use super::{
@@ -29,6 +31,9 @@ use crate::{
 use candle_core::{DType, Device, Tensor};
 use layer::Side;
 use std::sync::Arc;
+
+/// `architectures` of the config.json files of such models.
+pub const ARCHITECTURES: [&str; 2] = ["T5ForConditionalGeneration", "MT5ForConditionalGeneration"];
 
 pub struct EncoderDecoder {
     pub config: EncoderDecoderConfig,
@@ -113,10 +118,18 @@ impl EncoderDecoder {
 
     /// Sum of `-log p` over the targets, without gradients.
     pub fn loss(&self, pairs: &Pairs, weights: Weights) -> Result<f64> {
+        Ok(self.losses(pairs, weights)?.into_iter().map(f64::from).sum())
+    }
+
+    /// `-log p` of each target token, without gradients.
+    pub fn losses(&self, pairs: &Pairs, weights: Weights) -> Result<Vec<f32>> {
+        if pairs.targets.is_empty() {
+            return Ok(Vec::new());
+        }
         on_worker(|| {
             let (pass, mut keep) = (self.pass(weights, None), Keep::nothing());
             let h = self.states(pairs, &Spans::new(pairs), &pass, &mut keep)?.1;
-            Ok(self.head_loss(&h, &pairs.targets, 1.0, Gradients::None)?.sum())
+            Ok(self.head_loss(&h, &pairs.targets, 1.0, Gradients::None)?.losses)
         })
     }
 

@@ -18,7 +18,7 @@ mod qwen2;
 mod qwen3;
 mod qwen3_moe;
 
-use super::config::DecoderConfig;
+use super::{config::DecoderConfig, encoder_decoder};
 use crate::{Result, entry::Entry};
 use api::Problem;
 use serde_json::Value;
@@ -56,7 +56,10 @@ pub static FAMILIES: &[&dyn Family] = &[
 pub fn family(config: &Value) -> Result<&'static dyn Family> {
     let named = config["architectures"].as_array().and_then(|a| a.first()).and_then(Value::as_str);
     let name = named.or(config["model_type"].as_str()).unwrap_or_default();
-    let known = || FAMILIES.iter().flat_map(|f| f.architectures()).copied().collect::<Vec<_>>().join(", ");
+    let known = || {
+        let decoders = FAMILIES.iter().flat_map(|f| f.architectures()).copied();
+        decoders.chain(encoder_decoder::ARCHITECTURES).collect::<Vec<_>>().join(", ")
+    };
     let is_it = |f: &&dyn Family| match named {
         Some(architecture) => f.architectures().contains(&architecture),
         None => f.card().name == name,

@@ -15,7 +15,7 @@ use crate::{
     Error, Result,
     data::Needs,
     entry::{Entry, joined},
-    model::{Batch, Grads, Model, Store},
+    model::{Batch, Grads, Network, Store},
     random::mix,
     rewards::{self, Rewards},
     train::{Run, Update},
@@ -225,7 +225,7 @@ impl Objective for Learner {
         self.state.updates
     }
 
-    fn loss(&mut self, _: &Model, _: &Batch, _: f32, _: u64, _: &mut Grads) -> Result<Found> {
+    fn loss(&mut self, _: &dyn Network, _: &Batch, _: f32, _: u64, _: &mut Grads) -> Result<Found> {
         Err(Error::Internal("answers are rewarded, not rows".into()))
     }
 
@@ -270,10 +270,10 @@ impl Learner {
         {
             let episodes = rollouts.of(run.step)?;
             if params.num_iterations > 1 || penalised {
-                remember(run.model, episodes, together, temperature)?;
+                remember(run.model.decoder()?, episodes, together, temperature)?;
             }
             if let Some(reference) = reference {
-                let of = |batch: &Batch| reference.log_probs_at(run.model, batch, temperature);
+                let of = |batch: &Batch| reference.log_probs_at(run.model.decoder()?, batch, temperature);
                 each_token(episodes, together, of, |episode, found| episode.reference = found)?;
             }
             advantage::estimate(episodes, each, params);
@@ -288,7 +288,8 @@ impl Learner {
             for (micro, (some, weights)) in micro {
                 let place = mix(run.step ^ mix((iteration << 32) | micro as u64));
                 let random = mix(run.params.seed ^ place);
-                loss += online::learn(run.model, some, weights, &self.clip(), temperature, random, &mut grads)?;
+                loss +=
+                    online::learn(run.model.decoder()?, some, weights, &self.clip(), temperature, random, &mut grads)?;
             }
             let Update { rate, norm, .. } = run.update(&mut grads, loss)??;
             self.state.updates = run.updates;

@@ -203,7 +203,8 @@ impl Online {
             let seeds = |i: usize| Seed { seed: self.seed, step: run.step, attempt, prompt: i as u64 };
             let asks = open.iter().map(|i| Ask { prompt: prompts[*i].ids.clone(), seeds: seeds(*i).each(each) });
             let asks: Vec<Ask> = asks.collect();
-            let Some(said) = answers(run.model, &asks, &self.ends, &self.params.generation(), run.stop)? else {
+            let Some(said) = answers(run.model.decoder()?, &asks, &self.ends, &self.params.generation(), run.stop)?
+            else {
                 return Ok(None);
             };
             tokens += said.iter().flatten().map(|answer| answer.ids.len()).sum::<usize>();
@@ -234,7 +235,7 @@ impl Online {
         let seed = |prompt: usize| Seed { seed: self.seed, step: u64::MAX, attempt: 0, prompt: prompt as u64 }.each(1);
         let asks = prompts.iter().enumerate().map(|(i, prompt)| Ask { prompt: prompt.ids.clone(), seeds: seed(i) });
         let asks: Vec<Ask> = asks.collect();
-        let Some(said) = answers(run.model, &asks, &self.ends, &self.params.generation(), run.stop)? else {
+        let Some(said) = answers(run.model.decoder()?, &asks, &self.ends, &self.params.generation(), run.stop)? else {
             return Ok(());
         };
         let mut sum = 0.0;

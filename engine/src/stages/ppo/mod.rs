@@ -19,7 +19,7 @@ use crate::{
     data::Needs,
     entry::{Entry, joined},
     kernels,
-    model::{Batch, Grads, Model, Store, Weights},
+    model::{Batch, Grads, Network, Store, Weights},
     random::{Random, mix},
     rewards::{self, RewardModelParams, RewardParams, Rewards},
     train::{Run, Update},
@@ -246,7 +246,7 @@ impl Objective for Learner {
         self.state.updates
     }
 
-    fn loss(&mut self, _: &Model, _: &Batch, _: f32, _: u64, _: &mut Grads) -> Result<Found> {
+    fn loss(&mut self, _: &dyn Network, _: &Batch, _: f32, _: u64, _: &mut Grads) -> Result<Found> {
         Err(Error::Internal("answers are scored, not rows".into()))
     }
 
@@ -326,17 +326,17 @@ impl Learner {
     fn judge(&mut self, run: &Run, running: &Running, episodes: &mut [Episode]) -> Result<Vec<(Vec<f32>, Vec<f32>)>> {
         let (params, temperature) = (&self.params, running.online.params.temperature as f32);
         let together = running.online.together;
-        let mut all_values = Vec::with_capacity(episodes.len());
+        let (mut all_values, model) = (Vec::with_capacity(episodes.len()), run.model.decoder()?);
         for some in episodes.chunks_mut(together) {
             let batch = online::batch(some);
-            let h = run.model.states(&batch, Weights::Tuned)?;
-            let (old, values) = (run.model.outlook(&h, &batch.targets, temperature)?, self.head()?.forward(&h)?);
+            let h = model.states(&batch, Weights::Tuned)?;
+            let (old, values) = (model.outlook(&h, &batch.targets, temperature)?, self.head()?.forward(&h)?);
             for (episode, own) in some.iter_mut().zip(batch.target_ranges()) {
                 episode.old = old.log_probs[own.clone()].to_vec();
                 all_values.push(values[own].to_vec());
             }
         }
-        let of = |batch: &Batch| running.reference.log_probs_at(run.model, batch, temperature);
+        let of = |batch: &Batch| running.reference.log_probs_at(model, batch, temperature);
         each_token(episodes, together, of, |episode, found| episode.reference = found)?;
 
         let mut scores: Vec<f64> = episodes.iter().map(|episode| episode.worth.total).collect();
@@ -375,7 +375,7 @@ impl Learner {
         values: &[(Vec<f32>, Vec<f32>)],
         place: u64,
     ) -> Result<(f64, f64, f64, f64)> {
-        let (params, head) = (&self.params, self.head()?);
+        let (params, head, model) = (&self.params, self.head()?, run.model.decoder()?);
         let temperature = running.online.params.temperature as f32;
         let clip = Clip { low: params.cliprange, high: params.cliprange, delta: None, level: Level::Token, beta: 0.0 };
         let weight = 1.0 / chosen.iter().map(|i| episodes[*i].len()).sum::<usize>().max(1) as f64;
@@ -385,8 +385,8 @@ impl Learner {
             let (batch, random) = (online::batch(&some), mix(running.seed ^ mix(place ^ mix(micro as u64))));
             let weights = vec![weight; some.len()];
             let known = || chosen.iter().flat_map(|i| values[*i].0.iter().zip(&values[*i].1));
-            let (policy, value) = run.model.learn_through(&batch, random, &mut grads, |h, grads| {
-                let (policy, dh) = policy_gradient(run.model, h, (&mut some, &weights), &clip, temperature, grads)?;
+            let (policy, value) = model.learn_through(&batch, random, &mut grads, |h, grads| {
+                let (policy, dh) = policy_gradient(model, h, (&mut some, &weights), &clip, temperature, grads)?;
                 let found = head.forward(h)?.into_iter().zip(known());
                 let found =
                     found.map(|(value, (old, wanted))| gae::value_loss(value, *old, *wanted, params.cliprange_value));

@@ -20,7 +20,7 @@ pub(super) use together::{groups, in_place, join};
 use crate::{
     Error, Result,
     adapters::Tuning,
-    model::{DecoderConfig, Grads, Store, blocks::MAGNITUDE},
+    model::{Grads, Layout, Store, blocks::MAGNITUDE},
 };
 use api::{
     Problem,
@@ -87,11 +87,10 @@ pub fn bytes(train: &TrainParams, more: &OptimizerParams, trainable: u64) -> u64
 }
 
 /// What of a run's settings its optimizer can't do.
-pub fn check(train: &TrainParams, more: &OptimizerParams, tuning: &dyn Tuning, config: &DecoderConfig) -> Result<()> {
+pub fn check(train: &TrainParams, more: &OptimizerParams, tuning: &dyn Tuning, layout: &dyn Layout) -> Result<()> {
     super::schedule::check(train, more)?;
     let (entry, field) = (entry(train, more)?, switches(more).next().map_or("optim", |(_, field)| field));
-    let trains_layers = (0..config.layers)
-        .any(|i| config.layer(i).quantised_linears().any(|l| tuning.trains(&format!("{}.weight", l.name))));
+    let trains_layers = layout.layer_linears().iter().any(|l| tuning.trains(&format!("{}.weight", l.name)));
     if !entry.whole || trains_layers {
         return Ok(());
     }
