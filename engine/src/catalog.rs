@@ -1,7 +1,12 @@
 //! What there is to choose from, collected from the registries: the form, the command line and the checks read this.
 
 use crate::{
-    adapters::ADAPTERS, data::FORMATS, data::template, entry::Entry, model::families::FAMILIES, stages::STAGES,
+    adapters::ADAPTERS,
+    data::FORMATS,
+    data::template,
+    entry::Entry,
+    model::{encoder_decoder, families::FAMILIES},
+    stages::STAGES,
 };
 use api::{
     Card, Catalog, Text,
@@ -28,7 +33,7 @@ pub fn catalog() -> Catalog {
         ],
         stages: cards(STAGES),
         adapters: cards(ADAPTERS),
-        families: cards(FAMILIES),
+        families: cards(FAMILIES).into_iter().chain(encoder_decoder::cards()).collect(),
         formats: cards(FORMATS),
         exports: vec![Card {
             name: "safetensors".into(),
