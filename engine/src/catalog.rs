@@ -1,7 +1,13 @@
 //! What there is to choose from, collected from the registries: the form, the command line and the checks read this.
 
 use crate::{
-    adapters::ADAPTERS, data::FORMATS, data::template, entry::Entry, model::families::FAMILIES, stages::STAGES, train,
+    adapters::ADAPTERS,
+    data::FORMATS,
+    data::template,
+    entry::Entry,
+    model::{encoder_decoder, families::FAMILIES},
+    stages::STAGES,
+    train,
 };
 use api::{
     Card, Catalog, Text,
@@ -28,7 +34,7 @@ pub fn catalog() -> Catalog {
         ],
         stages: cards(STAGES),
         adapters: cards(ADAPTERS),
-        families: cards(FAMILIES),
+        families: cards(FAMILIES).into_iter().chain(encoder_decoder::cards()).collect(),
         formats: cards(FORMATS),
         exports: vec![Card {
             name: "safetensors".into(),

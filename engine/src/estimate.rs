@@ -198,7 +198,7 @@ mod tests {
             "model_type": "llama", "vocab_size": 1000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5
         });
-        let config = family(&raw).unwrap().config(&raw).unwrap();
+        let config = ModelConfig::Decoder(Box::new(family(&raw).unwrap().config(&raw).unwrap()));
         let load = Load {
             parameters: 1_000_000,
             trainable: 1000,

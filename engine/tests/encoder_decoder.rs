@@ -10,7 +10,7 @@ use engine::{
     adapters::lora::LoraTuning,
     files::ModelFiles,
     model::{
-        Attach, Grads, Parameter, Store, Weights,
+        Attach, Grads, Layout, Network, Parameter, Store, Weights,
         encoder_decoder::{Beams, Bias, EarlyStopping, EncoderDecoder, EncoderDecoderConfig, Pairs},
     },
 };
@@ -144,6 +144,25 @@ fn texts_by_the_likeliest_token_and_by_beams() {
                 assert_eq!(&model.generate(source, &beams).unwrap(), expected, "{}, {search}", case.folder.display());
             }
         }
+    }
+}
+
+#[test]
+fn the_layout_has_every_tensor_of_the_files() {
+    for case in Case::all() {
+        let files = ModelFiles::open(&case.folder).unwrap();
+        let config = EncoderDecoderConfig::of(&files, files.config()).unwrap();
+        let mut tensors = config.tensors();
+        tensors.sort();
+        let count = |name: &str| (name.to_string(), files.shape(name).unwrap().iter().product::<usize>() as u64);
+        let stored: Vec<_> = files.names().map(count).collect();
+        assert_eq!(tensors, stored);
+        let model = case.open(&(), &mut Store::default());
+        let mut names: Vec<String> = Network::parameters(&model).iter().map(|p| p.name.clone()).collect();
+        names.sort();
+        assert_eq!(names, tensors.into_iter().map(|(name, _)| name).collect::<Vec<_>>());
+        let linears: Vec<String> = model.linears().map(|(name, _)| name).collect();
+        assert_eq!(linears, config.linears().into_iter().map(|linear| linear.name).collect::<Vec<_>>());
     }
 }
 

@@ -7,8 +7,25 @@ use crate::{
     kernels::activation::Activation,
     model::config::{not_supported, number},
 };
-use api::Problem;
-use serde_json::Value;
+use api::{Card, Problem, Text};
+use serde_json::{Value, json};
+
+/// `architectures` of the config.json files of such models.
+pub const ARCHITECTURES: [&str; 2] = ["T5ForConditionalGeneration", "MT5ForConditionalGeneration"];
+
+/// The families of such models.
+pub fn cards() -> [Card; 2] {
+    let card = |name: &str, title: &str, help: [&str; 2]| Card {
+        name: name.into(),
+        title: Text::new(title, title),
+        help: Text::new(help[0], help[1]),
+        schema: json!({}),
+    };
+    [
+        card("t5", "T5", ["T5 and Flan-T5: an encoder and a decoder", "T5 与 Flan-T5：编码器加解码器"]),
+        card("mt5", "mT5", ["mT5 and mt0: T5 in a hundred languages", "mT5 与 mt0：支持百种语言的 T5"]),
+    ]
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderDecoderConfig {

@@ -10,7 +10,7 @@ pub mod layout;
 mod network;
 
 pub use attention::{Attention, Bias};
-pub use config::EncoderDecoderConfig;
+pub use config::{ARCHITECTURES, EncoderDecoderConfig, cards};
 pub use generate::{Answering, Beams, EarlyStopping};
 pub use layer::Layer;
 
@@ -31,9 +31,6 @@ use crate::{
 use candle_core::{DType, Device, Tensor};
 use layer::Side;
 use std::sync::Arc;
-
-/// `architectures` of the config.json files of such models.
-pub const ARCHITECTURES: [&str; 2] = ["T5ForConditionalGeneration", "MT5ForConditionalGeneration"];
 
 pub struct EncoderDecoder {
     pub config: EncoderDecoderConfig,
