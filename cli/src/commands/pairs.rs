@@ -75,7 +75,7 @@ fn source(count: &SourceCount, say: &Say) -> String {
         false => format!("{found} pairs, {kept} kept"),
     }];
     if *ties > 0 {
-        parts.push(if zh { format!("平局 {ties} 对") } else { format!("{ties} ties out") });
+        parts.push(if zh { format!("平局 {ties} 对") } else { format!("{ties} tied") });
     }
     if let Some(share) = agreement {
         let share = share * 100.0;

@@ -216,7 +216,7 @@ words! {
     rollouts_before: "Step before", "上一步";
     rollouts_after: "Step after", "下一步";
     rollouts_newest: "Newest", "最新";
-    rollout_reference: "Reference", "参考答案";
+    rollout_reference: "Reference:", "参考答案：";
     rollout_sample: "Sample", "样本";
     loss: "Loss", "损失";
     each_step: "each step", "每步";
@@ -568,7 +568,7 @@ words! {
     pref_weight: "Weight of {name}", "{name} 的权重";
     pref_remove_source: "Remove {name}", "移除 {name}";
     pref_source_counts: "{kept} of {found} pairs", "{kept} / {found} 对";
-    pref_ties_out: "{n} ties out", "去掉 {n} 个平局";
+    pref_ties_out: "{n} tied", "去掉 {n} 个平局";
     pref_with_votes: "Agrees with you", "与你一致";
     pref_with_votes_help: "On {n} pairs that you both compared. Cohen's kappa {kappa}: 0 is chance, 1 always the same.", "双方都比较过的有 {n} 对。Cohen’s kappa 为 {kappa}：0 为随机水平，1 为完全一致。";
     pref_votes_agree_n: "{agreed} of {n} as you voted", "{n} 对中 {agreed} 对与你的投票一致";

@@ -86,14 +86,15 @@ fn row(source: PairSource, count: Option<SourceCount>) -> impl IntoView {
         bench.sources.update(|all| all.retain(|s| s.dataset != removed));
     };
     view! {
-        <li data-testid=format!("source-{name}")>
+        <li class="source" data-testid=format!("source-{name}")>
             {icon("data", 16)}
-            <span>{name.clone()}<small>{about}</small>{problem}</span>
+            <span>{name.clone()}</span>
             <span class="pair">
                 <span class="input times"><input inputmode="decimal" aria-label=fill(w.pref_weight, &[("name", &name)])
                     prop:value=format::number(source.weight) on:change=weigh /><span class="unit">"×"</span></span>
                 <button type="button" class="btn quiet icon s" aria-label=fill(w.pref_remove_source, &[("name", &name)]) on:click=remove>{icon("x", 14)}</button>
             </span>
+            <div><small>{about}</small>{problem}</div>
         </li>
     }
 }

@@ -131,20 +131,20 @@ fn figures(all: &[Rollout]) -> impl IntoView + use<> {
 fn rollout(rollout: Rollout, stage: &str) -> impl IntoView + use<> {
     let w = ui::words();
     let reference = rollout.reference.map(|text| {
-        view! { <p class="s"><b>{w.rollout_reference}": "</b><span class="plain">{text}</span></p> }
+        view! { <p class="s"><b>{w.rollout_reference}</b>" "<span class="plain">{text}</span></p> }
     });
     let rows = rollout.samples.into_iter().map(|sample| {
         let part = |(name, value): (&String, &f64)| {
-            format!("{} {}", metric::title(stage, &format!("reward_{name}")), format::measure(*value))
+            let title = metric::title(stage, &format!("reward_{name}"));
+            view! { <small class="muted">{format!("{title} {}", format::measure(*value))}</small> }
         };
-        let parts = sample.rewards.iter().map(part);
-        let parts = parts.collect::<Vec<_>>().join(" · ");
+        let parts = sample.rewards.iter().map(part).collect_view();
         let length = fill(w.tokens_n, &[("n", &format::count(sample.tokens))]);
         let cut = (!sample.whole).then(|| format!(" · {}", w.cut_length));
         view! {
             <tr>
                 <td class="full" data-l=w.rollout_sample><div class="plain lines">{sample.text}</div><small class="muted">{length}{cut}</small></td>
-                <td class="num" data-l=w.reward><b>{format::measure(sample.reward)}</b><small class="muted">{parts}</small></td>
+                <td class="num" data-l=w.reward><b>{format::measure(sample.reward)}</b>{parts}</td>
                 <td class="num" data-l=w.advantage>{format::measure(sample.advantage)}</td>
                 <td class="num" data-l=w.clipped_share>{format::percent(sample.clipped)}</td>
                 <td class="num" data-l=w.kl>{format::measure(sample.kl)}</td>
@@ -156,7 +156,7 @@ fn rollout(rollout: Rollout, stage: &str) -> impl IntoView + use<> {
         <div class="rollout">
             <div><span class="xs muted">{w.pref_prompt}</span><p class="plain prompt s">{rollout.prompt}</p></div>
             {reference}
-            <div class="scroll"><table class="table stacked">
+            <div class="scroll"><table class="table stacked tight">
                 <thead><tr><th>{w.rollout_sample}</th><th class="num">{w.reward}</th><th class="num">{w.advantage}</th>
                     <th class="num">{w.clipped_share}</th><th class="num">{w.kl}</th><th class="num">{w.entropy}</th></tr></thead>
                 <tbody>{rows.collect_view()}</tbody>

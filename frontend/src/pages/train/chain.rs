@@ -45,7 +45,7 @@ pub fn ChainCard() -> impl IntoView {
                 <section class="card" aria-labelledby="chain" data-testid="chain">
                     <div class="step"><h2 id="chain">{w.chain}</h2></div>
                     <p class="soft s">{w.chain_help}</p>
-                    <label class="switch">
+                    <label class="switch mt">
                         <input type="checkbox" data-testid="chain-on" prop:checked=on
                             on:change=move |e| form.chain.set(event_target_checked(&e).then(Chain::default)) />
                         <span>{w.chain_switch}</span>
