@@ -322,7 +322,7 @@ fn the_reference_is_the_policy_that_the_run_began_with() {
     let check = |name: &str, adapter: &str, more: Value| {
         let mut config = home.config("dpo", adapter);
         let plain = json!({
-            "quantization_bit": 4, "max_steps": 8, "learning_rate": 0.0, "lora_dropout": 0.0, "compute_type": "fp32"
+            "quantization_bit": 4, "max_steps": 10, "learning_rate": 0.0, "lora_dropout": 0.0, "compute_type": "fp32"
         });
         for part in [plain, more] {
             config.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
@@ -367,9 +367,12 @@ fn a_reward_model_may_stand_on_other_adapters() {
     config["reward_funcs"] = Value::Null;
     config["learning_rate"] = json!(0.0);
     let stacked = home.run("stacked", config.clone());
-    // The second adapter changes nothing, so the first alone gives the same rewards.
+    // The second adapter changes nothing, so the first alone gives the same rewards, but for its merging into bf16; the
+    // second alone doesn't.
     config["reward_model"] = json!(first.dir);
-    let alone = home.run("alone", config);
+    let alone = home.run("alone", config.clone());
+    config["reward_model"] = json!(second.dir);
+    let wrong = home.run("wrong", config);
     let rewards = |ended: &Ended| -> Vec<f64> {
         let reward = |event: &Event| match event {
             Event::Metrics { values, .. } => values.get("reward").copied(),
@@ -377,9 +380,10 @@ fn a_reward_model_may_stand_on_other_adapters() {
         };
         ended.events.iter().filter_map(reward).collect()
     };
-    let (stacked, alone) = (rewards(&stacked), rewards(&alone));
-    assert!(!alone.is_empty() && stacked.len() == alone.len());
-    assert!(stacked.iter().zip(&alone).all(|(a, b)| (a - b).abs() < 1e-4), "{stacked:?} {alone:?}");
+    let [stacked, alone, wrong] = [stacked, alone, wrong].map(|ended| rewards(&ended));
+    let apart = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(stacked.len() == 4 && alone.len() == 4 && wrong.len() == 4);
+    assert!(apart(&stacked, &alone) < 0.03 && apart(&wrong, &alone) > 0.3, "{stacked:?} {alone:?} {wrong:?}");
 }
 
 /// A policy's answers, rewards and metrics are written down by step; rows without an answer do where none is compared with.

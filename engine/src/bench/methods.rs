@@ -60,12 +60,16 @@ pub struct MethodReport {
 const HELD_BACK: f64 = 0.1;
 /// More different answers than these are no labels.
 const MOST_LABELS: usize = 20;
+/// Rows of a training step.
+const BATCH: u64 = 8;
+/// LoRA on a base of 4 bits.
+const QLORA: &str = "qlora";
 /// Rows that are asked for together.
 const TOGETHER: usize = 8;
 
 /// Every tuning type, and LoRA on a base of 4 bits.
 pub fn methods() -> Vec<String> {
-    ADAPTERS.iter().map(|adapter| adapter.card().name).chain(["qlora".to_string()]).collect()
+    ADAPTERS.iter().map(|adapter| adapter.card().name).chain([QLORA.to_string()]).collect()
 }
 
 /// Trains and asks. In a process of its own, so that the peak of its memory is that of the method.
@@ -137,14 +141,18 @@ fn measure(bench: &MethodBench, places: &Places, dir: &Path) -> Result<MethodRep
     })
 }
 
-/// The run of a method, with a learning rate that suits it.
+/// The run of a method, with a learning rate that suits it: the fewer its parameters, the larger its steps.
 fn arguments(bench: &MethodBench, dir: &Path) -> RunConfig {
-    let (tuning, rate) = match bench.method.as_str() {
-        "qlora" => ("lora", 1e-3),
-        name @ "lora" => (name, 1e-3),
-        name @ ("full" | "freeze") => (name, 5e-5),
-        // Few parameters take large steps.
-        name => (name, 1e-2),
+    let tuning = if bench.method == QLORA { "lora" } else { bench.method.as_str() };
+    let rate = match tuning {
+        "full" => 5e-5,
+        "freeze" => 1e-4,
+        "lora" => 5e-4,
+        "adapter" | "oft" => 1e-3,
+        "adalora" => 2e-3,
+        "ia3" => 1e-2,
+        // Vectors before the text, and what the registry has got since.
+        _ => 3e-2,
     };
     let mut config = RunConfig::default();
     config.set("model_name_or_path", bench.model.as_str());
@@ -159,7 +167,8 @@ fn arguments(bench: &MethodBench, dir: &Path) -> RunConfig {
     config.set("learning_rate", rate);
     config.set("warmup_ratio", 0.1);
     config.set("lr_scheduler_type", "cosine");
-    if bench.method == "qlora" {
+    config.set("per_device_train_batch_size", BATCH);
+    if bench.method == QLORA {
         config.set("quantization_bit", 4u64);
     }
     bench.arguments.0.iter().for_each(|(key, value)| config.set(key, value.clone()));
