@@ -56,6 +56,25 @@ fn numbers_are_those_of_gsm8k() {
     assert_eq!(found, [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0]);
 }
 
+/// A reward can't be had by words around the number, and lists, ranges and dates are not taken for another.
+#[test]
+fn numbers_are_not_made_of_lists_ranges_and_dates() {
+    for (text, number) in [
+        ("4,2", 2.0),
+        ("between 3-42", 42.0),
+        ("2020-21", 21.0),
+        ("1,2000", 2000.0),
+        ("1234,567", 567.0),
+        ("12,345,678.50", 12_345_678.5),
+        ("it is x=-5", -5.0),
+        ("−7", -7.0),
+        ("1, 2, 3", 3.0),
+        ("3–4", 4.0),
+    ] {
+        assert_eq!(numeric::number(text), Some(number), "{text}");
+    }
+}
+
 #[test]
 fn exact_answers_may_stand_in_tags() {
     let answers = [(" Paris\n", "Paris"), ("<think>Rome?</think><answer>Paris</answer>", "Paris"), ("paris", "Paris")];
