@@ -10,6 +10,7 @@ use crate::{
     loaded::Loaded,
     model::{Batch, Model, Source, Store, Weights, build},
     prepare::{self, Opened},
+    rewards::JUDGE_MODEL,
 };
 use api::{
     Problem, RunConfig,
@@ -141,7 +142,10 @@ pub fn kept(
         }
         let other = prepare::open(chosen, places).map_err(|error| error.at(field))?;
         let names = [&own.files, &other.files].map(|files| files.path().display().to_string());
-        check_words((&names[0], &own.tokenizer.tokenizer), (&names[1], &other.tokenizer.tokenizer), field)?;
+        // A judge reads text, the others tokens.
+        if *field != JUDGE_MODEL {
+            check_words((&names[0], &own.tokenizer.tokenizer), (&names[1], &other.tokenizer.tokenizer), field)?;
+        }
         kept += (bytes as f64 * other.config.parameters() as f64 / own.config.parameters().max(1) as f64) as u64;
     }
     let copies = stage.has_reference(config) && !others.iter().any(|(field, _)| *field == REF_MODEL);

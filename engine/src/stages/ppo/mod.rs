@@ -21,7 +21,7 @@ use crate::{
     kernels,
     model::{Batch, Grads, Model, Store, Weights},
     random::{Random, mix},
-    rewards::{self, RewardModelParams, RewardParams, Rewards},
+    rewards::{self, Rewards},
     train::{Run, Update},
 };
 use api::{
@@ -130,16 +130,11 @@ impl Stage for Ppo {
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Objective>, Problems> {
         let params: PpoParams = params::read(config)?;
         params::read::<RolloutParams>(config)?;
-        let model = params::read::<RewardModelParams>(config)?.reward_model.filter(|name| !name.trim().is_empty());
-        let named = params::read::<RewardParams>(config)?.reward_funcs;
-        if model.is_none() && named.is_empty() {
+        if rewards::asked(config)?.is_empty() {
             return Err(no_reward_model().into());
         }
-        let rewards = match named.is_empty() {
-            true => Rewards::new(config, [("model".to_owned(), 1.0)].into_iter())?,
-            false => Rewards::of(config)?,
-        };
-        Ok(Box::new(Learner { params, rewards: Some(rewards), running: None, head: None, state: State::default() }))
+        let rewards = Some(Rewards::of(config)?);
+        Ok(Box::new(Learner { params, rewards, running: None, head: None, state: State::default() }))
     }
 
     fn others(&self, config: &RunConfig) -> Result<Vec<(&'static str, ModelParams)>, Problems> {
