@@ -214,7 +214,7 @@ fn resolve(
         load.sample(&sampled, &samples, train.per_device_train_batch_size, steps);
         if sampled.times > 1 {
             // A step of several updates keeps what was before it.
-            load.state += load.state + trainable * 4;
+            load.state = 2 * load.state + trainable * 4;
         }
     }
     // Where nobody has decided, activations are computed again if they don't fit otherwise.

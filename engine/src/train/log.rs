@@ -109,7 +109,8 @@ impl TrainerLog {
             ("train_samples_per_second".to_string(), samples / seconds.max(1e-9)),
             ("train_steps_per_second".to_string(), (step - self.first) as f64 / seconds.max(1e-9)),
         ]);
-        let evaluated = self.history.iter().rev().filter_map(Value::as_object).find(|h| h.keys().any(is_validation));
+        let evaluated =
+            self.history.iter().rev().filter_map(Value::as_object).find(|h| h.keys().any(|name| is_validation(name)));
         let measured = evaluated.into_iter().flatten().filter(|(name, _)| is_validation(name));
         results.extend(measured.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))));
         for (name, value) in [
@@ -141,7 +142,7 @@ impl TrainerLog {
     }
 }
 
-fn is_validation(name: &String) -> bool {
+fn is_validation(name: &str) -> bool {
     name.starts_with("eval_")
 }
 
