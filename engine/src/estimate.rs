@@ -44,8 +44,9 @@ impl Load {
     /// Of a stage that learns from what the model says: micro-batches hold prompts with their answers, and each answer goes
     /// through the model to be made, to be judged, and each time that it is learned from.
     pub fn sample(&mut self, sampled: &Sampled, samples: &Samples, batch: usize, steps: u64) {
-        let longest = (samples.longest() + sampled.tokens) as u64;
-        let tokens: u64 = (0..samples.len()).map(|i| samples.length(i) as u64).sum();
+        let prompts = || (0..samples.len()).map(|i| samples.prompt(i) as u64);
+        let longest = prompts().max().unwrap_or(0) + sampled.tokens as u64;
+        let tokens: u64 = prompts().sum();
         let mean = tokens / samples.len().max(1) as u64 + sampled.tokens as u64;
         self.batch_tokens = longest * batch as u64;
         let together = (sampled.prompts * sampled.answers).min(TOGETHER.max(sampled.answers));

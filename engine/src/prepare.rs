@@ -17,7 +17,7 @@ use crate::{
     files::{ModelFiles, ModelTokenizer, adapter, grow::grown_note, locate},
     kernels::{cpu::Compute, quantised::Quantisation},
     model::{ModelConfig, encoder_decoder::EncoderDecoderConfig, families::family},
-    stages::{Sampled, Stage, reference, stage},
+    stages::{Sampled, Stage, online as rollout, reference, stage},
     train::{Order, Sampler, optimizers},
 };
 use api::{
@@ -133,7 +133,7 @@ fn resolve(
         problems.push(no_dataset());
     }
     problems.0.extend(wrong_shares(&data));
-    problems.0.extend(stage.and_then(|stage| pairs_packed(stage, &data)));
+    problems.0.extend(stage.and_then(|stage| never_packed(stage, &data)));
     let settings = Settings { model: &model, data: &data, train: &train, quantization: &quantization };
     let refused = opened.as_ref().map(|opened| encoder_decoder::refused(opened, stage, &settings)).unwrap_or_default();
     let fits = refused.is_empty();
@@ -190,9 +190,17 @@ fn resolve(
         let options = LoadOptions { mix: MixStrategy::Concat, shares: Vec::new(), ..options };
         eval = eval.and(loader.load(&data.eval_dataset, &options)?.samples);
     }
-    let longest = samples.longest().max(eval.longest());
-    let sampled_tokens = sampled.map_or(0, |sampled| sampled.tokens);
-    opened.config.check_length(longest + sampled_tokens, tuning.tokens_ahead())?;
+    let (longest, crowded) = match sampled {
+        None => {
+            let longest = samples.longest().max(eval.longest());
+            opened.config.check_length(longest, tuning.tokens_ahead())?;
+            (longest, None)
+        }
+        Some(Sampled { tokens, .. }) => {
+            let context = opened.config.decoder()?.context.saturating_sub(tuning.tokens_ahead());
+            rollout::room([&samples, &eval], context, tokens)?
+        }
+    };
     if packing && !blocks && sampled.is_none() {
         samples = samples.packed(data.cutoff_len);
     }
@@ -224,6 +232,10 @@ fn resolve(
     };
     if let Some(sampled) = sampled {
         load.sample(&sampled, &samples, train.per_device_train_batch_size, steps);
+        if sampled.times > 1 {
+            // A step of several updates keeps what was before it.
+            load.state = 2 * load.state + trainable * 4;
+        }
     }
     // Where nobody has decided, activations are computed again if they don't fit otherwise.
     let undecided = device == "cpu" && config.get("gradient_checkpointing").is_none();
@@ -266,6 +278,7 @@ fn resolve(
             .notes
             .into_iter()
             .chain(note)
+            .chain(crowded)
             .chain(too_large.map(recomputing))
             .chain(opened.grown.map(grown_note))
             .collect(),
@@ -476,21 +489,26 @@ fn wrong_shares(data: &DataParams) -> Option<Problem> {
     Some(problem.hint(hint, "请为每个数据集给出一个正数，例如 0.7,0.3。").field("interleave_probs"))
 }
 
-/// A problem where samples of two sequences are asked to be packed.
-fn pairs_packed(stage: &dyn Stage, data: &DataParams) -> Option<Problem> {
+/// A problem where samples are asked to be packed that are pairs, or prompts to be answered.
+fn never_packed(stage: &dyn Stage, data: &DataParams) -> Option<Problem> {
     let field = match (data.packing, data.neat_packing) {
         (Some(true), _) => "packing",
         (_, true) => "neat_packing",
         _ => return None,
     };
+    let (code, does, zh) = match stage.needs() {
+        Needs::Prompts => ("packing_prompts", "answers prompts by itself", "自行回答提示"),
+        needs if needs.sequences() > 1 => ("packing_pairs", "compares answers two by two", "成对比较回答"),
+        _ => return None,
+    };
     let name = stage.card().name;
     let problem = Problem::new(
-        "packing_pairs",
-        format!("{field} is on, but the stage {name} compares answers two by two and packs nothing."),
-        format!("{field} 已开启，但 {name} 阶段成对比较回答，不做打包。"),
+        code,
+        format!("{field} is on, but the stage {name} {does} and packs nothing."),
+        format!("{field} 已开启，但 {name} 阶段{zh}，不做打包。"),
     );
     let hint = "Turn it off: batches have no padding in any case.";
-    (stage.needs().sequences() > 1).then(|| problem.hint(hint, "请关闭它：批次本来就没有填充。").field(field))
+    Some(problem.hint(hint, "请关闭它：批次本来就没有填充。").field(field))
 }
 
 /// Puts `rope_scaling` of the run into the model's configuration, with transformers' usual factors.

@@ -9,7 +9,9 @@ use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 /// Failures in a row after which the server is given up.
-const PATIENCE: u32 = 6;
+const PATIENCE: u32 = 8;
+/// The same where it answers, but with what can't be understood.
+const PATIENCE_WITH_NONSENSE: u32 = 3;
 /// The longest wait that a server may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 /// Time for one answer.
@@ -146,9 +148,12 @@ impl Teacher {
         let mut retries = Retries::new(self.first_wait);
         loop {
             let scored = self.post(&self.scorer, &body).await.and_then(|text| {
-                let scores: Scores =
-                    serde_json::from_slice(&text).map_err(|e| no_scores(&self.scorer, &e.to_string()))?;
-                Ok(scores.scores)
+                let scored = |what: &str| nonsense(no_scores(&self.scorer, what));
+                let Scores { scores } = serde_json::from_slice(&text).map_err(|e| scored(&e.to_string()))?;
+                match scores.len() == texts.len() {
+                    true => Ok(scores),
+                    false => Err(scored(&format!("it has {} scores for {} texts", scores.len(), texts.len()))),
+                }
             });
             match scored {
                 Ok(scores) => return Ok(scores),
@@ -189,8 +194,9 @@ impl Teacher {
 
     async fn ask(&self, body: &Value) -> Result<Said, Trouble> {
         let text = self.post(&self.url, body).await?;
-        let answer: Completion = serde_json::from_slice(&text).map_err(|e| bad_answer(&self.url, &e.to_string()))?;
-        let choice = answer.choices.into_iter().next().ok_or_else(|| bad_answer(&self.url, "it has no choices"))?;
+        let bad = |what: &str| nonsense(bad_answer(&self.url, what));
+        let answer: Completion = serde_json::from_slice(&text).map_err(|e| bad(&e.to_string()))?;
+        let choice = answer.choices.into_iter().next().ok_or_else(|| bad("it has no choices"))?;
         let tokens = choice.logprobs.and_then(|l| l.content).filter(|tokens| !tokens.is_empty());
         let confidence = tokens.map(|tokens| {
             let sum: f64 = tokens.iter().map(|token| token.logprob).sum();
@@ -226,6 +232,11 @@ impl Teacher {
     }
 }
 
+/// What a server in trouble may mend by itself.
+fn nonsense(problem: Problem) -> Trouble {
+    Trouble::Again { problem, wait: None, patience: PATIENCE_WITH_NONSENSE }
+}
+
 async fn read(response: &mut Response) -> reqwest::Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
@@ -259,12 +270,12 @@ fn away(url: &Url, reason: &str) -> Problem {
     let host = host(url);
     Problem::new(
         "teacher_unreachable",
-        format!("The teacher at {host} can't be reached: {reason}."),
-        format!("无法连接到教师模型 {host}：{reason}。"),
+        format!("The model or scorer at {host} can't be reached: {reason}."),
+        format!("无法连接到 {host} 的模型或打分服务：{reason}。"),
     )
     .hint(
-        "Check that its server runs and base_url is right, then resume: the rows made so far are kept.",
-        "请确认其服务正在运行且 base_url 正确，然后继续：已生成的数据会保留。",
+        "Check that its server runs and its address is right, then resume: what is done so far is kept.",
+        "请确认其服务正在运行且地址正确，然后继续：已完成的部分会保留。",
     )
     .field("base_url")
 }
@@ -273,12 +284,12 @@ fn busy(url: &Url, status: u16, said: &str) -> Problem {
     let host = host(url);
     Problem::new(
         "teacher_busy",
-        format!("The teacher at {host} keeps answering with status {status}. {said}").trim_end().to_owned(),
-        format!("教师模型 {host} 一直返回状态 {status}。{said}"),
+        format!("The model or scorer at {host} keeps answering with status {status}. {said}").trim_end().to_owned(),
+        format!("{host} 的模型或打分服务一直返回状态 {status}。{said}"),
     )
     .hint(
-        "Wait until it has time again, then resume: the rows made so far are kept.",
-        "请等待其恢复，然后继续：已生成的数据会保留。",
+        "Wait until it has time again, then resume: what is done so far is kept.",
+        "请等待其恢复，然后继续：已完成的部分会保留。",
     )
     .field("base_url")
 }
@@ -287,8 +298,8 @@ fn key_refused(url: &Url, status: u16) -> Problem {
     let host = host(url);
     Problem::new(
         "teacher_key",
-        format!("The teacher at {host} refuses the key, or there is none (status {status})."),
-        format!("教师模型 {host} 拒绝了密钥，或未提供密钥（状态 {status}）。"),
+        format!("The server at {host} refuses the key, or there is none (status {status})."),
+        format!("{host} 的服务拒绝了密钥，或未提供密钥（状态 {status}）。"),
     )
     .hint(
         "Set LATHE_TEACHER_API_KEY where Lathe is started; with LATHE_TEACHER_URL it goes to that server alone.",
@@ -304,7 +315,10 @@ fn bad_answer(url: &Url, what: &str) -> Problem {
         format!("The answer of {shown} is not that of an OpenAI-compatible server: {what}."),
         format!("{shown} 的回答不符合 OpenAI 兼容服务的格式：{what}。"),
     )
-    .hint("Check base_url (it often ends with /v1) and teacher.", "请检查 base_url（通常以 /v1 结尾）和 teacher。")
+    .hint(
+        "Check its address (it often ends with /v1) and the name of the model there.",
+        "请检查其地址（通常以 /v1 结尾）和该服务上的模型名称。",
+    )
     .field("base_url")
 }
 

@@ -74,16 +74,18 @@ async fn an_answer_has_its_confidence_and_a_busy_server_is_asked_again() {
 
 #[tokio::test]
 async fn a_reward_server_scores_texts_at_the_address_as_given() {
-    let (mock, address) = start(vec![(503, json!({})), (200, json!({"scores": [0.5, -2]}))]).await;
+    let short = (200, json!({"scores": [0.5]}));
+    let (mock, address) = start(vec![(503, json!({})), short, (200, json!({"scores": [0.5, -2]}))]).await;
     let address = address.replace("/v1/", "/elsewhere");
     let mut scorer = Teacher::new(&address, "policy", &settings(None)).unwrap();
     scorer.first_wait = Duration::from_millis(5);
     let texts = ["Hi! Hello.".to_owned(), "Hi! No.".to_owned()];
     assert_eq!(scorer.scores(&texts).await.unwrap(), [0.5, -2.0]);
-    assert_eq!(mock.seen.lock().unwrap()[1].1, json!({"model": "policy", "messages": texts}));
+    assert_eq!(mock.seen.lock().unwrap()[2].1, json!({"model": "policy", "messages": texts}));
     let (_, other) = start(vec![(200, says("hello"))]).await;
-    let problem = Teacher::new(&other.replace("/v1/", "/elsewhere"), "policy", &settings(None)).unwrap();
-    let problem = problem.scores(&texts).await.unwrap_err();
+    let mut scorer = Teacher::new(&other.replace("/v1/", "/elsewhere"), "policy", &settings(None)).unwrap();
+    scorer.first_wait = Duration::from_millis(5);
+    let problem = scorer.scores(&texts).await.unwrap_err();
     assert_eq!((problem.code.as_str(), problem.hint.contains("scores")), ("reward_answer", true));
 }
 
@@ -101,12 +103,12 @@ async fn the_key_goes_to_its_server_alone() {
 async fn what_stays_wrong_ends_with_a_sentence() {
     let message = json!({ "error": { "message": "no\ncredit" } });
     for (status, body, code, asked) in [
-        (429, message.clone(), "teacher_busy", 6),
+        (429, message.clone(), "teacher_busy", 8),
         (401, message.clone(), "teacher_key", 1),
         (400, message.clone(), "teacher_answer", 1),
         (307, json!(null), "teacher_answer", 1),
-        (200, json!({ "choices": [] }), "teacher_answer", 1),
-        (200, json!("<html>"), "teacher_answer", 1),
+        (200, json!({ "choices": [] }), "teacher_answer", 3),
+        (200, json!("<html>"), "teacher_answer", 3),
     ] {
         let (mock, address) = start(vec![(status, body)]).await;
         let problem = ask(&address, &settings(None), false).await.unwrap_err();

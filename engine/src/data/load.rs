@@ -174,7 +174,7 @@ impl Loader<'_> {
             notes.push(cut_note(truncated, options.cutoff_len));
         }
         if skipped > 0 {
-            notes.push(skipped_note(skipped));
+            notes.push(skipped_note(skipped, options.needs));
         }
         problems.or(Dataset { samples, datasets, rows, truncated, skipped, notes }).map_err(Into::into)
     }
@@ -415,6 +415,7 @@ fn part(spool: Arc<Spool>, options: &LoadOptions, sources: bool) -> Result<Part>
     match options.needs {
         Needs::Preferences => Ok(Part::pairs(spool, cutoff, true)),
         Needs::Kto => Ok(Part::pairs(spool, cutoff, false)),
+        Needs::Prompts => Ok(Part::prompts(spool, cutoff)),
         _ if sources => Ok(Part::sources(spool, cutoff)),
         _ if options.blocks => Ok(Part::blocks(spool, cutoff)),
         _ => Part::rows(spool, cutoff),
@@ -506,14 +507,14 @@ fn cut_note(count: u64, cutoff: usize) -> Problem {
     .field("cutoff_len")
 }
 
-fn skipped_note(count: u64) -> Problem {
-    Problem::new(
-        "skipped",
-        format!("{count} rows are left out, since none of their tokens would be trained."),
-        format!("{count} 行被略去，因为其中没有可训练的词元。"),
-    )
-    .hint("Raise cutoff_len, or shorten their questions.", "请调大 cutoff_len，或缩短提问。")
-    .field("cutoff_len")
+fn skipped_note(count: u64, needs: Needs) -> Problem {
+    let (why, zh) = match needs {
+        Needs::Prompts => ("their question has more than cutoff_len tokens", "其提问超过 cutoff_len 个词元"),
+        _ => ("none of their tokens would be trained", "其中没有可训练的词元"),
+    };
+    Problem::new("skipped", format!("{count} rows are left out, since {why}."), format!("{count} 行被略去，因为{zh}。"))
+        .hint("Raise cutoff_len, or shorten their questions.", "请调大 cutoff_len，或缩短提问。")
+        .field("cutoff_len")
 }
 
 fn tools_note(name: &str) -> Problem {

@@ -70,6 +70,15 @@ impl Part {
         Ok(Self { spool, cut: Cut::Rows(cutoff), targets })
     }
 
+    /// Prompts, the tokens without a loss, with what stands behind them, whole. Those of more than `most` tokens are left out:
+    /// cut, they would ask something else.
+    pub fn prompts(spool: Arc<Spool>, most: usize) -> Self {
+        let answers = spool.targets().iter().enumerate();
+        let fits = answers.map(|(row, n)| if spool.length(row) - *n as usize <= most { *n } else { 0 });
+        let targets = fits.collect();
+        Self { spool, cut: Cut::Rows(usize::MAX), targets }
+    }
+
     /// Blocks of `length` tokens; the last may be shorter.
     pub fn blocks(spool: Arc<Spool>, length: usize) -> Self {
         let length = length.max(2);
@@ -372,6 +381,11 @@ impl Samples {
         self.places.iter().map(|place| self.part(place).longest(place.piece as usize)).max().unwrap_or(0)
     }
 
+    /// Tokens of a sample without a loss: of a prompt, without the answer behind it.
+    pub fn prompt(&self, sample: usize) -> usize {
+        self.length(sample) - self.targets(sample)
+    }
+
     /// Reads the samples `of` as one batch.
     pub fn batch(&self, of: &[u32]) -> Result<Batch> {
         let mut bytes = Vec::new();
@@ -500,6 +514,23 @@ mod tests {
         writer.push(&row).unwrap();
         let part = Part::rows(Arc::new(writer.finish().unwrap()), 2).unwrap();
         assert!(part.is_cut(0) && Samples::of(vec![part]).is_empty());
+    }
+
+    #[test]
+    fn prompts_are_bounded_without_what_stands_behind_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = SpoolWriter::nameless(dir.path()).unwrap();
+        for (prompt, answer) in [(3, 9), (4, 1)] {
+            let row = Sequence {
+                ids: (0..prompt + answer).collect(),
+                trained: (0..prompt + answer).map(|i| i >= prompt).collect(),
+            };
+            writer.push(&row).unwrap();
+        }
+        let spool = Arc::new(writer.finish().unwrap());
+        let samples = Samples::of(vec![Part::prompts(spool, 3)]);
+        assert_eq!((samples.len(), samples.prompt(0), samples.targets(0)), (1, 3, 9));
+        assert_eq!(samples.batch(&[0]).unwrap().targets, (3..12).collect::<Vec<u32>>());
     }
 
     #[test]

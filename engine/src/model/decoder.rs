@@ -410,13 +410,16 @@ impl Model {
         Ok(x)
     }
 
-    /// The first layer that the way back reaches: nothing below it is trained.
+    /// The first layer that the way back reaches: nothing below it is trained. Where nothing at all is, as a benchmark has it,
+    /// it goes the whole way.
     fn lowest(&self) -> usize {
         let inputs = [Some(&self.embedding), self.positions.as_ref()];
         if self.virtual_tokens.is_some() || inputs.into_iter().flatten().any(|input| input.trainable) {
             return 0;
         }
-        self.layers.iter().position(Layer::learns).unwrap_or(self.layers.len())
+        let only_above = self.head.trainable || self.norm.parameters().iter().any(|parameter| parameter.trainable);
+        let none = if only_above { self.layers.len() } else { 0 };
+        self.layers.iter().position(Layer::learns).unwrap_or(none)
     }
 
     fn hidden_backward(
@@ -539,9 +542,13 @@ mod tests {
             let (.., least) = learned("model.embed", recompute);
             assert!(least > 0);
             // How many layers keep what a trained one needs, and how many above these only hand the gradient down.
-            for (trained, own, above) in
-                [("model.embed", 0, 3), ("model.layers.1.", 1, 1), ("model.layers.2.", 1, 0), ("model.norm", 0, 0)]
-            {
+            for (trained, own, above) in [
+                ("model.embed", 0, 3),
+                ("model.layers.1.", 1, 1),
+                ("model.layers.2.", 1, 0),
+                ("model.norm", 0, 0),
+                ("nothing", 0, 3),
+            ] {
                 let (grads, count, kept) = learned(trained, recompute);
                 assert_eq!(grads.iter().count(), count, "{trained}");
                 for (name, gradient) in grads.iter() {

@@ -2,7 +2,7 @@
 //! message a prompt with its answer as one text, and gives `{"scores"}`, a number for each. The engine opens no connection:
 //! the caller of a run does.
 
-use super::{Attempt, Reward, Scorer};
+use super::{Attempt, Reward, Scorer, address};
 use crate::{
     Error, Result,
     entry::Entry,
@@ -12,7 +12,10 @@ use crate::{
 use api::{Card, Problem, Problems, RunConfig, Text, catalog::ui, params};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Answers that are sent together.
+const TOGETHER: usize = 64;
 
 pub struct Http;
 
@@ -39,7 +42,7 @@ impl Reward for Http {
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Scorer>, Problems> {
         let HttpParams { reward_url } = params::read(config)?;
         match reward_url.map(|url| url.trim().to_owned()).filter(|url| !url.is_empty()) {
-            Some(url) => Ok(scorer(url, "reward_url")),
+            Some(url) => Ok(scorer(address("reward_url", &url)?, "reward_url")),
             None => Err(no_url().into()),
         }
     }
@@ -67,15 +70,19 @@ impl Scorer for Remote {
     fn score(&mut self, attempts: &[Attempt], stop: &AtomicBool) -> Result<Vec<Option<f64>>> {
         let server = self.server.as_mut().ok_or_else(|| Error::Internal("no reward server is connected".into()))?;
         let texts: Vec<String> = attempts.iter().map(|attempt| format!("{}{}", attempt.prompt, attempt.text)).collect();
-        let scores = match server.scores(&texts, stop) {
-            Ok(scores) => scores,
-            Err(_) if stop.load(std::sync::atomic::Ordering::Relaxed) => return Ok(vec![None; attempts.len()]),
-            Err(error) => return Err(error.at(self.field)),
-        };
-        match scores.len() == attempts.len() {
-            true => Ok(scores.into_iter().map(Some).collect()),
-            false => Err(wrong_count(attempts.len(), scores.len()).field(self.field).into()),
+        let mut all = Vec::with_capacity(texts.len());
+        for some in texts.chunks(TOGETHER) {
+            let scores = match server.scores(some, stop) {
+                Ok(scores) => scores,
+                Err(_) if stop.load(Ordering::Relaxed) => return Ok(vec![None; attempts.len()]),
+                Err(error) => return Err(error.at(self.field)),
+            };
+            if scores.len() != some.len() {
+                return Err(wrong_count(some.len(), scores.len()).field(self.field).into());
+            }
+            all.extend(scores.into_iter().map(Some));
         }
+        Ok(all)
     }
 }
 

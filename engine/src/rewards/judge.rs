@@ -1,7 +1,7 @@
 //! The score that a judge gives: a model of this computer, or of an OpenAI-compatible server, is shown question and answer and
 //! asked for a number (Zheng et al., 2023).
 
-use super::{Attempt, Reward, Scorer};
+use super::{Attempt, Reward, Scorer, address};
 use crate::{
     Error, Result,
     entry::Entry,
@@ -22,6 +22,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const MOST: f64 = 10.0;
 /// Tokens that a judge may use.
 const WORDS: usize = 256;
+
+/// The argument that names a judge.
+pub const JUDGE_MODEL: &str = "judge_model";
 
 pub struct Judge;
 
@@ -67,28 +70,26 @@ impl Reward for Judge {
         if !asked.judge_prompt.contains("{answer}") {
             return Err(no_answer_asked().into());
         }
-        let base_url = given(&asked.judge_base_url);
+        let base_url = given(&asked.judge_base_url).map(|url| address("judge_base_url", &url)).transpose()?;
         Ok(Box::new(Asking { model, base_url, prompt: asked.judge_prompt, teacher: None }))
     }
-}
-
-/// The judge of this computer that is asked for, if it is one of this computer.
-pub fn local(config: &RunConfig) -> Result<Option<ModelParams>, Problems> {
-    let asked: JudgeParams = params::read(config)?;
-    if given(&asked.judge_base_url).is_some() {
-        return Ok(None);
-    }
-    let device = params::read::<ModelParams>(config)?.device;
-    Ok(given(&asked.judge_model).map(|model| of_this_computer(model, device)))
-}
-
-fn of_this_computer(model_name_or_path: String, device: Option<String>) -> ModelParams {
-    ModelParams { model_name_or_path, device, ..ModelParams::default() }
 }
 
 /// A text that says something.
 fn given(text: &Option<String>) -> Option<String> {
     text.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// A judge of this computer, with the argument that names it.
+pub(super) fn local(config: &RunConfig) -> Result<Option<(&'static str, ModelParams)>, Problems> {
+    let asked: JudgeParams = params::read(config)?;
+    let device = params::read::<ModelParams>(config)?.device;
+    let model = given(&asked.judge_model).filter(|_| given(&asked.judge_base_url).is_none());
+    Ok(model.map(|model| (JUDGE_MODEL, chosen(model, device))))
+}
+
+fn chosen(model: String, device: Option<String>) -> ModelParams {
+    ModelParams { model_name_or_path: model, device, ..ModelParams::default() }
 }
 
 struct Asking {
@@ -107,15 +108,16 @@ impl Scorer for Asking {
                 (setting.connect)(&endpoint).map_err(|error| error.at("judge_base_url"))?
             }
             None => {
-                let chosen = of_this_computer(model, setting.prepared.model.device.clone());
-                crate::make::local(&chosen, setting.places).map_err(|error| error.at("judge_model"))?
+                let chosen = chosen(model, setting.prepared.model.device.clone());
+                crate::make::local(&chosen, setting.places).map_err(|error| error.at(JUDGE_MODEL))?
             }
         });
         Ok(())
     }
 
     fn score(&mut self, attempts: &[Attempt], stop: &AtomicBool) -> Result<Vec<Option<f64>>> {
-        let Self { prompt, teacher, .. } = self;
+        let Self { prompt, teacher, base_url, .. } = self;
+        let field = if base_url.is_some() { "judge_base_url" } else { JUDGE_MODEL };
         let teacher = teacher.as_mut().ok_or_else(|| Error::Internal("no judge is connected".into()))?;
         let generate =
             GenerateParams { max_new_tokens: WORDS, do_sample: false, seed: Some(0), ..GenerateParams::default() };
@@ -127,7 +129,7 @@ impl Scorer for Asking {
             if stop.load(Ordering::Relaxed) {
                 return Ok(vec![None; attempts.len()]);
             }
-            scores.push(score(&said?.text));
+            scores.push(score(&said.map_err(|error| error.at(field))?.text));
         }
         Ok(scores)
     }

@@ -13,11 +13,10 @@ mod regex;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
-pub use model::{RewardModelParams, others};
+pub use judge::JUDGE_MODEL;
 
 use crate::{
     Result,
-    data::Needs,
     entry::{Entry, find},
     stages::Setting,
 };
@@ -95,11 +94,26 @@ pub fn schemas() -> impl Iterator<Item = serde_json::Value> {
     std::iter::once(params::schema::<RewardParams>()).chain(REWARDS.iter().map(|reward| reward.card().schema))
 }
 
-/// The model of this computer that a run of a stage with these needs asks as a judge, if it does.
-pub fn judge(needs: Needs, config: &RunConfig) -> Result<Option<ModelParams>, Problems> {
-    let is_asked =
-        needs == Needs::Prompts && params::read::<RewardParams>(config)?.reward_funcs.iter().any(|f| f == "judge");
-    if is_asked { judge::local(config) } else { Ok(None) }
+/// The name of the reward that a reward model gives.
+const MODEL: &str = "model";
+
+/// The names of the rewards that a run asks for: `reward_funcs`, or the reward model where it alone is named.
+pub fn asked(config: &RunConfig) -> Result<Vec<String>, Problems> {
+    let names = params::read::<RewardParams>(config)?.reward_funcs;
+    Ok(if names.is_empty() && model::is_named(config)? { vec![MODEL.to_owned()] } else { names })
+}
+
+/// The models that a run's rewards load beside its own, each with the argument that names it.
+pub fn others(config: &RunConfig) -> Result<Vec<(&'static str, ModelParams)>, Problems> {
+    let mut others = Vec::new();
+    for name in asked(config)? {
+        others.extend(match name.as_str() {
+            MODEL => model::local(config)?,
+            "judge" => judge::local(config)?,
+            _ => None,
+        });
+    }
+    Ok(others)
 }
 
 /// The reward functions of one run with their weights.
@@ -118,19 +132,23 @@ pub struct Worth {
 impl Rewards {
     /// As `reward_funcs` and `reward_weights` say.
     pub fn of(config: &RunConfig) -> Result<Self, Problems> {
-        let RewardParams { reward_funcs, reward_weights } = params::read(config)?;
-        if reward_funcs.is_empty() {
+        let (names, weights) = (asked(config)?, params::read::<RewardParams>(config)?.reward_weights);
+        if names.is_empty() {
             return Err(nothing_rewarded().into());
         }
-        if !reward_weights.is_empty() && reward_weights.len() != reward_funcs.len() {
-            return Err(wrong_weights(reward_funcs.len(), reward_weights.len()).into());
+        if !weights.is_empty() && weights.len() != names.len() {
+            return Err(wrong_weights(names.len(), weights.len()).into());
         }
-        let weights = reward_weights.into_iter().chain(std::iter::repeat(1.0));
-        Self::new(config, reward_funcs.into_iter().zip(weights))
-    }
-
-    /// Those of these names with these weights.
-    pub fn new(config: &RunConfig, named: impl Iterator<Item = (String, f64)>) -> Result<Self, Problems> {
+        if !weights.is_empty() && weights.iter().all(|weight| *weight == 0.0) {
+            return Err(nothing_counts().into());
+        }
+        if let Some(twice) = (1..names.len()).find(|i| names[..*i].contains(&names[*i])) {
+            return Err(named_twice(&names[twice]).into());
+        }
+        if model::is_named(config)? && !names.iter().any(|name| name == MODEL) {
+            return Err(model_unused().into());
+        }
+        let named = names.into_iter().zip(weights.into_iter().chain(std::iter::repeat(1.0)));
         let (mut problems, mut all, mut needs_reference) = (Problems::default(), Vec::new(), None);
         for (name, weight) in named {
             let started = find(REWARDS, ["reward", "奖励函数"], "reward_funcs", &name)
@@ -152,9 +170,9 @@ impl Rewards {
     /// Loads and connects what they ask; refuses rows without an answer where one is compared with.
     pub fn begin(&mut self, setting: &Setting) -> Result<()> {
         // What is trained of a question is its answer and a last token.
-        let samples = &setting.prepared.samples;
         if let Some(name) = &self.needs_reference {
-            let missing = (0..samples.len()).filter(|i| samples.targets(*i) < 2).count();
+            let sets = [&setting.prepared.samples, &setting.prepared.eval].into_iter();
+            let missing = sets.map(|set| (0..set.len()).filter(|i| set.targets(*i) < 2).count()).sum();
             if missing > 0 {
                 return Err(no_reference(name, missing).into());
             }
@@ -195,6 +213,57 @@ fn wrong_weights(functions: usize, weights: usize) -> Problem {
     )
     .hint("Give one number for each reward, for example 1,0.2.", "请为每个奖励函数给出一个数，例如 1,0.2。")
     .field("reward_weights")
+}
+
+fn nothing_counts() -> Problem {
+    Problem::new(
+        "wrong_weights",
+        "All reward_weights are 0, so there is nothing to learn from.",
+        "reward_weights 全部为 0，无从学习。",
+    )
+    .hint("Give one of them a weight, for example 1.", "请至少给其中一个非零权重，例如 1。")
+    .field("reward_weights")
+}
+
+fn named_twice(name: &str) -> Problem {
+    Problem::new(
+        "named_twice",
+        format!("reward_funcs names {name} twice."),
+        format!("reward_funcs 中重复出现了 {name}。"),
+    )
+    .hint("Name it once, with a larger weight in reward_weights.", "请只写一次，并在 reward_weights 中调大其权重。")
+    .field("reward_funcs")
+}
+
+fn model_unused() -> Problem {
+    Problem::new(
+        "reward_model_unused",
+        "reward_model is set, but none of reward_funcs asks it.",
+        "设置了 reward_model，但 reward_funcs 中没有使用它。",
+    )
+    .hint(
+        "Add model to reward_funcs, or leave reward_model empty.",
+        "请在 reward_funcs 中加入 model，或清空 reward_model。",
+    )
+    .field("reward_model")
+}
+
+/// An http address that a person gave as `field`.
+fn address(field: &str, text: &str) -> Result<String, Problems> {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next()?.rsplit('@').next());
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
+    match host.is_some_and(|host| host.starts_with(|c: char| c != ':') && host.chars().all(is_part)) {
+        true => Ok(text.to_owned()),
+        false => Err(Problem::new(
+            "bad_address",
+            format!("{field} is {text:?}, must be an http or https address."),
+            format!("{field} 是“{text}”，必须是 http 或 https 地址。"),
+        )
+        .hint("Write it as, for example, http://localhost:8000/v1.", "请写成例如 http://localhost:8000/v1。")
+        .field(field)
+        .into()),
+    }
 }
 
 fn no_reference(name: &str, missing: usize) -> Problem {

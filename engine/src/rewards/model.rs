@@ -1,6 +1,6 @@
 //! The score of a reward model (stage `rm`): the value of the hidden state at an answer's last token.
 
-use super::{Attempt, Reward, Scorer, http};
+use super::{Attempt, MODEL, Reward, Scorer, address, http};
 use crate::{
     Error, Result,
     entry::Entry,
@@ -42,7 +42,7 @@ pub struct RewardModelParams {
 impl Entry for RewardModel {
     fn card(&self) -> Card {
         Card {
-            name: "model".into(),
+            name: MODEL.into(),
             title: Text::new("Reward model", "奖励模型"),
             help: Text::new("The score of a model that the stage rm trained.", "由 rm 阶段训练的模型给出的分数。"),
             schema: params::schema::<RewardModelParams>(),
@@ -79,11 +79,16 @@ fn last(names: &str) -> &str {
     names.rsplit(',').map(str::trim).find(|name| !name.is_empty()).unwrap_or_default()
 }
 
-/// A local reward model beside the model of the run, with the argument that names it.
-pub fn others(config: &RunConfig) -> Result<Vec<(&'static str, ModelParams)>, Problems> {
+/// Whether a reward model is named.
+pub(super) fn is_named(config: &RunConfig) -> Result<bool, Problems> {
+    Ok(params::read::<RewardModelParams>(config)?.place().is_some())
+}
+
+/// A reward model of this computer, with the argument that names it.
+pub(super) fn local(config: &RunConfig) -> Result<Option<(&'static str, ModelParams)>, Problems> {
     let own: ModelParams = params::read(config)?;
     let place = params::read::<RewardModelParams>(config)?.place();
-    Ok(place.and_then(|place| chosen(&place, &own)).map(|chosen| ("reward_model", chosen)).into_iter().collect())
+    Ok(place.and_then(|place| chosen(&place, &own)).map(|chosen| ("reward_model", chosen)))
 }
 
 /// The reward model of a folder; `own` is the model of the run.
@@ -101,7 +106,7 @@ impl Reward for RewardModel {
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Scorer>, Problems> {
         match params::read::<RewardModelParams>(config)?.place() {
             None => Err(no_reward_model().into()),
-            Some(Place::Server(url)) => Ok(http::scorer(url, "reward_model")),
+            Some(Place::Server(url)) => Ok(http::scorer(address("reward_model", &url)?, "reward_model")),
             Some(place) => Ok(Box::new(Local { place, loaded: None })),
         }
     }

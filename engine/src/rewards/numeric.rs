@@ -53,20 +53,29 @@ pub(super) fn number(text: &str) -> Option<f64> {
     }
 }
 
-/// Numbers in a text, commas between thousands left out.
+/// Numbers in a text. Commas count between thousands alone, a minus where no word or number stands before it, so that neither
+/// lists nor ranges and dates become numbers that nobody said.
 fn numbers(text: &str) -> impl Iterator<Item = f64> + '_ {
-    let is_part = |c: char| c.is_ascii_digit() || matches!(c, '.' | ',');
-    let mut rest = text;
+    let bytes = text.as_bytes();
+    let digits = move |from: usize| bytes.iter().skip(from).take_while(|byte| byte.is_ascii_digit()).count();
+    let mut at = 0;
     std::iter::from_fn(move || {
         loop {
-            let start = rest.find(|c: char| c.is_ascii_digit())?;
-            let end = rest[start..].find(|c| !is_part(c)).map_or(rest.len(), |n| start + n);
-            let before = &rest[..start];
+            let start = at + text[at..].find(|c: char| c.is_ascii_digit())?;
+            let first = digits(start);
+            at = start + first;
+            while first <= 3 && bytes.get(at) == Some(&b',') && digits(at + 1) == 3 {
+                at += 4;
+            }
+            while bytes.get(at) == Some(&b'.') && digits(at + 1) > 0 {
+                at += 1 + digits(at + 1);
+            }
+            let before = &text[..start];
             let point = before.ends_with('.');
-            let minus = before.trim_end_matches(['.', '$', '€', '¥']).ends_with(['-', '−']);
-            let digits = rest[start..end].trim_end_matches(['.', ',']).replace(',', "");
+            let sign = before.trim_end_matches(['.', '$', '€', '¥']).strip_suffix(['-', '−']);
+            let minus = sign.is_some_and(|before| !before.ends_with(char::is_alphanumeric));
+            let digits = text[start..at].replace(',', "");
             let word = format!("{}{}{digits}", if minus { "-" } else { "" }, if point { "0." } else { "" });
-            rest = &rest[end..];
             // Dates and versions such as 1.2.3 are no numbers.
             if let Ok(number) = word.parse() {
                 return Some(number);

@@ -2,7 +2,7 @@
 //! `soft_cache_length` tokens, falling evenly to -1 at `soft_max_length`, and -1 beyond.
 
 use super::{Attempt, Reward, Scorer, each};
-use crate::{Result, entry::Entry};
+use crate::{Result, entry::Entry, stages::online::RolloutParams};
 use api::{Card, Problem, Problems, RunConfig, Text, catalog::ui, params};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,21 +10,15 @@ use std::sync::atomic::AtomicBool;
 
 pub struct SoftOverlong;
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct OverlongParams {
-    /// The longest answer for the reward soft_overlong.
-    #[schemars(range(min = 2, max = 131072), extend("ui" = ui(["Soft longest answer", "软性最大长度"], "奖励 soft_overlong 的最大回答长度。", ["Usual: max_new_tokens or less", "通常不超过 max_new_tokens"]), "unit" = "tokens"))]
-    pub soft_max_length: usize,
-    /// So many tokens before the longest answer the punishment begins.
-    #[schemars(range(min = 1, max = 131072), extend("ui" = ui(["Soft margin", "软性区间"], "在最大长度之前多少词元开始惩罚。", ["Higher: begins earlier and rises slower", "调高：更早开始，上升更缓"]), "unit" = "tokens"))]
-    pub soft_cache_length: usize,
-}
-
-impl Default for OverlongParams {
-    fn default() -> Self {
-        Self { soft_max_length: 256, soft_cache_length: 64 }
-    }
+    /// The longest answer for the reward soft_overlong. Empty: max_new_tokens.
+    #[schemars(range(min = 2, max = 131072), extend("ui" = ui(["Soft longest answer", "软性最大长度"], "奖励 soft_overlong 的最大回答长度。留空则为 max_new_tokens。", ["Lower: shorter answers", "调低：回答更短"]), "unit" = "tokens"))]
+    pub soft_max_length: Option<usize>,
+    /// So many tokens before the longest answer the punishment begins. Empty: a quarter of it.
+    #[schemars(range(min = 1, max = 131072), extend("ui" = ui(["Soft margin", "软性区间"], "在最大长度之前多少词元开始惩罚。留空则为最大长度的四分之一。", ["Higher: begins earlier and rises slower", "调高：更早开始，上升更缓"]), "unit" = "tokens"))]
+    pub soft_cache_length: Option<usize>,
 }
 
 impl Entry for SoftOverlong {
@@ -43,7 +37,10 @@ impl Entry for SoftOverlong {
 
 impl Reward for SoftOverlong {
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Scorer>, Problems> {
-        let OverlongParams { soft_max_length: most, soft_cache_length: margin } = params::read(config)?;
+        let OverlongParams { soft_max_length, soft_cache_length } = params::read(config)?;
+        let longest = params::read::<RolloutParams>(config)?.max_new_tokens;
+        let most = soft_max_length.unwrap_or(longest);
+        let margin = soft_cache_length.unwrap_or((most / 4).max(1));
         if margin >= most {
             let problem = Problem::new(
                 "bad_value",
@@ -52,6 +49,23 @@ impl Reward for SoftOverlong {
             );
             let problem = problem.hint("Lower soft_cache_length.", "请调小 soft_cache_length。");
             return Err(problem.field("soft_cache_length").into());
+        }
+        if most - margin >= longest {
+            let begins = most - margin;
+            let problem = Problem::new(
+                "bad_value",
+                format!(
+                    "soft_overlong would begin behind {begins} tokens, but no answer has more than {longest} (max_new_tokens)."
+                ),
+                format!(
+                    "soft_overlong 从第 {begins} 个词元之后才开始，而回答最多 {longest} 个词元（max_new_tokens）。"
+                ),
+            );
+            let problem = problem.hint(
+                "Leave soft_max_length empty for max_new_tokens, or lower it.",
+                "请将 soft_max_length 留空（即 max_new_tokens）或调小。",
+            );
+            return Err(problem.field("soft_max_length").into());
         }
         Ok(Box::new(Shaped { most: most as f64, margin: margin as f64 }))
     }

@@ -56,6 +56,25 @@ fn numbers_are_those_of_gsm8k() {
     assert_eq!(found, [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0]);
 }
 
+/// A reward can't be had by words around the number, and lists, ranges and dates are not taken for another.
+#[test]
+fn numbers_are_not_made_of_lists_ranges_and_dates() {
+    for (text, number) in [
+        ("4,2", 2.0),
+        ("between 3-42", 42.0),
+        ("2020-21", 21.0),
+        ("1,2000", 2000.0),
+        ("1234,567", 567.0),
+        ("12,345,678.50", 12_345_678.5),
+        ("it is x=-5", -5.0),
+        ("−7", -7.0),
+        ("1, 2, 3", 3.0),
+        ("3–4", 4.0),
+    ] {
+        assert_eq!(numeric::number(text), Some(number), "{text}");
+    }
+}
+
 #[test]
 fn exact_answers_may_stand_in_tags() {
     let answers = [(" Paris\n", "Paris"), ("<think>Rome?</think><answer>Paris</answer>", "Paris"), ("paris", "Paris")];
@@ -74,6 +93,26 @@ fn lengths_and_patterns_add_up_by_their_weights() {
     assert_eq!(scores(config, &answers), [1.0, 0.75 + 0.5, 0.75 - 1.0, -2.0]);
 }
 
+/// Without lengths of its own it is about the last quarter of the longest answer that is sampled.
+#[test]
+fn overlong_answers_are_those_near_the_longest() {
+    let config = json!({"reward_funcs": "soft_overlong", "max_new_tokens": 8});
+    assert_eq!(
+        scores(config, &[("1 2 3 4 5 6", ""), ("1 2 3 4 5 6 7", ""), ("1 2 3 4 5 6 7 8", "")]),
+        [0.0, -0.5, -1.0]
+    );
+}
+
+#[test]
+fn a_reward_model_alone_is_the_reward() {
+    let names = |config: Value| asked(&serde_json::from_value(config).unwrap()).unwrap();
+    assert_eq!(names(json!({"reward_model": "/rm"})), ["model"]);
+    assert_eq!(names(json!({"reward_funcs": "format"})), ["format"]);
+    assert!(names(json!({"reward_model": " "})).is_empty());
+    let addresses = ["http://localhost", "https://user@a.example:8000/v1?x=1", "http://[::1]:80/"];
+    assert!(addresses.iter().all(|text| address("reward_url", text).is_ok()));
+}
+
 #[test]
 fn nonsense_is_refused_with_its_field() {
     for (config, code, field) in [
@@ -87,6 +126,13 @@ fn nonsense_is_refused_with_its_field() {
             "bad_value",
             "soft_cache_length",
         ),
+        // No answer is ever that long.
+        (json!({"reward_funcs": "soft_overlong", "soft_max_length": 400}), "bad_value", "soft_max_length"),
+        (json!({"reward_funcs": "format,format"}), "named_twice", "reward_funcs"),
+        (json!({"reward_funcs": "format,exact", "reward_weights": "0,0"}), "wrong_weights", "reward_weights"),
+        (json!({"reward_funcs": "format", "reward_model": "/rm"}), "reward_model_unused", "reward_model"),
+        (json!({"reward_funcs": "http", "reward_url": "localhost:8000"}), "bad_address", "reward_url"),
+        (json!({"reward_funcs": "http", "reward_url": "http://:8000"}), "bad_address", "reward_url"),
         (json!({"reward_funcs": "model"}), "no_reward_model", "reward_model"),
         (json!({"reward_funcs": "http"}), "no_reward_url", "reward_url"),
         (json!({"reward_funcs": "judge"}), "no_judge", "judge_model"),

@@ -119,7 +119,13 @@ pub trait Objective: Send {
         Ok(())
     }
 
-    /// Takes up what [`save`](Self::save) wrote into a checkpoint.
+    /// Writes what only a resumed run needs into the folder of a checkpoint.
+    fn save_state(&self, dir: &Path) -> Result<()> {
+        let _ = dir;
+        Ok(())
+    }
+
+    /// Takes up what [`save`](Self::save) and [`save_state`](Self::save_state) wrote into a checkpoint.
     fn restore(&mut self, checkpoint: &Path) -> Result<()> {
         let _ = checkpoint;
         Ok(())

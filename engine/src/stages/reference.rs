@@ -17,7 +17,7 @@ use crate::{
         build_on,
     },
     prepare::{self, Opened},
-    rewards,
+    rewards::JUDGE_MODEL,
 };
 use api::{
     Problem, RunConfig,
@@ -187,11 +187,10 @@ pub fn kept(
         other.config.decoder().map_err(|error| error.at(field))?;
         kept += if other.files.path() == own.files.path() { bytes } else { share(&other) };
         let names = [&own.files, &other.files].map(|files| files.path().display().to_string());
-        check_words((&names[0], &own.tokenizer.tokenizer), (&names[1], &other.tokenizer.tokenizer), field)?;
-    }
-    // Reads and writes words, so its vocabulary may be another.
-    if let Some(judge) = rewards::judge(stage.needs(), config)? {
-        kept += share(&prepare::open(&judge, places).map_err(|error| error.at("judge_model"))?);
+        // A judge reads text, the others tokens.
+        if *field != JUDGE_MODEL {
+            check_words((&names[0], &own.tokenizer.tokenizer), (&names[1], &other.tokenizer.tokenizer), field)?;
+        }
     }
     let copies = stage.has_reference(config) && !others.iter().any(|(field, _)| *field == REF_MODEL);
     Ok(kept + if copies && !tuning.switches_off() { bytes } else { 0 })

@@ -15,6 +15,7 @@ use std::{
 
 const FILE: &str = "ema.safetensors";
 
+#[derive(Clone)]
 pub struct Average {
     decay: f64,
     values: BTreeMap<String, (Arc<Parameter>, Tensor)>,

@@ -116,7 +116,8 @@ impl Run<'_> {
             if let Some(average) = &self.average {
                 average.save(dir)?;
             }
-            objective.save(dir)
+            objective.save(dir)?;
+            objective.save_state(dir)
         })?;
         if let Some(limit) = self.output.save_total_limit {
             let faults = checkpoint::damage(&self.dir.join(&name));

@@ -109,8 +109,9 @@ impl TrainerLog {
             ("train_samples_per_second".to_string(), samples / seconds.max(1e-9)),
             ("train_steps_per_second".to_string(), (step - self.first) as f64 / seconds.max(1e-9)),
         ]);
-        let evaluated = self.history.iter().rev().find(|h| h["eval_loss"].is_f64()).and_then(Value::as_object);
-        let measured = evaluated.into_iter().flatten().filter(|(name, _)| name.starts_with("eval_"));
+        let evaluated =
+            self.history.iter().rev().filter_map(Value::as_object).find(|h| h.keys().any(|name| is_validation(name)));
+        let measured = evaluated.into_iter().flatten().filter(|(name, _)| is_validation(name));
         results.extend(measured.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))));
         for (name, value) in [
             ("trainer_state.json", self.state(step, epoch)),
@@ -139,6 +140,10 @@ impl TrainerLog {
         let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
         writeln!(file, "{}", Value::Object(line)).map_err(Error::io(&path))
     }
+}
+
+fn is_validation(name: &str) -> bool {
+    name.starts_with("eval_")
 }
 
 pub(crate) fn pretty(value: &Value) -> String {

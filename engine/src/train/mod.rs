@@ -1,5 +1,6 @@
 //! Training: the loop, the optimizer, schedules, the order of samples, checkpoints, and the files that a run leaves.
 
+mod before;
 pub mod checkpoint;
 mod clip;
 mod ema;
@@ -11,6 +12,7 @@ pub mod optimizers;
 mod sampler;
 pub mod schedule;
 
+pub use before::Before;
 pub use clip::clip;
 pub use ema::Average;
 pub use fit::{Run, Update, fit};

@@ -2,13 +2,14 @@
 //! than the others it is worth. DAPO, Dr. GRPO, GSPO, RLOO and REINFORCE++ are settings of it. Names and defaults are TRL's.
 
 mod advantage;
+mod check;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 
 use super::{
     Found, Objective, Sampled, Setting, Stage,
-    online::{self, Clip, Episode, Level, Online, RolloutParams, Rollouts, State, each_token, mismatch, remember},
+    online::{self, Clip, Episode, Level, Online, Policy, RolloutParams, Rollouts, State, each_token, remember},
     reference::{Reference, ReferenceParams},
 };
 use crate::{
@@ -45,10 +46,13 @@ pub struct GrpoParams {
     /// What the distance (KL) from the reference costs; 0: nothing, and no reference is asked.
     #[schemars(range(min = 0.0, max = 10.0), extend("ui" = main_ui(["KL penalty", "KL 惩罚"], "偏离参考模型（KL）的代价；0 表示不惩罚，也不计算参考模型。", ["Higher: stays closer to the start; usual 0 to 0.04", "调高：更接近起点；常用 0 到 0.04"])))]
     pub beta: f64,
-    /// How far the ratio of new to old probability may fall below 1 and still count; above 1 too, unless epsilon_high says
-    /// otherwise.
-    #[schemars(range(min = 0.0, max = 1.0), extend("ui" = ui(["Clip range", "裁剪范围"], "新旧概率之比低于 1 多少以内仍计入；未设 epsilon_high 时也用于高于 1 的一侧。", ["Lower: smaller changes in a step", "调低：每步变化更小"])))]
+    /// How far the ratio of new to old probability may fall below 1 or rise above it and still count, unless epsilon_low and
+    /// epsilon_high say otherwise.
+    #[schemars(range(min = 0.0, max = 1.0), extend("ui" = ui(["Clip range", "裁剪范围"], "新旧概率之比偏离 1 多少以内仍计入；可由 epsilon_low 与 epsilon_high 分别设定两侧。", ["Lower: smaller changes in a step", "调低：每步变化更小"])))]
     pub epsilon: f64,
+    /// How far the ratio may fall below 1. Empty: as epsilon.
+    #[schemars(range(min = 0.0, max = 1.0), extend("ui" = ui(["Lower clip range", "裁剪下界"], "比值可低于 1 多少。留空则同 epsilon。", ["Higher: words may be unlearned faster", "调高：词可更快被遗忘"])))]
+    pub epsilon_low: Option<f64>,
     /// How far the ratio may rise above 1. Empty: as epsilon. DAPO: 0.28.
     #[schemars(range(min = 0.0, max = 10.0), extend("ui" = ui(["Upper clip range", "裁剪上界"], "比值可高于 1 多少。留空则同 epsilon。DAPO 为 0.28。", ["Higher: unlikely words may grow faster, entropy stays", "调高：低概率词可更快增长，保持熵"])))]
     pub epsilon_high: Option<f64>,
@@ -69,11 +73,12 @@ pub struct GrpoParams {
     /// (reinforce_plus_plus), or first its group's mean and then all (reinforce_plus_plus_baseline).
     #[schemars(extend("ui" = ui(["Advantage", "优势估计"], "回答与什么比较：组均值（group）、同组其他回答（rloo）、本步全部回答（reinforce_plus_plus）、先减组均值再按全部归一（reinforce_plus_plus_baseline）。", ["group is GRPO", "group 即 GRPO"])))]
     pub advantage_estimator: Estimator,
-    /// Sample prompts again whose answers are all worth the same, since there is nothing to learn from them (DAPO).
-    #[schemars(extend("ui" = ui(["Dynamic sampling", "动态采样"], "若某提示的回答奖励全部相同则重新采样（DAPO）。", ["On: each step learns more, takes longer", "开启：每步学得更多，耗时更长"])))]
+    /// Draw other prompts in place of those whose answers are all worth the same, since there is nothing to learn from these
+    /// (DAPO).
+    #[schemars(extend("ui" = ui(["Dynamic sampling", "动态采样"], "若某提示的回答奖励全部相同，则换用新的提示重新采样（DAPO）。", ["On: each step learns more, takes longer", "开启：每步学得更多，耗时更长"])))]
     pub dynamic_sample: bool,
-    /// How often at most.
-    #[schemars(range(min = 0, max = 100), extend("ui" = ui(["Sampled again", "最多重采样次数"], "动态采样最多重复的次数。", ["", ""])))]
+    /// How often a step draws other prompts at most.
+    #[schemars(range(min = 0, max = 100), extend("ui" = ui(["Drawn again", "最多重采样次数"], "动态采样每步最多换取新提示的次数。", ["", ""])))]
     pub max_resample_times: u64,
     /// Don't learn from answers that were cut at the longest length (DAPO).
     #[schemars(extend("ui" = ui(["Skip cut answers", "忽略被截断的回答"], "不从达到最大长度而被截断的回答中学习（DAPO）。", ["On: length alone isn't punished", "开启：不会仅因过长而受罚"])))]
@@ -87,6 +92,7 @@ impl Default for GrpoParams {
             num_iterations: 1,
             beta: 0.0,
             epsilon: 0.2,
+            epsilon_low: None,
             epsilon_high: None,
             delta: None,
             loss_type: LossType::Dapo,
@@ -141,23 +147,7 @@ impl Stage for Grpo {
         let answers = train.per_device_train_batch_size * train.gradient_accumulation_steps;
         let each = params.num_generations;
         if !answers.is_multiple_of(each) {
-            let choices: Vec<String> =
-                (2..=answers).filter(|n| answers.is_multiple_of(*n)).map(|n| n.to_string()).collect();
-            let message = [
-                format!("num_generations {each} does not divide the {answers} answers of a step."),
-                format!("num_generations {each} 不能整除每步的 {answers} 个回答。"),
-            ];
-            let hint = [
-                format!(
-                    "A step has per_device_train_batch_size x gradient_accumulation_steps answers. Set one of {}, or change these.",
-                    choices.join(", ")
-                ),
-                format!(
-                    "每步回答数为 per_device_train_batch_size × gradient_accumulation_steps。可设为 {}，或调整这两项。",
-                    choices.join("、")
-                ),
-            ];
-            return Err(mismatch("num_generations", message, hint).into());
+            return Err(check::not_divided(each, answers).into());
         }
         let tokens = params::read::<RolloutParams>(config)?.max_new_tokens;
         let times = params.num_iterations;
@@ -166,16 +156,8 @@ impl Stage for Grpo {
 
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Objective>, Problems> {
         let params: GrpoParams = params::read(config)?;
-        params::read::<RolloutParams>(config)?;
-        if params.num_generations < 2 {
-            let message = [
-                "num_generations is 1: an answer alone has nothing to be compared with.".to_owned(),
-                "num_generations 为 1：单个回答没有可比较的对象。".to_owned(),
-            ];
-            let hint =
-                ["Set it to 2 or more; 4 to 16 are usual.".to_owned(), "请设为 2 或更多，常用 4 到 16。".to_owned()];
-            return Err(mismatch("num_generations", message, hint).into());
-        }
+        let sampling: RolloutParams = params::read(config)?;
+        check::check(&params, &sampling)?;
         Ok(Box::new(Learner { params, rewards: Some(Rewards::of(config)?), running: None, state: State::default() }))
     }
 
@@ -200,9 +182,12 @@ struct Learner {
     params: GrpoParams,
     /// Until the run begins.
     rewards: Option<Rewards>,
-    running: Option<(Online, Option<Reference>)>,
+    running: Option<Running>,
     state: State,
 }
+
+/// The reference is asked where a penalty holds the policy against it.
+type Running = (Online, Option<Reference>);
 
 impl Objective for Learner {
     fn begin(&mut self, setting: &Setting, _: &mut Store) -> Result<()> {
@@ -212,7 +197,7 @@ impl Objective for Learner {
         Ok(())
     }
 
-    fn save(&self, dir: &Path) -> Result<()> {
+    fn save_state(&self, dir: &Path) -> Result<()> {
         self.state.save(dir)
     }
 
@@ -230,32 +215,46 @@ impl Objective for Learner {
     }
 
     fn train(&mut self, run: &mut Run) -> Result<Outcome> {
-        let (mut online, reference) =
-            self.running.take().ok_or_else(|| Error::Internal("the run has not begun".into()))?;
-        while run.step < run.steps {
-            let begun = Instant::now();
-            let again = if self.params.dynamic_sample { self.params.max_resample_times } else { 0 };
-            let sampled = match run.stop.load(Ordering::Relaxed) {
-                true => None,
-                false => online.sample(run, self.params.num_generations, again)?,
-            };
-            let Some(mut rollouts) = sampled else {
-                run.save(self)?;
-                return Ok(Outcome::Stopped);
-            };
-            let [loss, rate, norm] = self.learn(run, &online, reference.as_ref(), &mut rollouts)?;
-            run.step += 1;
-            let mut values = online.tell(run, &rollouts, begun)?;
-            values.extend([("loss", loss), ("learning_rate", rate), ("grad_norm", norm)].map(|(n, v)| (n.into(), v)));
-            run.tell(values)?;
-            online.evaluate(run)?;
-            run.save_if_due(self)?;
-        }
-        Ok(Outcome::Succeeded)
+        online::steps(self, run)
+    }
+}
+
+impl Policy for Learner {
+    fn state(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    fn updates_often(&self) -> bool {
+        self.params.num_iterations > 1
+    }
+
+    fn step(&mut self, run: &mut Run) -> Result<bool> {
+        let mut running = self.running.take().ok_or_else(|| Error::Internal("the run has not begun".into()))?;
+        let made = self.make(run, &mut running);
+        self.running = Some(running);
+        made
     }
 }
 
 impl Learner {
+    fn make(&mut self, run: &mut Run, (online, reference): &mut Running) -> Result<bool> {
+        let begun = Instant::now();
+        let dynamic = self.params.dynamic_sample.then_some(self.params.max_resample_times);
+        let sampled = match run.stop.load(Ordering::Relaxed) {
+            true => None,
+            false => online.sample(run, self.params.num_generations, dynamic)?,
+        };
+        let Some(mut rollouts) = sampled else { return Ok(false) };
+        let [loss, rate, norm] = self.learn(run, online, reference.as_ref(), &mut rollouts)?;
+        run.step += 1;
+        let mut values = online.tell(run, &rollouts, begun, &mut self.state.alarms)?;
+        values.extend([("loss", loss), ("learning_rate", rate), ("grad_norm", norm)].map(|(n, v)| (n.into(), v)));
+        run.tell(values)?;
+        online.evaluate(run)?;
+        run.save_if_due(self)?;
+        Ok(true)
+    }
+
     /// Learns from what the step sampled: the last update's loss, learning rate and norm.
     fn learn(
         &mut self,
@@ -302,7 +301,7 @@ impl Learner {
         let params = &self.params;
         let in_loss = !params.advantage_estimator.penalises_rewards();
         Clip {
-            low: params.epsilon,
+            low: params.epsilon_low.unwrap_or(params.epsilon),
             high: params.epsilon_high.unwrap_or(params.epsilon),
             delta: params.delta,
             level: params.importance_sampling_level,

@@ -129,7 +129,31 @@ fn settings_that_make_no_sense_are_refused() {
     let uneven = refused(json!({"num_generations": 3, "per_device_train_batch_size": 8, "reward_funcs": "format"}));
     assert_eq!(uneven.field.as_deref(), Some("num_generations"));
     assert!(uneven.hint.contains("2, 4, 8"), "{}", uneven.hint);
+    let single = refused(json!({
+        "num_generations": 4, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "reward_funcs": "format"
+    }));
+    assert!(single.hint.contains("gradient_accumulation_steps, for example to 4"), "{}", single.hint);
+    for (more, field) in [
+        (json!({"top_k": 1}), "top_k"),
+        (json!({"delta": 1.2, "epsilon_high": 0.28}), "delta"),
+        (json!({"scale_rewards": "none", "advantage_estimator": "rloo"}), "scale_rewards"),
+        (json!({"dynamic_sample": true, "advantage_estimator": "reinforce_plus_plus"}), "dynamic_sample"),
+    ] {
+        let problem = refused(more);
+        assert_eq!(problem.field.as_deref(), Some(field), "{problem}");
+        assert!(!problem.hint.is_empty() && problem.zh.is_some(), "{problem}");
+    }
     assert_eq!(refused(json!({})).field.as_deref(), Some("reward_funcs"));
+}
+
+#[test]
+fn each_side_of_the_clip_range_may_have_its_own_bound() {
+    let clip = |value: Value| {
+        let learner = Learner { params: params(value), rewards: None, running: None, state: State::default() };
+        (learner.clip().low, learner.clip().high)
+    };
+    assert_eq!(clip(json!({"epsilon": 0.1})), (0.1, 0.1));
+    assert_eq!(clip(json!({"epsilon_low": 0.3, "epsilon_high": 0.28})), (0.3, 0.28));
 }
 
 /// Answers that were cut count nothing, but stay among those that are averaged over.

@@ -6,11 +6,14 @@ mod metrics;
 mod policy;
 mod prompts;
 mod record;
+mod steps;
 
 use super::{Setting, ppo::Moments};
+pub use alarm::Alarms;
 pub use metrics::metrics;
 pub use policy::{Clip, Level, Part, clipped};
-pub use prompts::Prompt;
+pub use prompts::{Prompt, room};
+pub use steps::{Policy, steps};
 
 use crate::{
     Error, Result,
@@ -21,9 +24,8 @@ use crate::{
     model::{Batch, Grads, Model, Weights},
     random::mix,
     rewards::{Attempt, Rewards, Worth},
-    train::Run,
+    train::{Average, Run},
 };
-use alarm::Alarms;
 use api::{
     Problem,
     catalog::{main_ui, ui},
@@ -35,7 +37,7 @@ use record::Recorder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::atomic::AtomicBool,
     time::{Duration, Instant},
@@ -108,23 +110,25 @@ impl Episode {
 pub struct Rollouts {
     /// The step that may learn from them.
     step: u64,
-    /// Those of a prompt together, the prompts in order.
+    /// Those of a prompt together. The first `learned` of them teach something; the others were drawn in vain.
     episodes: Vec<Episode>,
+    learned: usize,
     /// Answers of each prompt.
     pub each: usize,
     pub took: Duration,
-    /// Tokens sampled, also of answers that were sampled again.
+    /// Tokens sampled, also of answers that others took the place of.
     pub tokens: usize,
-    /// Share of the prompts that were sampled again, and of those whose rewards are still all alike.
+    /// Share of the prompts that others were drawn in place of, and of those whose rewards are still all alike.
     pub resampled: f64,
     pub alike: f64,
 }
 
 impl Rollouts {
-    /// The answers, for the updates of `step`. Those of any other step were sampled by weights that are gone.
+    /// The answers that teach something, for the updates of `step`. Those of any other step were sampled by weights that are
+    /// gone.
     pub fn of(&mut self, step: u64) -> Result<&mut [Episode]> {
         match self.step == step {
-            true => Ok(&mut self.episodes),
+            true => Ok(&mut self.episodes[..self.learned]),
             false => Err(Error::Internal(format!("rollouts of step {} are stale at step {step}", self.step))),
         }
     }
@@ -137,7 +141,6 @@ pub struct Online {
     encoder: Encoder,
     ends: Vec<u32>,
     recorder: Recorder,
-    alarms: Alarms,
     /// Answers that go through the model together when it learns.
     pub together: usize,
     seed: u64,
@@ -154,6 +157,8 @@ pub struct State {
     /// Running mean, variance and count of scores, where they are normalised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scores: Option<Moments>,
+    #[serde(default)]
+    pub alarms: Alarms,
 }
 
 const STATE: &str = "rollout_state.json";
@@ -181,48 +186,64 @@ impl Online {
             encoder: prepared.encoder.clone(),
             ends: ends(&prepared.files, &prepared.encoder),
             recorder: Recorder::default(),
-            alarms: Alarms::default(),
             together: prepared.train.per_device_train_batch_size,
             seed: prepared.train.seed,
         })
     }
 
-    /// Takes prompts, samples `each` answers to all of them and has these rewarded. Prompts whose answers are all worth the
-    /// same are sampled again, up to `again` times. Nothing if the run is to stop.
-    pub fn sample(&mut self, run: &Run, each: usize, again: u64) -> Result<Option<Rollouts>> {
+    /// Takes the prompts of the step, samples `each` answers to all of them and has these rewarded. With `dynamic`, prompts
+    /// whose answers are all worth the same teach nothing: others are drawn in their place, so many times at most, and what
+    /// is still alike then is not learned from (DAPO). Nothing if the run is to stop.
+    pub fn sample(&mut self, run: &Run, each: usize, dynamic: Option<u64>) -> Result<Option<Rollouts>> {
         let begun = Instant::now();
-        let prompts = prompts::of(run, &self.encoder)?;
-        let (mut tokens, mut resampled) = (0, 0);
-        let mut found: Vec<Vec<Episode>> = vec![Vec::new(); prompts.len()];
-        for attempt in 0..=again {
-            let open: Vec<usize> = (0..prompts.len()).filter(|i| found[*i].is_empty() || alike(&found[*i])).collect();
-            if open.is_empty() {
+        let rows: Vec<u32> = run.sampler.step(run.step).into_iter().flatten().collect();
+        let mut asked: BTreeSet<u32> = rows.iter().copied().collect();
+        let Some((mut groups, mut tokens)) = self.answered(run, rows, 0, each)? else { return Ok(None) };
+        let mut drawn = 0;
+        for attempt in 1..=dynamic.unwrap_or(0) {
+            let open: Vec<usize> = (0..groups.len()).filter(|i| alike(&groups[*i])).collect();
+            let rows = prompts::fresh(run, &asked, open.len(), attempt);
+            if rows.is_empty() {
                 break;
             }
-            resampled += if attempt == 1 { open.len() } else { 0 };
-            let seeds = |i: usize| Seed { seed: self.seed, step: run.step, attempt, prompt: i as u64 };
-            let asks = open.iter().map(|i| Ask { prompt: prompts[*i].ids.clone(), seeds: seeds(*i).each(each) });
-            let asks: Vec<Ask> = asks.collect();
-            let Some(said) = answers(run.model.decoder()?, &asks, &self.ends, &self.params.generation(), run.stop)?
-            else {
-                return Ok(None);
-            };
-            tokens += said.iter().flatten().map(|answer| answer.ids.len()).sum::<usize>();
-            for (i, said) in open.into_iter().zip(said) {
-                let Some(episodes) = self.judged(&prompts[i], said, run.stop)? else { return Ok(None) };
-                found[i] = episodes;
-            }
+            drawn = drawn.max(rows.len());
+            asked.extend(&rows);
+            let Some((found, more)) = self.answered(run, rows, attempt, each)? else { return Ok(None) };
+            tokens += more;
+            let telling = found.into_iter().filter(|group| !alike(group));
+            open.into_iter().zip(telling).for_each(|(place, group)| groups[place] = group);
         }
-        let share = |n: usize| n as f64 / prompts.len().max(1) as f64;
+        let share = |n: usize| n as f64 / groups.len().max(1) as f64;
+        let (resampled, alike_groups) = (share(drawn), groups.iter().filter(|group| alike(group)).count());
+        let alike_share = share(alike_groups);
+        let mut learned = groups.iter().map(Vec::len).sum();
+        if dynamic.is_some() {
+            groups.sort_by_key(|group| alike(group));
+            learned = groups.iter().filter(|group| !alike(group)).map(Vec::len).sum();
+        }
         Ok(Some(Rollouts {
             step: run.step,
             each,
             took: begun.elapsed(),
             tokens,
-            resampled: share(resampled),
-            alike: share(found.iter().filter(|episodes| alike(episodes)).count()),
-            episodes: found.into_iter().flatten().collect(),
+            resampled,
+            alike: alike_share,
+            episodes: groups.into_iter().flatten().collect(),
+            learned,
         }))
+    }
+
+    /// The rewarded answers to the prompts of some rows, and how many tokens these are; nothing if the run is to stop.
+    fn answered(&mut self, run: &Run, rows: Vec<u32>, attempt: u64, each: usize) -> Result<Option<(Groups, usize)>> {
+        let prompts = prompts::of(&run.samples, rows, &self.encoder)?;
+        let seed = |prompt: u64| Seed { seed: self.seed, step: run.step, attempt, prompt }.each(each);
+        let asks = prompts.iter().zip(0..).map(|(prompt, i)| Ask { prompt: prompt.ids.clone(), seeds: seed(i) });
+        let asks: Vec<Ask> = asks.collect();
+        let Some(said) = answers(run.model.decoder()?, &asks, &self.ends, &self.params.generation(), run.stop)? else {
+            return Ok(None);
+        };
+        let tokens = said.iter().flatten().map(|answer| answer.ids.len()).sum();
+        Ok(self.judged(&prompts, said, run.stop)?.map(|groups| (groups, tokens)))
     }
 
     /// Where a validation is due: the mean reward of one answer to each row that was held back.
@@ -230,61 +251,70 @@ impl Online {
         if !run.evaluates() {
             return Ok(());
         }
-        let prompts = prompts::held_back(run, &self.encoder)?;
+        let prompts = prompts::of(&run.eval, 0..run.eval.len() as u32, &self.encoder)?;
         // The same random numbers each time, so that the means can be compared.
-        let seed = |prompt: usize| Seed { seed: self.seed, step: u64::MAX, attempt: 0, prompt: prompt as u64 }.each(1);
-        let asks = prompts.iter().enumerate().map(|(i, prompt)| Ask { prompt: prompt.ids.clone(), seeds: seed(i) });
-        let asks: Vec<Ask> = asks.collect();
-        let Some(said) = answers(run.model.decoder()?, &asks, &self.ends, &self.params.generation(), run.stop)? else {
-            return Ok(());
-        };
-        let mut sum = 0.0;
-        for (prompt, said) in prompts.iter().zip(said) {
-            let Some(episodes) = self.judged(prompt, said, run.stop)? else { return Ok(()) };
-            sum += episodes.iter().map(|episode| episode.worth.total).sum::<f64>();
-        }
+        let seed = |prompt: u64| Seed { seed: self.seed, step: u64::MAX, attempt: 0, prompt }.each(1);
+        let asks = prompts.iter().zip(0..).map(|(prompt, i)| Ask { prompt: prompt.ids.clone(), seeds: seed(i) });
+        let (asks, how): (Vec<Ask>, _) = (asks.collect(), self.params.generation());
+        let said = Average::instead(run.average.as_ref(), || {
+            answers(run.model.decoder()?, &asks, &self.ends, &how, run.stop)
+        })?;
+        let Some(said) = said else { return Ok(()) };
+        let Some(groups) = self.judged(&prompts, said, run.stop)? else { return Ok(()) };
+        let sum: f64 = groups.iter().flatten().map(|episode| episode.worth.total).sum();
         let values = BTreeMap::from([("eval_reward".to_owned(), sum / prompts.len().max(1) as f64)]);
-        let event = api::Event::Metrics { step: run.step, epoch: run.epoch(), values };
-        (run.sink)(event)
+        let (step, epoch) = (run.step, run.epoch());
+        run.log.evaluation(step, epoch, &values)?;
+        (run.sink)(api::Event::Metrics { step, epoch, values })
     }
 
-    /// Answers with their rewards; nothing if the run is to stop.
-    fn judged(&mut self, prompt: &Prompt, said: Vec<Answer>, stop: &AtomicBool) -> Result<Option<Vec<Episode>>> {
-        let attempt = |answer: &Answer| -> Result<Attempt> {
-            Ok(Attempt {
+    /// All answers with their rewards, those of a prompt together; nothing if the run is to stop.
+    fn judged(&mut self, prompts: &[Prompt], said: Vec<Vec<Answer>>, stop: &AtomicBool) -> Result<Option<Groups>> {
+        let mut attempts = Vec::new();
+        for (prompt, answer) in
+            prompts.iter().zip(&said).flat_map(|(prompt, said)| said.iter().map(move |a| (prompt, a)))
+        {
+            attempts.push(Attempt {
                 prompt: prompt.text.clone(),
                 text: prompts::decode(&self.encoder, &answer.ids, true)?,
                 reference: prompt.reference.clone(),
                 prompt_ids: prompt.ids.clone(),
                 ids: answer.ids.clone(),
-            })
-        };
-        let attempts: Vec<Attempt> = said.iter().map(attempt).collect::<Result<_>>()?;
+            });
+        }
         let worth = self.rewards.score(&attempts, stop)?;
         if stop.load(std::sync::atomic::Ordering::Relaxed) {
             return Ok(None);
         }
-        let all = attempts.into_iter().zip(said).zip(worth);
-        let episode = |((attempt, answer), worth): ((Attempt, Answer), Worth)| Episode {
+        let mut all = attempts.into_iter().zip(worth);
+        let episode = |(answer, (attempt, worth)): (Answer, (Attempt, Worth))| Episode {
             attempt,
             whole: answer.whole,
             worth,
             ..Episode::default()
         };
-        Ok(Some(all.map(episode).collect()))
+        let group = |said: Vec<Answer>| said.into_iter().zip(all.by_ref()).map(episode).collect();
+        Ok(Some(said.into_iter().map(group).collect()))
     }
 
     /// Writes down what the step sampled and learned, and gives what is told of it. To be called after `run.step` was raised.
-    pub fn tell(&mut self, run: &mut Run, rollouts: &Rollouts, begun: Instant) -> Result<BTreeMap<String, f64>> {
+    pub fn tell(
+        &mut self,
+        run: &mut Run,
+        rollouts: &Rollouts,
+        begun: Instant,
+        alarms: &mut Alarms,
+    ) -> Result<BTreeMap<String, f64>> {
         let episodes = &rollouts.episodes;
+        let learned = &episodes[..rollouts.learned];
         self.recorder.write(run.dir, run.step, &groups(run.step, rollouts))?;
         let seconds = begun.elapsed().as_secs_f64().max(1e-9);
         let took = rollouts.took.as_secs_f64().max(1e-9);
         let mean = |of: &dyn Fn(&Episode) -> f64| episodes.iter().map(of).sum::<f64>() / episodes.len().max(1) as f64;
-        // By tokens, as the loss has it.
-        let tokens = episodes.iter().map(Episode::len).sum::<usize>().max(1) as f64;
+        // By tokens, as the loss has it, of what was learned from.
+        let tokens = learned.iter().map(Episode::len).sum::<usize>() as f64;
         let by_token = |of: &dyn Fn(&Episode) -> f64| {
-            episodes.iter().map(|episode| of(episode) * episode.len() as f64).sum::<f64>() / tokens
+            learned.iter().map(|episode| of(episode) * episode.len() as f64).sum::<f64>() / tokens
         };
         let spread = episodes
             .chunks(rollouts.each.max(1))
@@ -292,9 +322,6 @@ impl Online {
         let spread: Vec<f64> = spread.collect();
         let mut values: BTreeMap<String, f64> = [
             ("reward", mean(&|episode| episode.worth.total)),
-            ("kl", by_token(&|episode| episode.kl)),
-            ("entropy", by_token(&|episode| episode.entropy)),
-            ("clip_ratio", by_token(&|episode| episode.clipped)),
             ("completion_length", mean(&|episode| episode.len() as f64)),
             ("truncated_share", mean(&|episode| f64::from(u8::from(!episode.whole)))),
             ("generation_share", took / seconds),
@@ -313,12 +340,22 @@ impl Online {
             let parts: Vec<f64> = episodes.iter().filter_map(|e| e.worth.parts.get(name)).copied().collect();
             values.insert(format!("reward_{name}"), parts.iter().sum::<f64>() / parts.len() as f64);
         }
-        for problem in self.alarms.hear(values["entropy"], values["kl"]) {
-            (run.sink)(api::Event::Note { problem })?;
+        if !learned.is_empty() {
+            let entropy = by_token(&|episode| episode.entropy);
+            let kl = learned.iter().any(|e| !e.reference.is_empty()).then(|| by_token(&|episode| episode.kl));
+            values.extend(kl.map(|kl| ("kl".to_owned(), kl)));
+            values.insert("entropy".into(), entropy);
+            values.insert("clip_ratio".into(), by_token(&|episode| episode.clipped));
+            for problem in alarms.hear(entropy, kl) {
+                (run.sink)(api::Event::Note { problem })?;
+            }
         }
         Ok(values)
     }
 }
+
+/// Answers, those of each prompt together.
+type Groups = Vec<Vec<Episode>>;
 
 /// As `rollouts.jsonl` has them.
 fn groups(step: u64, rollouts: &Rollouts) -> Vec<rollout::Rollout> {
@@ -470,7 +507,7 @@ mod tests {
 
     #[test]
     fn stale_rollouts_are_refused() {
-        let mut rollouts = Rollouts { step: 3, episodes: vec![Episode::default()], ..Rollouts::default() };
+        let mut rollouts = Rollouts { step: 3, episodes: vec![Episode::default()], learned: 1, ..Rollouts::default() };
         assert_eq!(rollouts.of(3).unwrap().len(), 1);
         assert!(rollouts.of(4).unwrap_err().to_string().contains("stale"));
         assert!(rollouts.of(2).is_err());

@@ -10,7 +10,7 @@ pub use gae::Moments;
 
 use super::{
     Found, Objective, Sampled, Setting, Stage,
-    online::{self, Clip, Episode, Level, Online, RolloutParams, Rollouts, State, each_token, policy_gradient},
+    online::{self, Clip, Episode, Level, Online, Policy, RolloutParams, Rollouts, State, each_token, policy_gradient},
     reference::{Reference, ReferenceParams},
     value_head::ValueHead,
 };
@@ -21,7 +21,7 @@ use crate::{
     kernels,
     model::{Batch, Grads, Network, Store, Weights},
     random::{Random, mix},
-    rewards::{self, RewardModelParams, RewardParams, Rewards},
+    rewards::{self, Rewards},
     train::{Run, Update},
 };
 use api::{
@@ -134,16 +134,11 @@ impl Stage for Ppo {
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Objective>, Problems> {
         let params: PpoParams = params::read(config)?;
         params::read::<RolloutParams>(config)?;
-        let model = params::read::<RewardModelParams>(config)?.reward_model.filter(|name| !name.trim().is_empty());
-        let named = params::read::<RewardParams>(config)?.reward_funcs;
-        if model.is_none() && named.is_empty() {
+        if rewards::asked(config)?.is_empty() {
             return Err(no_reward_model().into());
         }
-        let rewards = match named.is_empty() {
-            true => Rewards::new(config, [("model".to_owned(), 1.0)].into_iter())?,
-            false => Rewards::of(config)?,
-        };
-        Ok(Box::new(Learner { params, rewards: Some(rewards), running: None, head: None, state: State::default() }))
+        let rewards = Some(Rewards::of(config)?);
+        Ok(Box::new(Learner { params, rewards, running: None, head: None, state: State::default() }))
     }
 
     fn others(&self, config: &RunConfig) -> Result<Vec<(&'static str, ModelParams)>, Problems> {
@@ -232,7 +227,10 @@ impl Objective for Learner {
     }
 
     fn save(&self, dir: &Path) -> Result<()> {
-        self.head()?.save(dir)?;
+        self.head()?.save(dir)
+    }
+
+    fn save_state(&self, dir: &Path) -> Result<()> {
         self.state.save(dir)
     }
 
@@ -251,41 +249,56 @@ impl Objective for Learner {
     }
 
     fn train(&mut self, run: &mut Run) -> Result<Outcome> {
+        online::steps(self, run)
+    }
+}
+
+impl Policy for Learner {
+    fn state(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    fn updates_often(&self) -> bool {
+        self.params.ppo_epochs * self.params.ppo_buffer_size > 1
+    }
+
+    fn step(&mut self, run: &mut Run) -> Result<bool> {
         let mut running = self.running.take().ok_or_else(|| Error::Internal("the run has not begun".into()))?;
-        while run.step < run.steps {
-            let begun = Instant::now();
-            let sampled = match run.stop.load(Ordering::Relaxed) {
-                true => None,
-                false => running.online.sample(run, 1, 0)?,
-            };
-            let Some(mut rollouts) = sampled else {
-                run.save(self)?;
-                return Ok(Outcome::Stopped);
-            };
-            let coef = self.coef();
-            let learned = self.learn(run, &running, &mut rollouts)?;
-            run.step += 1;
-            let mut values = running.online.tell(run, &rollouts, begun)?;
-            let loss = learned.policy_loss + self.params.vf_coef * learned.value_loss;
-            let more = [
-                ("loss", loss),
-                ("policy_loss", learned.policy_loss),
-                ("value_loss", learned.value_loss),
-                ("explained_variance", learned.explained),
-                ("kl_coef", coef),
-                ("learning_rate", learned.rate),
-                ("grad_norm", learned.norm),
-            ];
-            values.extend(more.map(|(name, value)| (name.to_owned(), value)));
-            run.tell(values)?;
-            running.online.evaluate(run)?;
-            run.save_if_due(self)?;
-        }
-        Ok(Outcome::Succeeded)
+        let made = self.make(run, &mut running);
+        self.running = Some(running);
+        made
     }
 }
 
 impl Learner {
+    fn make(&mut self, run: &mut Run, running: &mut Running) -> Result<bool> {
+        let begun = Instant::now();
+        let sampled = match run.stop.load(Ordering::Relaxed) {
+            true => None,
+            false => running.online.sample(run, 1, None)?,
+        };
+        let Some(mut rollouts) = sampled else { return Ok(false) };
+        let coef = self.coef();
+        let learned = self.learn(run, running, &mut rollouts)?;
+        run.step += 1;
+        let mut values = running.online.tell(run, &rollouts, begun, &mut self.state.alarms)?;
+        let loss = learned.policy_loss + self.params.vf_coef * learned.value_loss;
+        let more = [
+            ("loss", loss),
+            ("policy_loss", learned.policy_loss),
+            ("value_loss", learned.value_loss),
+            ("explained_variance", learned.explained),
+            ("kl_coef", coef),
+            ("learning_rate", learned.rate),
+            ("grad_norm", learned.norm),
+        ];
+        values.extend(more.map(|(name, value)| (name.to_owned(), value)));
+        run.tell(values)?;
+        running.online.evaluate(run)?;
+        run.save_if_due(self)?;
+        Ok(true)
+    }
+
     fn head(&self) -> Result<&ValueHead> {
         self.head.as_ref().ok_or_else(|| Error::Internal("the run has not begun".into()))
     }
