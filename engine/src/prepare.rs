@@ -143,6 +143,10 @@ fn resolve(
         _ => None,
     };
     if let (Some(tuning), Some(opened), true) = (&tuning, &opened, fits) {
+        // What it trains depends on the model.
+        if counted.is_some() {
+            keep(tuning.meet(opened.config.layout()), &mut problems);
+        }
         let tuning_type = &train.finetuning_type;
         keep(base::check(&quantization, tuning.as_ref(), opened.config.layout(), tuning_type), &mut problems);
         keep(optimizers::check(&train, &optimizer, tuning.as_ref(), opened.config.layout()), &mut problems);

@@ -134,6 +134,7 @@ fn settings(case: &str) -> (TrainParams, OptimizerParams) {
     };
     let front = more.contains("front");
     let more = OptimizerParams {
+        optim_momentum: (name == "sgd").then_some(0.9),
         galore_rank: 2,
         galore_update_interval: 3,
         apollo_rank: 2,
