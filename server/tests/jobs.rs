@@ -53,6 +53,9 @@ async fn jobs_run_one_by_one_in_the_order_asked() {
     let log = studio.client.get(studio.url("/api/jobs/same/log")).send().await.unwrap().text().await.unwrap();
     assert_eq!(log, "worker of same\n");
     assert_eq!(studio.get("/api/jobs/same/metrics?after=18").await.as_array().unwrap().len(), 2);
+    // A folder that was taken away by hand leaves its name to the job that had it.
+    fs::remove_dir_all(home.run("last")).unwrap();
+    assert_eq!(studio.job("export", "last", json!({"steps": 1, "step_ms": 1})).await, "last-2");
 }
 
 #[tokio::test]

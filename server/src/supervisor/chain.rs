@@ -38,7 +38,7 @@ impl Supervisor {
             let folders: Vec<PathBuf> =
                 records.iter().map(folder).collect::<Result<_, _>>().map_err(Failure::internal)?;
             new.config.0.values_mut().for_each(|value| put_folders(value, &folders));
-            let mut record = self.fresh(new)?;
+            let mut record = self.fresh(new).await?;
             record.job.after = records.last().map(|before| before.job.id.clone());
             record.job.progress.status = match &record.job.after {
                 Some(before) => Some(waiting(before, "", "")),

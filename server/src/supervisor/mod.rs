@@ -28,7 +28,7 @@ use api::{
 use axum::http::StatusCode;
 use serde_json::Value;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -90,7 +90,7 @@ impl Supervisor {
     pub async fn create(&self, new: NewJob) -> Reply<Job> {
         let _gate = self.gate.lock().await;
         self.room_in_queue(1).await?;
-        let mut record = self.fresh(new)?;
+        let mut record = self.fresh(new).await?;
         record.job.progress.status = self.waits_for(&record.job);
         self.enqueue(&[&record]).await?;
         Ok(record.job)
@@ -110,9 +110,10 @@ impl Supervisor {
     }
 
     /// A job with a folder of its own, known to nobody yet.
-    fn fresh(&self, new: NewJob) -> Reply<Record> {
+    async fn fresh(&self, new: NewJob) -> Reply<Record> {
+        let known: HashSet<_> = self.base.store.cursors().await?.into_iter().map(|(id, ..)| id).collect();
         let id = self
-            .make_folder(&wished_id(new.kind, &new.name, &new.config))
+            .make_folder(&wished_id(new.kind, &new.name, &new.config), &known)
             .map_err(|e| Failure::io(["Making the run folder", "创建运行文件夹"], &e))?;
         Ok(Record::new(id, new.kind, new.config, now()))
     }
@@ -387,9 +388,13 @@ impl Supervisor {
     }
 
     /// A new folder under `runs/` by the wished name or that name with a number; never one that is there.
-    fn make_folder(&self, wish: &str) -> io::Result<String> {
+    fn make_folder(&self, wish: &str, known: &HashSet<String>) -> io::Result<String> {
         for number in 1..10_000 {
             let id = if number == 1 { wish.to_owned() } else { format!("{wish}-{number}") };
+            // Its folder may be gone, taken away by hand.
+            if known.contains(&id) {
+                continue;
+            }
             match std::fs::create_dir(self.dir(&id)?) {
                 Ok(()) => return Ok(id),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
