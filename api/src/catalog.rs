@@ -1,5 +1,6 @@
 //! What there is to choose from. The form, the command line's help, the checks and the reference page all come from here.
 
+use crate::job::validated;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -124,7 +125,7 @@ pub struct Catalog {
 impl Catalog {
     /// What is known of a metric that a run of this stage tells; of a validation's, what is known of the same in training.
     pub fn metric(&self, stage: &str, name: &str) -> Option<&MetricCard> {
-        let plain = name.strip_prefix("eval_").unwrap_or(name);
+        let plain = validated(name).unwrap_or(name);
         self.metrics.get(stage)?.iter().find(|card| card.name == plain)
     }
 

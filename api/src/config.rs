@@ -18,6 +18,13 @@ impl RunConfig {
         self.get(key).and_then(Value::as_str).filter(|s| !s.is_empty())
     }
 
+    /// Whether an argument is true, also as a word.
+    pub fn is_on(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|value| {
+            value.as_bool().unwrap_or_else(|| value.as_str().is_some_and(|word| word.eq_ignore_ascii_case("true")))
+        })
+    }
+
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<Value>) {
         self.0.insert(key.into(), value.into());
     }

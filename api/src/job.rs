@@ -101,6 +101,26 @@ pub struct Metric {
     pub values: BTreeMap<String, f64>,
 }
 
+impl Metric {
+    /// Whether a validation measured it, rather than a step.
+    pub fn is_validation(&self) -> bool {
+        self.values.keys().any(|name| validated(name).is_some())
+    }
+}
+
+/// What a validation's metrics have before their names, as in transformers.
+const VALIDATION: &str = "eval_";
+
+/// The name under which a validation tells a metric.
+pub fn validation_name(metric: &str) -> String {
+    format!("{VALIDATION}{metric}")
+}
+
+/// The metric that a validation tells under this name; nothing for a name of training.
+pub fn validated(name: &str) -> Option<&str> {
+    name.strip_prefix(VALIDATION)
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Checkpoint {
     /// `checkpoint-25`, or `final` for what stands in the run folder itself.

@@ -38,7 +38,7 @@ impl RunFolder {
                 fs::create_dir_all(&dir).map_err(|e| Failure::io(&dir, e))?;
                 let resumes =
                     config.get("resume_from_checkpoint").is_some_and(|v| v != &serde_json::Value::Bool(false));
-                let overwrites = config.get("overwrite_output_dir").is_some_and(is_true);
+                let overwrites = config.is_on("overwrite_output_dir");
                 let occupied = fs::read_dir(&dir).map_err(|e| Failure::io(&dir, e))?.next().is_some();
                 if occupied && !resumes && !overwrites {
                     return Err(Failure::wrong(output_exists(&dir)));
@@ -121,10 +121,6 @@ fn clear(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn is_true(value: &serde_json::Value) -> bool {
-    value.as_bool().unwrap_or_else(|| value.as_str().is_some_and(|s| s.eq_ignore_ascii_case("true")))
 }
 
 fn output_exists(dir: &Path) -> Problem {

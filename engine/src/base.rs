@@ -18,6 +18,12 @@ pub fn size(quantisation: Quantisation, layout: &dyn Layout) -> (u64, u64) {
     (values, quantisation.bytes(values))
 }
 
+/// Bytes of a base of so many parameters, each of `size` bytes where it isn't quantised.
+pub fn bytes(parameters: u64, size: u64, quantised: Option<(u64, u64)>) -> u64 {
+    let (values, bytes) = quantised.unwrap_or_default();
+    parameters.saturating_sub(values) * size + bytes
+}
+
 /// A problem if the tuning trains weights that would be quantised, or changes them before.
 pub fn check(params: &QuantizationParams, tuning: &dyn Tuning, layout: &dyn Layout, name: &str) -> Result<()> {
     if let (Some(bits), Some(field)) = (params.quantization_bit, tuning.changes_base()) {

@@ -1,6 +1,7 @@
 //! Memory and time of a run before it begins. The formulas count what the blocks keep; the speed is measured.
 
 use crate::{
+    base,
     data::Samples,
     generate::batch::TOGETHER,
     kernels::matmul,
@@ -123,10 +124,9 @@ pub fn by_part(c: &ModelConfig, load: &Load) -> Vec<Part> {
     let predicted = (load.batch_tokens as f64 * load.trained_share) as u64;
     // Logits of a chunk in float32, and packed as the factor of their way back.
     let chunk = predicted.min(256) * (cost.vocab * (4 + size)) as u64;
-    let (quantised, bytes) = load.quantised.unwrap_or_default();
     let weights = match load.full {
         true => load.parameters * 4,
-        false => (load.parameters - quantised.min(load.parameters)) * size as u64 + bytes + load.trainable * 4,
+        false => base::bytes(load.parameters, size as u64, load.quantised) + load.trainable * 4,
     };
     let activations = (load.batch_tokens as f64 * (cost.kept + cost.passing)) as u64;
     let head = chunk + 2 * predicted * cost.hidden as u64 * 4;

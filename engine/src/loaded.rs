@@ -9,7 +9,7 @@ use crate::{
     files::ModelFiles,
     generate::Generation,
     kernels::quantised::Quantisation,
-    model::{Attach, Batch, Building, Network, Store, Weights},
+    model::{Attach, Batch, Building, Network, Source, Store, Weights},
     prepare::{encoder, open},
     stages::value_head::{self, ValueHead},
 };
@@ -59,7 +59,8 @@ impl Loaded {
         let (compute, _) = compute::pick_for(&device::name(params.device.as_deref())?, asked, "compute_type")?;
         let device = device::open(params.device.as_deref())?;
         let mut store = Store::default();
-        let how = Building { quantisation, ..Building::plain(&opened.files, attach, &device, compute.dtype()) };
+        let how =
+            Building { quantisation, ..Building::new(Source::Files(&opened.files), attach, &device, compute.dtype()) };
         let model = opened.config.build(&how, &mut store)?;
         if let Some(tuning) = &tuning {
             tuning.place(model.as_ref())?;

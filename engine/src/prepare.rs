@@ -172,7 +172,7 @@ fn resolve(
 
     let (parameters, size) = (opened.config.layout().parameters(), compute.dtype().size_in_bytes() as u64);
     let quantised = base::quantisation(&quantization).map(|q| base::size(q, opened.config.layout()));
-    let kept = quantised.map_or(parameters * size, |(values, bytes)| (parameters - values) * size + bytes);
+    let kept = base::bytes(parameters, size, quantised);
     let others = reference::kept(stage, config, &opened, tuning.as_ref(), places, [parameters * size, kept])?;
     let encoder = encoder(&opened, &data)?;
     let packing = data.packing.unwrap_or(stage.packs()) || data.neat_packing;
@@ -359,10 +359,11 @@ pub fn open(params: &ModelParams, places: &Places) -> Result<Opened> {
     }
     let named = params.template.as_deref().filter(|name| !["model", "default"].contains(name));
     let (source, template_name) = match (named, &tokenizer.chat_template) {
-        (Some(EMPTY), _) if config.is_encoder_decoder() => (data::template::EMPTY.to_string(), EMPTY.to_string()),
+        (Some(EMPTY), _) | (None, None) if config.is_encoder_decoder() => {
+            (data::template::EMPTY.to_string(), EMPTY.to_string())
+        }
         (Some(name), _) => (data::template::find(name)?.to_string(), name.to_string()),
         (None, Some(own)) => (own.clone(), "model".to_string()),
-        (None, None) if config.is_encoder_decoder() => (data::template::EMPTY.to_string(), EMPTY.to_string()),
         (None, None) => (data::template::find("default")?.to_string(), "default".to_string()),
     };
     let word = |token: &Option<(String, u32)>| token.as_ref().map(|(word, _)| word.clone());

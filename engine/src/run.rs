@@ -104,7 +104,7 @@ fn train(
     let (attach, quantisation) = (tuning.as_ref(), prepared.quantisation);
     let noise = train.neftune_noise_alpha.filter(|alpha| *alpha > 0.0);
     let recompute = prepared.recompute;
-    let how = Building { source, attach, device: &device, compute, quantisation, recompute, noise };
+    let how = Building { quantisation, recompute, noise, ..Building::new(source, attach, &device, compute) };
     let model = prepared.config.build(&how, &mut store)?;
     tuning.place(model.as_ref())?;
     store.set_factors(|parameter| tuning.rate_factor(parameter));

@@ -4,11 +4,14 @@
 
 mod common;
 
-use api::{Event, JobKind, Outcome, RunConfig, job::Spec, params::ModelParams};
+use api::{JobKind, Outcome, RunConfig, params::ModelParams};
 use candle_core::{DType, Device, Tensor};
-use common::{Case, distance, read_json, read_tensors, relative_distance};
+use common::{
+    Case, distance,
+    jobs::{self, Ended, config_of, places},
+    read_json, read_tensors, relative_distance,
+};
 use engine::{
-    Places,
     adapters::{self, Base, Precision, Tuning},
     files::ModelFiles,
     model::{Attach, Batch, Grads, Model, Source, Store, Weights, build, families::family},
@@ -17,7 +20,6 @@ use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
 };
 
 /// Euclidean norm of the difference, as a share of PEFT's.
@@ -119,8 +121,7 @@ fn merged_models_have_the_logits_of_the_adapter() {
             "model_name_or_path": made.case.model.path(), "adapter_name_or_path": made.dir, "export_dir": out,
             "export_dtype": "float32",
         });
-        let ended = run(JobKind::Export, config, home.path()).0;
-        assert_eq!(ended, Outcome::Succeeded, "{}", made.name);
+        run(JobKind::Export, config, home.path());
         check_logits(&made, &opened_folder(&out, &(), &mut Store::default(), DType::F32));
     }
 }
@@ -290,7 +291,7 @@ fn adapters_are_stacked() {
         "model_name_or_path": first.case.model.path(), "adapter_name_or_path": first.dir, "export_dir": out,
         "export_dtype": "float32",
     });
-    assert_eq!(run(JobKind::Export, config, home.path()).0, Outcome::Succeeded);
+    run(JobKind::Export, config, home.path());
     let tuning = adapters::read(&second.dir).unwrap();
     let model = opened_folder(&out, tuning.as_ref(), &mut Store::default(), DType::F32);
     tuning.place(&model).unwrap();
@@ -446,7 +447,7 @@ fn nonsense_is_refused_with_its_field() {
         ),
     ] {
         let config: RunConfig = serde_json::from_value(run_settings(&case, home.path(), settings.clone())).unwrap();
-        let places = Places { home: home.path().into(), hub_cache: home.path().join("hub") };
+        let places = places(home.path());
         let Err(error) = engine::prepare::plan(&config, &places) else { panic!("{settings} was accepted") };
         let problems = error.into_problems();
         let found = problems.iter().find(|p| p.code == code).unwrap_or_else(|| panic!("{settings}: {problems:?}"));
@@ -510,24 +511,13 @@ fn run_settings(case: &Case, home: &Path, more: Value) -> Value {
 /// Trains; gives the folder and the values of each step.
 fn train(case: &Case, home: &Path, more: Value) -> (PathBuf, Vec<BTreeMap<String, f64>>) {
     case.write_tokenizer();
-    let (outcome, steps) = run(JobKind::Train, run_settings(case, home, more), home);
-    assert_eq!(outcome, Outcome::Succeeded);
-    (home.join("run"), steps)
+    let ended = run(JobKind::Train, run_settings(case, home, more), home);
+    let steps = ended.steps().cloned().collect();
+    (ended.dir, steps)
 }
 
-fn run(kind: JobKind, config: Value, home: &Path) -> (Outcome, Vec<BTreeMap<String, f64>>) {
-    let spec =
-        Spec { id: "run".into(), kind, config: serde_json::from_value(config).unwrap(), after: None, created_at: 0.0 };
-    let places = Places { home: home.into(), hub_cache: home.join("hub") };
-    let mut steps = Vec::new();
-    let mut sink = |event| {
-        match event {
-            Event::Metrics { values, .. } => steps.push(values),
-            Event::Finished { problem: Some(problem), .. } => panic!("{problem}"),
-            _ => {}
-        }
-        Ok(())
-    };
-    let outcome = engine::run::run(&spec, &home.join("run"), &places, &mut sink, &AtomicBool::new(false)).unwrap();
-    (outcome, steps)
+fn run(kind: JobKind, config: Value, home: &Path) -> Ended {
+    let ended = jobs::job(home, &home.join("run"), kind, config_of(config), None);
+    assert_eq!(ended.outcome, Outcome::Succeeded, "{:?}", ended.events.last());
+    ended
 }

@@ -3,18 +3,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
 mod rollouts;
 
-use api::{
-    Catalog, Event, JobKind, Outcome, RunConfig,
-    data::Message,
-    job::Spec,
-    params::{ComputeType, GenerateParams, ModelParams},
-    rollout::Rollout,
-};
+use api::{Catalog, Event, JobKind, Outcome, RunConfig, data::Message, params::GenerateParams, rollout::Rollout};
 use candle_core::{DType, Device, Tensor};
+use common::jobs::{self, Ended, config_of, places};
 use engine::{
-    Places,
     adapters::ADAPTERS,
     catalog::catalog,
     data::Needs,
@@ -25,12 +20,7 @@ use engine::{
     stages::{self, STAGES},
 };
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::{collections::BTreeMap, fs, path::Path, sync::atomic::AtomicBool};
 
 /// A data folder with a tiny model (random weights, the starter's tokenizer) and a dataset.
 struct Home {
@@ -106,45 +96,23 @@ impl Home {
         self.dir.path()
     }
 
-    fn places(&self) -> Places {
-        Places { home: self.path().into(), hub_cache: self.path().join("hub") }
-    }
-
     fn job(&self, kind: JobKind, name: &str, config: Value, stop_after: Option<u64>) -> Ended {
-        let dir = self.path().join("runs").join(name);
-        let spec = Spec { id: name.into(), kind, config: config_of(config), after: None, created_at: 0.0 };
-        let (stop, mut events) = (AtomicBool::new(false), Vec::new());
-        let mut sink = |event: Event| {
-            if matches!(&event, Event::Metrics { step, .. } if Some(*step) == stop_after) {
-                stop.store(true, Ordering::Relaxed);
-            }
-            events.push(event);
-            Ok(())
-        };
-        let outcome = run::run(&spec, &dir, &self.places(), &mut sink, &stop).unwrap();
-        self.every_metric_is_known(&spec, &events);
-        Ended { dir, outcome, events }
+        let (dir, config) = (self.path().join("runs").join(name), config_of(config));
+        let ended = jobs::job(self.path(), &dir, kind, config.clone(), stop_after);
+        self.every_metric_is_known(&config, &ended);
+        ended
     }
 
     /// What the interface calls it stands in the catalog.
-    fn every_metric_is_known(&self, spec: &Spec, events: &[Event]) {
-        let stage = spec.config.text("stage").unwrap_or("sft");
-        let names = events.iter().flat_map(|event| match event {
-            Event::Metrics { values, .. } => values.keys().collect(),
-            _ => Vec::new(),
-        });
-        for name in names {
+    fn every_metric_is_known(&self, config: &RunConfig, ended: &Ended) {
+        let stage = config.text("stage").unwrap_or("sft");
+        for name in ended.steps().flat_map(BTreeMap::keys) {
             assert!(self.catalog.metric(stage, name).is_some(), "{stage} tells of {name}, which is in no words");
         }
     }
 
     fn load(&self, model: &Path, adapter: Option<&Path>) -> Loaded {
-        let params = ModelParams {
-            model_name_or_path: model.display().to_string(),
-            adapter_name_or_path: adapter.map(|a| a.display().to_string()),
-            ..ModelParams::default()
-        };
-        Loaded::open(&params, &self.places(), ComputeType::Fp32).unwrap()
+        jobs::load(self.path(), model, adapter)
     }
 
     fn run(&self, name: &str, config: Value) -> Ended {
@@ -197,35 +165,9 @@ fn dataset(stage: &str) -> &'static str {
     }
 }
 
-struct Ended {
-    dir: PathBuf,
-    outcome: Outcome,
-    events: Vec<Event>,
-}
-
-impl Ended {
-    fn losses(&self) -> Vec<f64> {
-        let loss = |e: &Event| match e {
-            Event::Metrics { values, .. } => values.get("loss").copied(),
-            _ => None,
-        };
-        self.events.iter().filter_map(loss).collect()
-    }
-
-    /// The file of trained weights.
-    fn weights(&self) -> Vec<u8> {
-        let adapter = self.dir.join("adapter_model.safetensors");
-        fs::read(if adapter.exists() { adapter } else { self.dir.join("model.safetensors") }).unwrap()
-    }
-}
-
 /// Whether a stage learns from answers that it samples itself, for which there is no loss that falls.
 fn samples(stage: &str) -> bool {
     stages::stage(stage).unwrap().needs() == Needs::Prompts
-}
-
-fn config_of(value: Value) -> RunConfig {
-    serde_json::from_value(value).unwrap()
 }
 
 /// What the loss falls to in 30 steps, as a share of the first. Beside weights that are random and stay as they are,
@@ -740,7 +682,7 @@ fn bad_input_is_named() {
     let problem = |change: &dyn Fn(&mut Value)| {
         let mut config = home.config("sft", "lora");
         change(&mut config);
-        match engine::prepare::plan(&config_of(config), &home.places()) {
+        match engine::prepare::plan(&config_of(config), &places(home.path())) {
             Ok(_) => panic!("accepted"),
             Err(error) => error.into_problems(),
         }

@@ -6,39 +6,28 @@ mod common;
 #[path = "../examples/tiny_mt5/make.rs"]
 mod make;
 
-use api::{
-    Event, JobKind, Outcome, Problem, RunConfig,
-    chat::FinishReason,
-    data::Message,
-    job::Spec,
-    params::{ComputeType, GenerateParams, ModelParams},
-};
+use api::{JobKind, Outcome, Problem, chat::FinishReason, data::Message, params::GenerateParams};
 use candle_core::{Device, Tensor};
-use common::Oracle;
+use common::{
+    Oracle,
+    jobs::{self, Ended, config_of, places},
+};
 use engine::{
-    Places,
     bench::{MethodBench, method},
     files::locate::describe,
     loaded::Loaded,
     model::Batch,
-    prepare, run,
+    prepare,
 };
 use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
 };
 
 /// A data folder with a task and a model's shape.
 struct Home {
     dir: tempfile::TempDir,
-}
-
-struct Ended {
-    dir: PathBuf,
-    outcome: Outcome,
-    events: Vec<Event>,
 }
 
 const QUESTION: &str = "How was it?";
@@ -81,10 +70,6 @@ impl Home {
         self.path().join("models/shape")
     }
 
-    fn places(&self) -> Places {
-        Places { home: self.path().into(), hub_cache: self.path().join("hub") }
-    }
-
     /// A run of so many steps on a model; `more` replaces settings.
     fn config(&self, model: &Path, tuning: &str, steps: u64, more: Value) -> Value {
         let mut config = json!({
@@ -97,18 +82,7 @@ impl Home {
     }
 
     fn job(&self, kind: JobKind, name: &str, config: Value, stop_after: Option<u64>) -> Ended {
-        let dir = self.path().join("runs").join(name);
-        let spec = Spec { id: name.into(), kind, config: config_of(config), after: None, created_at: 0.0 };
-        let (stop, mut events) = (AtomicBool::new(false), Vec::new());
-        let mut sink = |event: Event| {
-            if matches!(&event, Event::Metrics { step, .. } if Some(*step) == stop_after) {
-                stop.store(true, Ordering::Relaxed);
-            }
-            events.push(event);
-            Ok(())
-        };
-        let outcome = run::run(&spec, &dir, &self.places(), &mut sink, &stop).unwrap();
-        Ended { dir, outcome, events }
+        jobs::job(self.path(), &self.path().join("runs").join(name), kind, config_of(config), stop_after)
     }
 
     fn train(&self, name: &str, config: Value) -> Ended {
@@ -130,31 +104,12 @@ impl Home {
     }
 
     fn load(&self, model: &Path, adapter: Option<&Path>) -> Loaded {
-        let params = ModelParams {
-            model_name_or_path: model.display().to_string(),
-            adapter_name_or_path: adapter.map(|a| a.display().to_string()),
-            ..ModelParams::default()
-        };
-        Loaded::open(&params, &self.places(), ComputeType::Fp32).unwrap()
+        jobs::load(self.path(), model, adapter)
     }
 
     fn refused(&self, config: Value) -> Vec<Problem> {
-        prepare::plan(&config_of(config), &self.places()).unwrap_err().into_problems()
+        prepare::plan(&config_of(config), &places(self.path())).unwrap_err().into_problems()
     }
-}
-
-impl Ended {
-    fn values(&self, name: &str) -> Vec<f64> {
-        let value = |e: &Event| match e {
-            Event::Metrics { values, .. } => values.get(name).copied(),
-            _ => None,
-        };
-        self.events.iter().filter_map(value).collect()
-    }
-}
-
-fn config_of(value: Value) -> RunConfig {
-    serde_json::from_value(value).unwrap()
 }
 
 fn answer(loaded: &Loaded, text: &str, params: &GenerateParams) -> (String, FinishReason) {
@@ -305,7 +260,7 @@ fn a_benchmark_of_methods_asks_for_the_likeliest_label() {
             "gradient_accumulation_steps": 1
         })),
     };
-    let report = method(&bench, &home.places()).unwrap();
+    let report = method(&bench, &places(home.path())).unwrap();
     assert_eq!((report.rows, report.labels), (12, 3));
     assert!(report.accuracy > report.majority && report.macro_f1 > 0.8, "{report:?}");
 }
@@ -314,7 +269,7 @@ fn a_benchmark_of_methods_asks_for_the_likeliest_label() {
 fn plans_describe_it_and_refuse_what_it_has_no_use_for() {
     let home = Home::new();
     let scratch = json!({"train_from_scratch": true});
-    let plan = prepare::plan(&config_of(home.config(&home.shape(), "full", 5, scratch)), &home.places()).unwrap();
+    let plan = prepare::plan(&config_of(home.config(&home.shape(), "full", 5, scratch)), &places(home.path())).unwrap();
     assert_eq!((plan.family.as_str(), plan.template.as_str(), plan.samples), ("mt5", "empty", 108));
     assert_eq!((plan.trainable, plan.truncated), (plan.parameters, 0));
     // One token of each answer, and the end.
@@ -322,7 +277,8 @@ fn plans_describe_it_and_refuse_what_it_has_no_use_for() {
     let base = home.base(1).dir;
     assert_eq!(describe("base", "home", Ok(base.clone())).family, "mt5");
     let lora =
-        prepare::plan(&config_of(home.config(&base, "lora", 5, json!({"cutoff_len": 12}))), &home.places()).unwrap();
+        prepare::plan(&config_of(home.config(&base, "lora", 5, json!({"cutoff_len": 12}))), &places(home.path()))
+            .unwrap();
     assert_eq!((lora.trainable, lora.longest), (8 * (2 * 64 * 4 * 2 + 2 * 64 * 4 + 4 * 96 * 3), 12));
     assert!(lora.truncated > 0 && lora.targets.contains(&"wi_1".to_string()));
     for (more, field, hint) in [

@@ -4,11 +4,14 @@
 
 mod common;
 
-use api::{Event, JobKind, Outcome, RunConfig, job::Spec};
+use api::{JobKind, Outcome, RunConfig};
 use candle_core::{DType, Device, Tensor};
-use common::{CASES, Case, distance, fixtures, read_json, read_tensors, relative_distance};
+use common::{
+    CASES, Case, distance, fixtures,
+    jobs::{self, places},
+    read_json, read_tensors, relative_distance,
+};
 use engine::{
-    Places,
     adapters::{Base, Precision, Tuning, adapter, lora::LoraTuning},
     files::ModelFiles,
     merge,
@@ -188,23 +191,12 @@ fn a_run_is_that_of_a_pytorch_loop() {
         if expected.finetuning_type == "lora" {
             config.set("adapter_name_or_path", case.adapter.to_str());
         }
-        let spec = Spec { id: "run".into(), kind: JobKind::Train, config, after: None, created_at: 0.0 };
-        let places = Places { home: home.path().into(), hub_cache: home.path().join("hub") };
-        let mut steps = Vec::new();
-        let mut sink = |event| {
-            match event {
-                Event::Metrics { values, .. } => steps.push(values),
-                Event::Finished { problem: Some(problem), .. } => panic!("{problem}"),
-                _ => {}
-            }
-            Ok(())
-        };
         let dir = home.path().join("run");
-        let outcome = engine::run::run(&spec, &dir, &places, &mut sink, &AtomicBool::new(false)).unwrap();
-        assert_eq!(outcome, Outcome::Succeeded);
-        assert_eq!(steps.len(), expected.steps.len());
+        let ended = jobs::job(home.path(), &dir, JobKind::Train, config, None);
+        assert_eq!(ended.outcome, Outcome::Succeeded, "{:?}", ended.events.last());
+        assert_eq!(ended.steps().count(), expected.steps.len());
         let (name, kind) = (&case.name, &expected.finetuning_type);
-        for (n, (step, expected)) in steps.iter().zip(&expected.steps).enumerate() {
+        for (n, (step, expected)) in ended.steps().zip(&expected.steps).enumerate() {
             for (key, most) in [("loss", 1e-4), ("grad_norm", 2e-4), ("learning_rate", 1e-9)] {
                 let off = (step[key] - expected[key]).abs() / expected[key].abs().max(1e-12);
                 assert!(off < most, "{name}, {kind}, step {n}: {key} is {}, not {}", step[key], expected[key]);
@@ -331,7 +323,7 @@ fn a_merged_export_has_the_logits_of_the_adapter() {
             "export_size": 0.00003,
         });
         let config: RunConfig = serde_json::from_value(config).unwrap();
-        let places = Places { home: home.path().into(), hub_cache: home.path().join("hub") };
+        let places = places(home.path());
         let done = merge::export(&config, "export", &places, &mut |_| Ok(()), &AtomicBool::new(false)).unwrap();
         assert_eq!(done, Outcome::Succeeded);
         assert!(!out.join("model.safetensors").exists(), "30 KB at most a file: in shards");

@@ -27,7 +27,7 @@ impl Chain {
                 ppo.set("model_name_or_path", "{run:1}");
             } else {
                 // A new adapter stands on those of the form; an adapter that goes on holds what it was.
-                let below = sft.text("adapter_name_or_path").filter(|_| is_on(sft, "create_new_adapter"));
+                let below = sft.text("adapter_name_or_path").filter(|_| sft.is_on("create_new_adapter"));
                 let on = |run: &str| below.into_iter().chain([run]).collect::<Vec<_>>().join(",");
                 let (first, second) = (on("{run:1}"), on("{run:2}"));
                 for job in [&mut *rm, &mut *ppo] {
@@ -58,10 +58,6 @@ impl Chain {
         ppo.set("reward_model_type", kind);
         vec![sft, rm, ppo]
     }
-}
-
-fn is_on(config: &RunConfig, key: &str) -> bool {
-    config.get(key).is_some_and(|value| value.as_bool().unwrap_or(value == "true"))
 }
 
 /// Whether the result of a run is a model of its own, rather than an adapter.
@@ -109,7 +105,7 @@ mod tests {
         let of = |key: &str| stacked.iter().map(|job| job.text(key).unwrap_or("-").to_owned()).collect::<Vec<_>>();
         assert_eq!(of("adapter_name_or_path"), ["mine", "mine,{run:1}", "mine,{run:1}"]);
         assert_eq!(of("reward_model")[2], "mine,{run:2}");
-        assert_eq!([0, 1, 2].map(|i| is_on(&stacked[i], "create_new_adapter")), [true, false, false]);
+        assert_eq!([0, 1, 2].map(|i| stacked[i].is_on("create_new_adapter")), [true, false, false]);
 
         let jobs = chain.jobs(|stage| form("full", stage));
         assert_eq!(jobs[2].text("model_name_or_path"), Some("{run:1}"));

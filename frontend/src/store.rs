@@ -260,10 +260,9 @@ pub fn store() -> Store {
 /// Puts a point at its step. A step that is done again after a resume replaces the old one; an evaluation and a training
 /// point of the same step stand beside each other.
 pub fn place(curve: &mut Vec<Metric>, point: Metric) {
-    let evaluates = |m: &Metric| m.values.keys().any(|name| name.starts_with("eval_"));
-    let at = curve.partition_point(|known| (known.step, evaluates(known)) < (point.step, evaluates(&point)));
+    let at = curve.partition_point(|known| (known.step, known.is_validation()) < (point.step, point.is_validation()));
     match curve.get_mut(at) {
-        Some(known) if known.step == point.step && evaluates(known) == evaluates(&point) => *known = point,
+        Some(known) if known.step == point.step && known.is_validation() == point.is_validation() => *known = point,
         _ => curve.insert(at, point),
     }
 }

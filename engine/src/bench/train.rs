@@ -9,7 +9,7 @@ use crate::{
     device,
     kernels::profile::{self, time},
     memory,
-    model::{Attach, Batch, Grads, Store, build_on},
+    model::{Attach, Batch, Building, Grads, Store, build_as},
     prepare::encoder,
     random::{Random, mix},
     train::{Order, Sampler, clip, optimizers},
@@ -91,8 +91,9 @@ pub fn train(bench: &TrainBench, places: &Places, begun: Instant) -> Result<Trai
         base::check(&quantisation, tuning.as_ref(), &ready.config, &bench.adapter)?;
     }
     let (source, on, quantisation) = (ready.source(), device::open(None)?, base::quantisation(&quantisation));
-    let mut model = build_on(&ready.config, &source, attach, &mut store, &on, compute.dtype(), quantisation)?;
-    model.recompute = bench.recompute;
+    let how =
+        Building { quantisation, recompute: bench.recompute, ..Building::new(source, attach, &on, compute.dtype()) };
+    let model = build_as(&ready.config, &how, &mut store)?;
     let rows = rows(bench, &ready, places)?;
     let sampler =
         Sampler { samples: rows.len(), batch: bench.batch, accumulation: 1, seed: SEED, order: Order::Random };

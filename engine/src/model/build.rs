@@ -8,7 +8,7 @@ use super::{
     decoder::Model,
     layout::{LinearLayout, MlpLayout},
     names::{MlpNames, QkvNames},
-    network::Layout,
+    network::{Building, Layout},
     parameter::{Parameter, Store},
     virtual_tokens::VirtualTokens,
 };
@@ -27,6 +27,7 @@ use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
 /// Where the base weights come from.
+#[derive(Clone, Copy)]
 pub enum Source<'a> {
     Files(&'a ModelFiles),
     /// Normal with the model's own deviation; norms are 1, biases 0.
@@ -87,22 +88,14 @@ pub fn build(
     device: &Device,
     compute: DType,
 ) -> Result<Model> {
-    build_on(config, source, attach, store, device, compute, None)
+    build_as(config, &Building::new(*source, attach, device, compute), store)
 }
 
-/// As [`build`], with the linears of the layers kept quantised: neither embedding and head nor norms and routers. Each
-/// is read, quantised and forgotten before the next.
-pub fn build_on(
-    config: &DecoderConfig,
-    source: &Source,
-    attach: &dyn Attach,
-    store: &mut Store,
-    device: &Device,
-    compute: DType,
-    quantisation: Option<Quantisation>,
-) -> Result<Model> {
-    attach.meet(config)?;
-    let mut builder = Builder { config, source, attach, store, device, compute, quantisation };
+/// As [`build`]. Linears that are to be quantised are those of the layers, neither embedding and head nor norms and routers;
+/// each is read, quantised and forgotten before the next.
+pub fn build_as(config: &DecoderConfig, how: &Building, store: &mut Store) -> Result<Model> {
+    how.attach.meet(config)?;
+    let mut builder = Builder { config, how, store };
     let (c, names) = (config, &config.names);
     let embedding = builder.parameter(&weight(names.embedding), &[c.vocab_size, c.hidden_size], Value::Normal)?;
     let positions = names
@@ -115,30 +108,26 @@ pub fn build_on(
         true => embedding.clone(),
         false => builder.parameter(&weight(names.head), &[c.vocab_size, c.hidden_size], Value::Normal)?,
     };
-    let virtual_tokens = attach.virtual_tokens(c, &embedding, builder.store)?;
+    let virtual_tokens = how.attach.virtual_tokens(c, &embedding, builder.store)?;
     Ok(Model {
         config: c.clone(),
-        device: device.clone(),
-        compute,
+        device: how.device.clone(),
+        compute: how.compute,
         embedding,
         positions,
         layers,
         norm,
         head,
         virtual_tokens,
-        recompute: false,
-        noise: None,
+        recompute: how.recompute,
+        noise: how.noise,
     })
 }
 
 struct Builder<'a> {
     config: &'a DecoderConfig,
-    source: &'a Source<'a>,
-    attach: &'a dyn Attach,
+    how: &'a Building<'a>,
     store: &'a mut Store,
-    device: &'a Device,
-    compute: DType,
-    quantisation: Option<Quantisation>,
 }
 
 /// What a parameter of a random model begins with.
@@ -155,7 +144,7 @@ impl Builder<'_> {
         let (attention_norm, attention_post_norm, mlp_norm, mlp_post_norm) = (norm(0)?, norm(1)?, norm(2)?, norm(3)?);
         let mut bottleneck = |branch: &str| {
             let name = format!("{}.{i}.{branch}_adapter", c.names.layers);
-            self.attach.bottleneck(&name, c.hidden_size, self.device, self.store)
+            self.how.attach.bottleneck(&name, c.hidden_size, self.how.device, self.store)
         };
         let (attention_adapter, mlp_adapter) = (bottleneck("attention")?, bottleneck("mlp")?);
         let qkv: Vec<Linear> = layout.qkv.iter().map(|l| self.adapted(l)).collect::<Result<_>>()?;
@@ -195,7 +184,7 @@ impl Builder<'_> {
                         .iter()
                         .map(|linears| {
                             let linears =
-                                linears.iter().map(|l| self.linear(l, self.quantisation)).collect::<Result<_>>()?;
+                                linears.iter().map(|l| self.linear(l, self.how.quantisation)).collect::<Result<_>>()?;
                             self.mlp(e.names, linears)
                         })
                         .collect::<Result<_>>()?,
@@ -215,33 +204,26 @@ impl Builder<'_> {
         })
     }
 
-    fn mlp(&self, names: MlpNames, mut linears: Vec<Linear>) -> Result<Mlp> {
-        let missing = || Error::Internal("an MLP lacks a linear".into());
-        let down = linears.pop().ok_or_else(missing)?;
-        let second = linears.pop().ok_or_else(missing)?;
-        let first = match (names, linears.pop()) {
-            (_, Some(gate)) => MlpInput::Gated { gate, up: second },
-            (MlpNames::Plain { .. }, None) => MlpInput::Plain(second),
-            (_, None) => MlpInput::Fused(second),
-        };
-        Ok(Mlp { first, activation: self.config.activation, down })
+    fn mlp(&self, names: MlpNames, linears: Vec<Linear>) -> Result<Mlp> {
+        let alone = if matches!(names, MlpNames::Plain { .. }) { MlpInput::Plain } else { MlpInput::Fused };
+        Mlp::of(linears, alone, self.config.activation)
     }
 
     /// A linear with what the tuning attaches to it.
     fn adapted(&mut self, layout: &LinearLayout) -> Result<Linear> {
-        let linear = self.linear(layout, self.quantisation)?;
-        self.attach.linear(&layout.name, linear, self.store)
+        let linear = self.linear(layout, self.how.quantisation)?;
+        self.how.attach.linear(&layout.name, linear, self.store)
     }
 
     fn linear(&mut self, layout: &LinearLayout, quantisation: Option<Quantisation>) -> Result<Linear> {
         let LinearLayout { name, inp, out, bias } = layout;
         let (name, transposed) = (weight(name), self.config.transposed);
         let shape = if transposed { [*inp, *out] } else { [*out, *inp] };
-        let weight = match quantisation.filter(|_| !self.attach.trains(&name)) {
+        let weight = match quantisation.filter(|_| !self.how.trains(&name)) {
             Some(quantisation) => Parameter::quantised(&name, self.quantised(&name, &shape, quantisation)?, transposed),
             None if transposed => {
                 let stored = self.value(&name, &shape, Value::Normal)?;
-                let parameter = Parameter::from_transposed(&name, &stored, self.attach.trains(&name))?;
+                let parameter = Parameter::from_transposed(&name, &stored, self.how.trains(&name))?;
                 if parameter.trainable {
                     self.store.remember(&parameter);
                 }
@@ -257,23 +239,23 @@ impl Builder<'_> {
 
     /// A weight (out, in) in few bits: the blocks of the file where it has such, which fit the (out, in) of a GGUF.
     fn quantised(&self, name: &str, shape: &[usize; 2], quantisation: Quantisation) -> Result<Quantised> {
-        let value = match self.source {
+        let value = match self.how.source {
             Source::Files(files) => {
                 if files.contains(name)
                     && !self.config.transposed
                     && let Some(blocks) = files.blocks(name)?
                 {
                     check_shape(files, name, &[blocks.shape.0, blocks.shape.1], shape)?;
-                    return Quantised::from_ggml(blocks.kind, &blocks.bytes, blocks.shape, self.device);
+                    return Quantised::from_ggml(blocks.kind, &blocks.bytes, blocks.shape, self.how.device);
                 }
                 checked(files, name, shape, DType::F32, &Device::Cpu)?
             }
             Source::Random { seed } => {
-                random(name, shape, *seed, Value::Normal, self.config.initializer_range, &Device::Cpu)?
+                random(name, shape, seed, Value::Normal, self.config.initializer_range, &Device::Cpu)?
             }
         };
         let value = if self.config.transposed { value.t()?.contiguous()? } else { value };
-        Quantised::new(quantisation, &value, self.device)
+        Quantised::new(quantisation, &value, self.how.device)
     }
 
     fn norm(&mut self, name: &str, dim: usize) -> Result<Norm> {
@@ -291,20 +273,18 @@ impl Builder<'_> {
 
     fn parameter(&mut self, name: &str, shape: &[usize], begin: Value) -> Result<Arc<Parameter>> {
         let value = self.value(name, shape, begin)?;
-        Ok(match self.attach.trains(name) {
+        Ok(match self.how.trains(name) {
             true => self.store.add(name, value),
             false => Parameter::new(name, value, false),
         })
     }
 
     fn value(&self, name: &str, shape: &[usize], begin: Value) -> Result<Tensor> {
-        let in_file = matches!(self.source, Source::Files(files) if files.is_bf16(name));
-        let bf16 = shape.len() > 1 && !self.attach.trains(name) && (in_file || self.compute == DType::BF16);
-        let dtype = if bf16 { DType::BF16 } else { DType::F32 };
-        match self.source {
-            Source::Files(files) => checked(files, name, shape, dtype, self.device),
+        let dtype = self.how.dtype(name, shape);
+        match self.how.source {
+            Source::Files(files) => checked(files, name, shape, dtype, self.how.device),
             Source::Random { seed } => {
-                let value = random(name, shape, *seed, begin, self.config.initializer_range, self.device)?;
+                let value = random(name, shape, seed, begin, self.config.initializer_range, self.how.device)?;
                 Ok(cast(&value, dtype)?)
             }
         }

@@ -15,7 +15,7 @@ mod pass;
 mod rope;
 mod virtual_tokens;
 
-pub use build::{Attach, Source, build, build_on};
+pub use build::{Attach, Source, build, build_as};
 pub use config::DecoderConfig;
 pub use decoder::{Batch, Model};
 pub use layout::{LayerLayout, LinearLayout};

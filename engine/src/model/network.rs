@@ -3,10 +3,10 @@
 use super::{
     Attach, Batch, DecoderConfig, Grads, LinearLayout, Model, Parameter, Source, Store,
     blocks::Linear,
-    build_on,
+    build_as,
     encoder_decoder::{EncoderDecoder, EncoderDecoderConfig},
 };
-use crate::{Error, Result, files::ModelFiles, kernels::quantised::Quantisation};
+use crate::{Error, Result, kernels::quantised::Quantisation};
 use api::Problem;
 use candle_core::{DType, Device};
 
@@ -96,6 +96,7 @@ pub enum ModelConfig {
 }
 
 /// How a model is built.
+#[derive(Clone, Copy)]
 pub struct Building<'a> {
     pub source: Source<'a>,
     pub attach: &'a dyn Attach,
@@ -103,16 +104,32 @@ pub struct Building<'a> {
     pub compute: DType,
     /// How the linears of a decoder's layers are kept, if not as in their files.
     pub quantisation: Option<Quantisation>,
+    /// No base parameter is trained, whatever `attach` says.
+    pub frozen: bool,
     /// See [`Model::recompute`] and [`Model::noise`], which only decoders have.
     pub recompute: bool,
     pub noise: Option<f32>,
 }
 
 impl<'a> Building<'a> {
-    /// As the files have it.
-    pub fn plain(files: &'a ModelFiles, attach: &'a dyn Attach, device: &'a Device, compute: DType) -> Self {
-        let source = Source::Files(files);
-        Self { source, attach, device, compute, quantisation: None, recompute: false, noise: None }
+    /// As the source has it.
+    pub fn new(source: Source<'a>, attach: &'a dyn Attach, device: &'a Device, compute: DType) -> Self {
+        Self { source, attach, device, compute, quantisation: None, frozen: false, recompute: false, noise: None }
+    }
+
+    /// Whether the base parameter of this name is trained.
+    pub fn trains(&self, name: &str) -> bool {
+        !self.frozen && self.attach.trains(name)
+    }
+
+    /// What a base parameter of this shape is kept in: float32 if it is trained or no matrix; otherwise bf16 where its file
+    /// has it or the model computes in it.
+    pub fn dtype(&self, name: &str, shape: &[usize]) -> DType {
+        let is_bf16 = match self.source {
+            Source::Files(files) => files.is_bf16(name) || self.compute == DType::BF16,
+            Source::Random { .. } => self.compute == DType::BF16,
+        };
+        if shape.len() > 1 && is_bf16 && !self.trains(name) { DType::BF16 } else { DType::F32 }
     }
 }
 
@@ -143,15 +160,9 @@ impl ModelConfig {
 
     /// The model; what is trained is remembered in `store`.
     pub fn build(&self, how: &Building, store: &mut Store) -> Result<Box<dyn Network>> {
-        let Building { source, attach, device, compute, quantisation, recompute, noise } = how;
         Ok(match self {
-            Self::Decoder(config) => {
-                let model = build_on(config, source, *attach, store, device, *compute, *quantisation)?;
-                Box::new(Model { recompute: *recompute, noise: *noise, ..model })
-            }
-            Self::EncoderDecoder(config) => {
-                Box::new(EncoderDecoder::build(config, source, *attach, store, device, *compute)?)
-            }
+            Self::Decoder(config) => Box::new(build_as(config, how, store)?),
+            Self::EncoderDecoder(config) => Box::new(EncoderDecoder::build(config, how, store)?),
         })
     }
 }

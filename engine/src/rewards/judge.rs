@@ -62,6 +62,13 @@ impl Entry for Judge {
 }
 
 impl Reward for Judge {
+    fn other(&self, config: &RunConfig) -> Result<Option<(&'static str, ModelParams)>, Problems> {
+        let asked: JudgeParams = params::read(config)?;
+        let device = params::read::<ModelParams>(config)?.device;
+        let model = given(&asked.judge_model).filter(|_| given(&asked.judge_base_url).is_none());
+        Ok(model.map(|model| (JUDGE_MODEL, chosen(model, device))))
+    }
+
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Scorer>, Problems> {
         let asked: JudgeParams = params::read(config)?;
         let Some(model) = given(&asked.judge_model) else {
@@ -78,14 +85,6 @@ impl Reward for Judge {
 /// A text that says something.
 fn given(text: &Option<String>) -> Option<String> {
     text.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
-}
-
-/// A judge of this computer, with the argument that names it.
-pub(super) fn local(config: &RunConfig) -> Result<Option<(&'static str, ModelParams)>, Problems> {
-    let asked: JudgeParams = params::read(config)?;
-    let device = params::read::<ModelParams>(config)?.device;
-    let model = given(&asked.judge_model).filter(|_| given(&asked.judge_base_url).is_none());
-    Ok(model.map(|model| (JUDGE_MODEL, chosen(model, device))))
 }
 
 fn chosen(model: String, device: Option<String>) -> ModelParams {

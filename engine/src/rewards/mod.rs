@@ -50,6 +50,12 @@ pub trait Reward: Entry {
         false
     }
 
+    /// A model that it loads beside that of the run, with the argument that names it.
+    fn other(&self, config: &RunConfig) -> Result<Option<(&'static str, ModelParams)>, Problems> {
+        let _ = config;
+        Ok(None)
+    }
+
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Scorer>, Problems>;
 }
 
@@ -97,6 +103,10 @@ pub fn schemas() -> impl Iterator<Item = serde_json::Value> {
 /// The name of the reward that a reward model gives.
 const MODEL: &str = "model";
 
+fn named(name: &str) -> Result<&'static dyn Reward> {
+    find(REWARDS, ["reward", "奖励函数"], "reward_funcs", name)
+}
+
 /// The names of the rewards that a run asks for: `reward_funcs`, or the reward model where it alone is named.
 pub fn asked(config: &RunConfig) -> Result<Vec<String>, Problems> {
     let names = params::read::<RewardParams>(config)?.reward_funcs;
@@ -107,11 +117,10 @@ pub fn asked(config: &RunConfig) -> Result<Vec<String>, Problems> {
 pub fn others(config: &RunConfig) -> Result<Vec<(&'static str, ModelParams)>, Problems> {
     let mut others = Vec::new();
     for name in asked(config)? {
-        others.extend(match name.as_str() {
-            MODEL => model::local(config)?,
-            "judge" => judge::local(config)?,
-            _ => None,
-        });
+        // A name that isn't one is a problem of its own.
+        if let Ok(reward) = named(&name) {
+            others.extend(reward.other(config)?);
+        }
     }
     Ok(others)
 }
@@ -148,17 +157,15 @@ impl Rewards {
         if model::is_named(config)? && !names.iter().any(|name| name == MODEL) {
             return Err(model_unused().into());
         }
-        let named = names.into_iter().zip(weights.into_iter().chain(std::iter::repeat(1.0)));
+        let weighted = names.into_iter().zip(weights.into_iter().chain(std::iter::repeat(1.0)));
         let (mut problems, mut all, mut needs_reference) = (Problems::default(), Vec::new(), None);
-        for (name, weight) in named {
-            let started = find(REWARDS, ["reward", "奖励函数"], "reward_funcs", &name)
-                .map_err(|error| Problems(error.into_problems()))
-                .and_then(|reward| {
-                    if reward.needs_reference() {
-                        needs_reference = Some(name.clone());
-                    }
-                    reward.start(config)
-                });
+        for (name, weight) in weighted {
+            let started = named(&name).map_err(|error| Problems(error.into_problems())).and_then(|reward| {
+                if reward.needs_reference() {
+                    needs_reference = Some(name.clone());
+                }
+                reward.start(config)
+            });
             match started {
                 Ok(scorer) => all.push((name, weight, scorer)),
                 Err(found) => problems.0.extend(found.0),

@@ -84,13 +84,6 @@ pub(super) fn is_named(config: &RunConfig) -> Result<bool, Problems> {
     Ok(params::read::<RewardModelParams>(config)?.place().is_some())
 }
 
-/// A reward model of this computer, with the argument that names it.
-pub(super) fn local(config: &RunConfig) -> Result<Option<(&'static str, ModelParams)>, Problems> {
-    let own: ModelParams = params::read(config)?;
-    let place = params::read::<RewardModelParams>(config)?.place();
-    Ok(place.and_then(|place| chosen(&place, &own)).map(|chosen| ("reward_model", chosen)))
-}
-
 /// The reward model of a folder; `own` is the model of the run.
 fn chosen(place: &Place, own: &ModelParams) -> Option<ModelParams> {
     match place {
@@ -103,6 +96,12 @@ fn chosen(place: &Place, own: &ModelParams) -> Option<ModelParams> {
 }
 
 impl Reward for RewardModel {
+    fn other(&self, config: &RunConfig) -> Result<Option<(&'static str, ModelParams)>, Problems> {
+        let own: ModelParams = params::read(config)?;
+        let place = params::read::<RewardModelParams>(config)?.place();
+        Ok(place.and_then(|place| chosen(&place, &own)).map(|chosen| ("reward_model", chosen)))
+    }
+
     fn start(&self, config: &RunConfig) -> Result<Box<dyn Scorer>, Problems> {
         match params::read::<RewardModelParams>(config)?.place() {
             None => Err(no_reward_model().into()),

@@ -11,11 +11,7 @@ use crate::{
     Places, Result,
     adapters::Tuning,
     loaded::Loaded,
-    model::{
-        Attach, Batch, DecoderConfig, Layout, Model, Parameter, Source, Store, VirtualTokens, Weights,
-        blocks::{Bottleneck, Linear},
-        build_on,
-    },
+    model::{Batch, Building, Model, Source, Store, Weights, build_as},
     prepare::{self, Opened},
     rewards::JUDGE_MODEL,
 };
@@ -25,7 +21,7 @@ use api::{
     job::is_awaited,
     params::{self, ComputeType, ModelParams},
 };
-use candle_core::{DType, Device};
+use candle_core::DType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -96,9 +92,14 @@ impl Reference {
             true => Source::Random { seed: prepared.train.seed },
             false => Source::Files(&prepared.files),
         };
-        let (own, tuning, few) = (setting.model.decoder()?, prepared.tuning.as_ref(), prepared.quantisation);
-        let (attach, mut store) = (Frozen(tuning), Store::default());
-        let model = build_on(&own.config, &source, &attach, &mut store, &own.device, own.compute, few)?;
+        let (own, tuning) = (setting.model.decoder()?, prepared.tuning.as_ref());
+        let how = Building {
+            quantisation: prepared.quantisation,
+            // So that its weights take no more memory than their files.
+            frozen: true,
+            ..Building::new(source, tuning, &own.device, own.compute)
+        };
+        let model = build_as(&own.config, &how, &mut Store::default())?;
         tuning.place(&model)?;
         Ok(Self::Kept(Box::new(model)))
     }
@@ -118,32 +119,6 @@ impl Reference {
             Self::Kept(kept) => (kept.as_ref(), Weights::Tuned),
         };
         Ok(model.outlooks(batch, weights, temperature)?.log_probs)
-    }
-}
-
-/// What a tuning attaches, on weights that all stay frozen, so that they take no more memory than their files.
-struct Frozen<'a>(&'a dyn Tuning);
-
-impl Attach for Frozen<'_> {
-    fn meet(&self, layout: &dyn Layout) -> Result<()> {
-        self.0.meet(layout)
-    }
-
-    fn linear(&self, name: &str, linear: Linear, store: &mut Store) -> Result<Linear> {
-        self.0.linear(name, linear, store)
-    }
-
-    fn bottleneck(&self, name: &str, width: usize, device: &Device, store: &mut Store) -> Result<Option<Bottleneck>> {
-        self.0.bottleneck(name, width, device, store)
-    }
-
-    fn virtual_tokens(
-        &self,
-        config: &DecoderConfig,
-        embedding: &Parameter,
-        store: &mut Store,
-    ) -> Result<Option<VirtualTokens>> {
-        self.0.virtual_tokens(config, embedding, store)
     }
 }
 

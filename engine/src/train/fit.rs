@@ -11,6 +11,7 @@ use crate::{
 };
 use api::{
     Event, Outcome, Problem,
+    job::validation_name,
     params::{OutputParams, TrainParams},
 };
 use std::{
@@ -170,7 +171,7 @@ impl Run<'_> {
             Ok::<_, Error>(())
         })?;
         let values = values(objective, &found, over.max(1)).into_iter();
-        let values: BTreeMap<String, f64> = values.map(|(name, value)| (format!("eval_{name}"), value)).collect();
+        let values: BTreeMap<String, f64> = values.map(|(name, value)| (validation_name(&name), value)).collect();
         let epoch = self.epoch();
         self.log.evaluation(self.step, epoch, &values)?;
         (self.sink)(Event::Metrics { step: self.step, epoch, values })

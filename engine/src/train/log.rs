@@ -1,7 +1,10 @@
 //! The files that tools of the field read: `trainer_log.jsonl`, `trainer_state.json`, `train_results.json`.
 
 use crate::{Error, Result, files::atomic::write_atomically};
-use api::params::{OutputParams, TrainParams};
+use api::{
+    job::validated,
+    params::{OutputParams, TrainParams},
+};
 use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeMap,
@@ -109,9 +112,13 @@ impl TrainerLog {
             ("train_samples_per_second".to_string(), samples / seconds.max(1e-9)),
             ("train_steps_per_second".to_string(), (step - self.first) as f64 / seconds.max(1e-9)),
         ]);
-        let evaluated =
-            self.history.iter().rev().filter_map(Value::as_object).find(|h| h.keys().any(|name| is_validation(name)));
-        let measured = evaluated.into_iter().flatten().filter(|(name, _)| is_validation(name));
+        let evaluated = self
+            .history
+            .iter()
+            .rev()
+            .filter_map(Value::as_object)
+            .find(|h| h.keys().any(|name| validated(name).is_some()));
+        let measured = evaluated.into_iter().flatten().filter(|(name, _)| validated(name).is_some());
         results.extend(measured.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))));
         for (name, value) in [
             ("trainer_state.json", self.state(step, epoch)),
@@ -140,10 +147,6 @@ impl TrainerLog {
         let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
         writeln!(file, "{}", Value::Object(line)).map_err(Error::io(&path))
     }
-}
-
-fn is_validation(name: &str) -> bool {
-    name.starts_with("eval_")
 }
 
 pub(crate) fn pretty(value: &Value) -> String {

@@ -1,6 +1,8 @@
 //! Fixtures, comparisons and the Python oracle, for the tests of this folder.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod jobs;
+
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use std::{

@@ -4,6 +4,7 @@
 use super::*;
 use api::Problem;
 use engine::make::{Endpoint, Options, Said, Teacher};
+use std::sync::atomic::AtomicBool;
 
 /// Scores each text by a rule, and is away from some request on.
 struct Scorer {
@@ -37,36 +38,16 @@ fn any(text: &str) -> f64 {
 /// As [`Home::run`], with a scorer that answers so many requests.
 fn scored(home: &Home, name: &str, mut config: Value, rule: fn(&str) -> f64, requests: u64) -> Ended {
     (config["reward_funcs"], config["reward_url"]) = (json!("http"), json!("http://localhost:9/score"));
-    let dir = home.path().join("runs").join(name);
-    let spec = Spec { id: name.into(), kind: JobKind::Train, config: config_of(config), after: None, created_at: 0.0 };
+    let (dir, spec) = (home.path().join("runs").join(name), jobs::spec(JobKind::Train, config_of(config)));
     let connect = |_: &Endpoint| -> engine::Result<Box<dyn Teacher>> { Ok(Box::new(Scorer { rule, requests })) };
-    let (stop, mut events) = (AtomicBool::new(false), Vec::new());
-    let mut sink = |event: Event| {
-        events.push(event);
-        Ok(())
-    };
-    let outcome = run::run_prepared(&spec, None, &dir, &home.places(), &connect, &mut sink, &stop).unwrap();
-    Ended { dir, outcome, events }
+    jobs::heard(&dir, None, |sink, stop| {
+        run::run_prepared(&spec, None, &dir, &places(home.path()), &connect, sink, stop)
+    })
 }
 
-impl Ended {
-    fn problem(&self) -> &Problem {
-        let Some(Event::Finished { problem: Some(problem), .. }) = self.events.last() else { panic!("it went on") };
-        problem
-    }
-
-    fn values(&self, name: &str) -> Vec<Option<f64>> {
-        let of = |event: &Event| match event {
-            Event::Metrics { values, .. } => Some(values.get(name).copied()),
-            _ => None,
-        };
-        self.events.iter().filter_map(of).collect()
-    }
-
-    fn rollouts(&self) -> Vec<Rollout> {
-        let text = fs::read_to_string(self.dir.join("rollouts.jsonl")).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
+fn rollouts(ended: &Ended) -> Vec<Rollout> {
+    let text = fs::read_to_string(ended.dir.join("rollouts.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
@@ -125,18 +106,18 @@ fn dynamic_sampling_draws_other_prompts() {
     let telling = |text: &str| if text.contains("What is 1") { any(text) } else { 0.0 };
     let ended = scored(&home, "telling", config.clone(), telling, u64::MAX);
     assert_eq!(ended.outcome, Outcome::Succeeded, "{:?}", ended.events.last());
-    let rollouts = ended.rollouts();
-    assert_eq!(rollouts.len(), 8);
-    for pair in rollouts.chunks(2) {
+    let all = rollouts(&ended);
+    assert_eq!(all.len(), 8);
+    for pair in all.chunks(2) {
         assert!(pair.iter().all(|rollout| rollout.prompt.contains("What is 1")), "{pair:?}");
         assert_ne!(pair[0].prompt, pair[1].prompt);
     }
-    assert!(ended.values("alike_share").iter().all(|share| *share == Some(0.0)));
+    assert_eq!(ended.values("alike_share"), [0.0; 4]);
 
     let nothing = scored(&home, "nothing", config, |_| 1.0, u64::MAX);
     assert_eq!(nothing.outcome, Outcome::Succeeded, "{:?}", nothing.events.last());
-    assert!(nothing.values("alike_share").iter().all(|share| *share == Some(1.0)));
-    assert!(nothing.values("entropy").iter().all(Option::is_none), "the entropy of nothing is told");
+    assert_eq!(nothing.values("alike_share"), [1.0; 4]);
+    assert!(nothing.values("entropy").is_empty(), "the entropy of nothing is told");
     assert_eq!(nothing.losses(), [0.0; 4]);
 }
 
@@ -152,21 +133,21 @@ fn prompts_are_held_to_the_context_and_references_stay_whole() {
     let mut config = home.config("grpo", "lora");
     let more = json!({"reward_funcs": "numeric", "max_steps": 1, "beta": 0.0, "dynamic_sample": false});
     config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let problem = engine::prepare::plan(&config_of(config.clone()), &home.places()).err().unwrap().into_problem();
+    let problem = engine::prepare::plan(&config_of(config.clone()), &places(home.path())).err().unwrap().into_problem();
     assert_eq!((problem.code.as_str(), problem.field.as_deref()), ("no_room_for_answers", Some("cutoff_len")));
     assert!(problem.message.contains("256") && problem.hint.contains("255"), "{problem}");
 
     (config["cutoff_len"], config["max_new_tokens"]) = (json!(100), json!(250));
-    let plan = engine::prepare::plan(&config_of(config.clone()), &home.places()).unwrap();
+    let plan = engine::prepare::plan(&config_of(config.clone()), &places(home.path())).unwrap();
     let warned = |code: &str| plan.warnings.iter().any(|problem| problem.code == code);
     assert!(warned("little_room_for_answers") && warned("skipped") && plan.longest < 100, "{plan:?}");
 
     config["max_new_tokens"] = json!(5);
     let ended = home.run("whole-references", config);
     assert_eq!(ended.outcome, Outcome::Succeeded, "{:?}", ended.events.last());
-    assert!(ended.rollouts().iter().all(|rollout| rollout.reference.as_deref() == Some(long.as_str())));
+    assert!(rollouts(&ended).iter().all(|rollout| rollout.reference.as_deref() == Some(long.as_str())));
     // Nothing is held against a reference.
-    assert_eq!(ended.values("kl"), [None]);
+    assert!(ended.values("kl").is_empty());
 }
 
 #[test]
@@ -181,7 +162,7 @@ fn validations_are_logged_and_made_with_the_average() {
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let ended = scored(&home, name, config, any, u64::MAX);
         assert_eq!(ended.outcome, Outcome::Succeeded, "{:?}", ended.events.last());
-        let found: Vec<f64> = ended.values("eval_reward").into_iter().flatten().collect();
+        let found = ended.values("eval_reward");
         let read = |name: &str| fs::read_to_string(ended.dir.join(name)).unwrap();
         let results: Value = serde_json::from_str(&read("train_results.json")).unwrap();
         assert_eq!(results["eval_reward"], found[1]);
@@ -217,7 +198,7 @@ fn rewards_are_checked_with_the_plan() {
     ] {
         let mut config = home.config("grpo", "lora");
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let problem = engine::prepare::plan(&config_of(config), &home.places()).err().unwrap().into_problem();
+        let problem = engine::prepare::plan(&config_of(config), &places(home.path())).err().unwrap().into_problem();
         assert_eq!((problem.code.as_str(), problem.field.as_deref()), (code, Some(field)), "{more}: {problem}");
         assert!(
             problem.zh.is_some() && !problem.hint.is_empty() && !problem.message.starts_with("base_url"),
@@ -226,9 +207,9 @@ fn rewards_are_checked_with_the_plan() {
     }
     // A judge of this computer reads other tokens than the policy, and counts for the memory.
     let mut config = home.config("grpo", "lora");
-    let alone = engine::prepare::plan(&config_of(config.clone()), &home.places()).unwrap();
+    let alone = engine::prepare::plan(&config_of(config.clone()), &places(home.path())).unwrap();
     (config["reward_funcs"], config["judge_model"]) = (json!("judge"), json!(home.path().join("runs/base")));
-    let plan = engine::prepare::plan(&config_of(config), &home.places()).unwrap();
+    let plan = engine::prepare::plan(&config_of(config), &places(home.path())).unwrap();
     let bytes = |plan: &api::Plan| plan.memory.iter().map(|part| part.bytes).sum::<u64>();
     assert!(bytes(&plan) > bytes(&alone), "the judge takes no memory");
 }

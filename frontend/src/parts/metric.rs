@@ -4,6 +4,7 @@ use crate::{i18n::fill, store::store, ui};
 use api::{
     Job,
     catalog::{Better, MetricCard},
+    job::validated,
 };
 use leptos::prelude::*;
 
@@ -21,7 +22,7 @@ pub fn cards(stage: &str) -> Vec<MetricCard> {
 pub fn title(stage: &str, name: &str) -> String {
     let title = store().catalog.with(|c| c.as_ref().and_then(|c| c.metric(stage, name)).map(|card| card.title.clone()));
     let title = title.map_or_else(|| name.to_owned(), |title| ui::language().of(&title));
-    if name.starts_with("eval_") { fill(ui::words().of_validation, &[("name", &title)]) } else { title }
+    if validated(name).is_some() { fill(ui::words().of_validation, &[("name", &title)]) } else { title }
 }
 
 /// What a metric is and which way it should go, in a line; nothing of one that nobody knows.

@@ -66,8 +66,7 @@ impl Store {
 impl Change {
     /// Adds a point. A run that went back to a checkpoint makes its steps again: what lay after the point goes.
     pub async fn add_metric(&mut self, job: &str, metric: &Metric) -> Result<()> {
-        let is_evaluation = metric.values.keys().any(|key| key.starts_with("eval_"));
-        let kind = if is_evaluation { "eval" } else { "train" };
+        let kind = if metric.is_validation() { "eval" } else { "train" };
         sqlx::query("DELETE FROM metrics WHERE job = ? AND step > ? AND kind = ?")
             .bind(job)
             .bind(signed(metric.step))

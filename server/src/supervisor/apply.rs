@@ -3,7 +3,7 @@
 use crate::store::Record;
 use api::{
     Event, JobKind, JobState, Line, Outcome, Problem,
-    job::{Checkpoint, Metric},
+    job::{Checkpoint, Metric, validated},
 };
 use std::{
     collections::VecDeque,
@@ -86,7 +86,7 @@ pub fn apply(record: &mut Record, pace: &mut Pace, line: Line, dir: &Path) -> Ef
             progress.done = step;
             progress.total = progress.total.max(step);
             progress.epoch = epoch;
-            if values.keys().any(|key| !key.starts_with("eval_")) {
+            if values.keys().any(|name| validated(name).is_none()) {
                 progress.seconds_left = pace.add(line.time, step, progress.total - step).or(progress.seconds_left);
             }
             Effect::Metric(Metric { step, epoch, time: line.time, values })

@@ -28,7 +28,7 @@ use api::{
 use axum::http::StatusCode;
 use serde_json::Value;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     io,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -111,10 +111,7 @@ impl Supervisor {
 
     /// A job with a folder of its own, known to nobody yet.
     async fn fresh(&self, new: NewJob) -> Reply<Record> {
-        let known: HashSet<_> = self.base.store.cursors().await?.into_iter().map(|(id, ..)| id).collect();
-        let id = self
-            .make_folder(&wished_id(new.kind, &new.name, &new.config), &known)
-            .map_err(|e| Failure::io(["Making the run folder", "创建运行文件夹"], &e))?;
+        let id = self.make_folder(&wished_id(new.kind, &new.name, &new.config)).await?;
         Ok(Record::new(id, new.kind, new.config, now()))
     }
 
@@ -388,20 +385,21 @@ impl Supervisor {
     }
 
     /// A new folder under `runs/` by the wished name or that name with a number; never one that is there.
-    fn make_folder(&self, wish: &str, known: &HashSet<String>) -> io::Result<String> {
+    async fn make_folder(&self, wish: &str) -> Reply<String> {
+        let failed = |error| Failure::io(["Making the run folder", "创建运行文件夹"], &error);
         for number in 1..10_000 {
             let id = if number == 1 { wish.to_owned() } else { format!("{wish}-{number}") };
             // Its folder may be gone, taken away by hand.
-            if known.contains(&id) {
+            if self.base.store.job(&id).await?.is_some() {
                 continue;
             }
-            match std::fs::create_dir(self.dir(&id)?) {
+            match std::fs::create_dir(self.dir(&id).map_err(failed)?) {
                 Ok(()) => return Ok(id),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(failed(error)),
             }
         }
-        Err(io::ErrorKind::AlreadyExists.into())
+        Err(failed(io::ErrorKind::AlreadyExists.into()))
     }
 
     fn write_spec(&self, record: &Record) -> io::Result<()> {

@@ -33,6 +33,18 @@ pub enum MlpInput {
 }
 
 impl Mlp {
+    /// Of its linears: gate, up and down, or one that reads x, which `alone` takes, and down.
+    pub fn of(mut linears: Vec<Linear>, alone: fn(Linear) -> MlpInput, activation: Activation) -> Result<Self> {
+        let missing = || Error::Internal("an MLP lacks a linear".into());
+        let down = linears.pop().ok_or_else(missing)?;
+        let second = linears.pop().ok_or_else(missing)?;
+        let first = match linears.pop() {
+            Some(gate) => MlpInput::Gated { gate, up: second },
+            None => alone(second),
+        };
+        Ok(Self { first, activation, down })
+    }
+
     pub fn linears(&self) -> Vec<&Linear> {
         let mut all = match &self.first {
             MlpInput::Gated { gate, up } => vec![gate, up],

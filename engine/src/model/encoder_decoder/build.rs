@@ -9,7 +9,7 @@ use crate::{
     files::ModelFiles,
     kernels::values::cast,
     model::{
-        Attach, LinearLayout, Source, Store,
+        Attach, Building, LinearLayout, Source, Store,
         blocks::{Linear, Mlp, MlpInput, Norm, RmsNorm},
         build::{checked, normal},
         parameter::Parameter,
@@ -28,22 +28,14 @@ impl EncoderDecoder {
         compute: DType,
     ) -> Result<Self> {
         let config = EncoderDecoderConfig::of(files, files.config())?;
-        Self::build(&config, &Source::Files(files), attach, store, device, compute)
+        Self::build(&config, &Building::new(Source::Files(files), attach, device, compute), store)
     }
 
-    /// Trainable parameters are float32 and remembered in `store`; frozen matrices keep bf16 where their file has it or the
-    /// model computes in it.
-    pub fn build(
-        config: &EncoderDecoderConfig,
-        source: &Source,
-        attach: &dyn Attach,
-        store: &mut Store,
-        device: &Device,
-        compute: DType,
-    ) -> Result<Self> {
-        attach.meet(config)?;
+    /// Trainable parameters are float32 and remembered in `store`.
+    pub fn build(config: &EncoderDecoderConfig, how: &Building, store: &mut Store) -> Result<Self> {
+        how.attach.meet(config)?;
         let c = config;
-        let mut builder = Builder { config: c, source, attach, store, device, compute };
+        let mut builder = Builder { config: c, how, store };
         let vocabulary = [c.vocab_size, c.hidden_size];
         // As a head without a factor, it must give logits of 1.
         let deviation = if c.tied && c.head_scale == 1.0 { root(c.hidden_size) } else { 1.0 };
@@ -55,18 +47,15 @@ impl EncoderDecoder {
             // Of the width, unlike transformers', whose 1 makes the first losses of mT5 hundreds.
             false => builder.parameter(&weight(HEAD), &vocabulary, Some(root(c.hidden_size)))?,
         };
-        let (device, config) = (device.clone(), config.clone());
+        let (device, compute, config) = (how.device.clone(), how.compute, config.clone());
         Ok(Self { device, compute, embedding, encoder, encoder_norm, decoder, decoder_norm, head, config })
     }
 }
 
 struct Builder<'a> {
     config: &'a EncoderDecoderConfig,
-    source: &'a Source<'a>,
-    attach: &'a dyn Attach,
+    how: &'a Building<'a>,
     store: &'a mut Store,
-    device: &'a Device,
-    compute: DType,
 }
 
 impl Builder<'_> {
@@ -100,15 +89,8 @@ impl Builder<'_> {
     }
 
     fn mlp(&mut self, linears: &[LinearLayout]) -> Result<Mlp> {
-        let mut built = linears.iter().map(|linear| self.plain(linear)).collect::<Result<Vec<_>>>()?;
-        let missing = || Error::Internal("an MLP lacks a linear".into());
-        let down = built.pop().ok_or_else(missing)?;
-        let second = built.pop().ok_or_else(missing)?;
-        let first = match built.pop() {
-            Some(gate) => MlpInput::Gated { gate, up: second },
-            None => MlpInput::Plain(second),
-        };
-        Ok(Mlp { first, activation: self.config.activation, down })
+        let linears = linears.iter().map(|linear| self.plain(linear)).collect::<Result<_>>()?;
+        Mlp::of(linears, MlpInput::Plain, self.config.activation)
     }
 
     fn plain(&mut self, layout: &LinearLayout) -> Result<Linear> {
@@ -117,7 +99,7 @@ impl Builder<'_> {
 
     fn linear(&mut self, layout: &LinearLayout, deviation: f64) -> Result<Linear> {
         let weight = self.parameter(&weight(&layout.name), &[layout.out, layout.inp], Some(deviation))?;
-        self.attach.linear(&layout.name, Linear::new(weight, None), self.store)
+        self.how.attach.linear(&layout.name, Linear::new(weight, None), self.store)
     }
 
     fn norm(&mut self, name: &str) -> Result<Norm> {
@@ -127,18 +109,15 @@ impl Builder<'_> {
 
     /// A random model's begins as normal numbers of this deviation, or with ones.
     fn parameter(&mut self, name: &str, shape: &[usize], deviation: Option<f64>) -> Result<Arc<Parameter>> {
-        let trains = self.attach.trains(name);
-        let in_file = matches!(self.source, Source::Files(files) if files.is_bf16(name));
-        let bf16 = shape.len() > 1 && !trains && (in_file || self.compute == DType::BF16);
-        let dtype = if bf16 { DType::BF16 } else { DType::F32 };
-        let value = match (self.source, deviation) {
-            (Source::Files(files), _) => checked(files, name, shape, dtype, self.device)?,
+        let (dtype, device) = (self.how.dtype(name, shape), self.how.device);
+        let value = match (self.how.source, deviation) {
+            (Source::Files(files), _) => checked(files, name, shape, dtype, device)?,
             (Source::Random { seed }, Some(deviation)) => {
-                cast(&normal(name, shape, *seed, deviation * self.config.initializer_factor, self.device)?, dtype)?
+                cast(&normal(name, shape, seed, deviation * self.config.initializer_factor, device)?, dtype)?
             }
-            (Source::Random { .. }, None) => Tensor::ones(shape, dtype, self.device)?,
+            (Source::Random { .. }, None) => Tensor::ones(shape, dtype, device)?,
         };
-        Ok(if trains { self.store.add(name, value) } else { Parameter::new(name, value, false) })
+        Ok(if self.how.trains(name) { self.store.add(name, value) } else { Parameter::new(name, value, false) })
     }
 }
 

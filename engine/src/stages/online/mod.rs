@@ -17,7 +17,7 @@ pub use steps::{Policy, steps};
 
 use crate::{
     Error, Result,
-    data::Encoder,
+    data::{Encoder, Samples},
     generate::batch::{Answer, Ask, answers},
     kernels::head::Scale,
     loaded::ends,
@@ -29,6 +29,7 @@ use crate::{
 use api::{
     Problem,
     catalog::{main_ui, ui},
+    job::validation_name,
     params::{self, GenerateParams},
     rollout,
 };
@@ -196,9 +197,12 @@ impl Online {
     /// is still alike then is not learned from (DAPO). Nothing if the run is to stop.
     pub fn sample(&mut self, run: &Run, each: usize, dynamic: Option<u64>) -> Result<Option<Rollouts>> {
         let begun = Instant::now();
+        let seed = self.seed;
         let rows: Vec<u32> = run.sampler.step(run.step).into_iter().flatten().collect();
         let mut asked: BTreeSet<u32> = rows.iter().copied().collect();
-        let Some((mut groups, mut tokens)) = self.answered(run, rows, 0, each)? else { return Ok(None) };
+        let draw = |attempt| Seed { seed, step: run.step, attempt, prompt: 0 };
+        let first = self.answered(run, &run.samples, rows, &draw(0), each)?;
+        let Some((mut groups, mut tokens)) = first else { return Ok(None) };
         let mut drawn = 0;
         for attempt in 1..=dynamic.unwrap_or(0) {
             let open: Vec<usize> = (0..groups.len()).filter(|i| alike(&groups[*i])).collect();
@@ -208,7 +212,8 @@ impl Online {
             }
             drawn = drawn.max(rows.len());
             asked.extend(&rows);
-            let Some((found, more)) = self.answered(run, rows, attempt, each)? else { return Ok(None) };
+            let found = self.answered(run, &run.samples, rows, &draw(attempt), each)?;
+            let Some((found, more)) = found else { return Ok(None) };
             tokens += more;
             let telling = found.into_iter().filter(|group| !alike(group));
             open.into_iter().zip(telling).for_each(|(place, group)| groups[place] = group);
@@ -234,9 +239,16 @@ impl Online {
     }
 
     /// The rewarded answers to the prompts of some rows, and how many tokens these are; nothing if the run is to stop.
-    fn answered(&mut self, run: &Run, rows: Vec<u32>, attempt: u64, each: usize) -> Result<Option<(Groups, usize)>> {
-        let prompts = prompts::of(&run.samples, rows, &self.encoder)?;
-        let seed = |prompt: u64| Seed { seed: self.seed, step: run.step, attempt, prompt }.each(each);
+    fn answered(
+        &mut self,
+        run: &Run,
+        samples: &Samples,
+        rows: impl IntoIterator<Item = u32>,
+        draw: &Seed,
+        each: usize,
+    ) -> Result<Option<(Groups, usize)>> {
+        let prompts = prompts::of(samples, rows, &self.encoder)?;
+        let seed = |prompt: u64| Seed { prompt, ..*draw }.each(each);
         let asks = prompts.iter().zip(0..).map(|(prompt, i)| Ask { prompt: prompt.ids.clone(), seeds: seed(i) });
         let asks: Vec<Ask> = asks.collect();
         let Some(said) = answers(run.model.decoder()?, &asks, &self.ends, &self.params.generation(), run.stop)? else {
@@ -251,18 +263,13 @@ impl Online {
         if !run.evaluates() {
             return Ok(());
         }
-        let prompts = prompts::of(&run.eval, 0..run.eval.len() as u32, &self.encoder)?;
         // The same random numbers each time, so that the means can be compared.
-        let seed = |prompt: u64| Seed { seed: self.seed, step: u64::MAX, attempt: 0, prompt }.each(1);
-        let asks = prompts.iter().zip(0..).map(|(prompt, i)| Ask { prompt: prompt.ids.clone(), seeds: seed(i) });
-        let (asks, how): (Vec<Ask>, _) = (asks.collect(), self.params.generation());
-        let said = Average::instead(run.average.as_ref(), || {
-            answers(run.model.decoder()?, &asks, &self.ends, &how, run.stop)
-        })?;
-        let Some(said) = said else { return Ok(()) };
-        let Some(groups) = self.judged(&prompts, said, run.stop)? else { return Ok(()) };
+        let draw = Seed { seed: self.seed, step: u64::MAX, attempt: 0, prompt: 0 };
+        let rows = 0..run.eval.len() as u32;
+        let answered = Average::instead(run.average.as_ref(), || self.answered(run, &run.eval, rows, &draw, 1))?;
+        let Some((groups, _)) = answered else { return Ok(()) };
         let sum: f64 = groups.iter().flatten().map(|episode| episode.worth.total).sum();
-        let values = BTreeMap::from([("eval_reward".to_owned(), sum / prompts.len().max(1) as f64)]);
+        let values = BTreeMap::from([(validation_name("reward"), sum / groups.len().max(1) as f64)]);
         let (step, epoch) = (run.step, run.epoch());
         run.log.evaluation(step, epoch, &values)?;
         (run.sink)(api::Event::Metrics { step, epoch, values })

@@ -13,7 +13,11 @@ use crate::{
     store::store,
     ui,
 };
-use api::{Job, catalog::MetricCard, job::Metric};
+use api::{
+    Job,
+    catalog::MetricCard,
+    job::{Metric, validation_name},
+};
 use leptos::{html, prelude::*};
 use std::collections::BTreeSet;
 
@@ -116,7 +120,7 @@ const ELSEWHERE: [&str; 3] = ["loss", "eval_loss", "epoch"];
 /// training, and then the others.
 fn names(points: &[Metric], known: &[MetricCard]) -> Vec<String> {
     let found: BTreeSet<&str> = points.iter().flat_map(|point| point.values.keys().map(String::as_str)).collect();
-    let known = known.iter().flat_map(|card| [card.name.clone(), format!("eval_{}", card.name)]);
+    let known = known.iter().flat_map(|card| [card.name.clone(), validation_name(&card.name)]);
     let mut names: Vec<String> = known.filter(|name| found.contains(name.as_str())).collect();
     let rest: Vec<&str> = found.into_iter().filter(|name| names.iter().all(|known| known != name)).collect();
     names.extend(rest.into_iter().map(str::to_owned));
