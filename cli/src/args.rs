@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::load;
 use api::{
     data::FileType,
     hub::HubName,
@@ -307,6 +308,30 @@ pub enum Bench {
     Data(BenchData),
     /// Accuracy, trained parameters, memory and time of tuning methods on rows with labels, each in a process of its own
     Methods(BenchMethods),
+    /// What a studio of its own holds while a model trains in it: chats, pages, uploads, requests, hostile connections
+    Load(BenchLoad),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct BenchLoad {
+    /// Rows of the table, L01 to L09 and R18 [default: all]
+    #[arg(long, value_name = "ROW,…", value_delimiter = ',', value_parser = PossibleValuesParser::new(load::ROWS))]
+    pub rows: Vec<String>,
+    /// How long each load lasts
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(5..=86_400))]
+    pub seconds: u32,
+    /// Pages that follow a run
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub subscribers: u32,
+    /// Size of the files that are uploaded and read
+    #[arg(long, default_value_t = 1.0)]
+    pub gigabytes: f64,
+    /// Jobs of the long history
+    #[arg(long, default_value_t = 10_000)]
+    pub jobs: u64,
+    /// Points of their curves, in all
+    #[arg(long, default_value_t = 10_000_000)]
+    pub points: u64,
 }
 
 #[derive(Debug, clap::Args)]

@@ -8,6 +8,7 @@ mod events;
 mod gpu;
 mod home;
 mod job;
+mod load;
 mod log;
 mod memory;
 mod outcome;

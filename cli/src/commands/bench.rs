@@ -3,7 +3,7 @@
 use crate::{
     args::{Bench, BenchData, BenchGenerate, BenchMethods, BenchRollouts, BenchSubject, BenchTrain},
     environment::Environment,
-    home, log,
+    home, load, log,
     outcome::{Failure, Outcome},
     say::Say,
 };
@@ -61,6 +61,10 @@ pub fn run(command: Bench, environment: &Environment, say: &Say, begun: Instant)
         Bench::Methods(args) => {
             let reports = each_method(&args, environment, say)?;
             say.result(&reports, || table(&reports, say.is_chinese()));
+        }
+        Bench::Load(args) => {
+            let rows = load::run(&args, say)?;
+            say.result(&rows, || load::table(&rows));
         }
         Bench::Generate(args) => {
             let (subject, compute_type) = common(&args.subject)?;
