@@ -3,6 +3,7 @@
 use crate::{
     environment::Environment,
     events::EventLog,
+    heartbeat::Heart,
     outcome::{self, Failure, Outcome},
     runs::RunFolder,
     teacher,
@@ -25,6 +26,7 @@ pub fn run(
 ) -> Outcome {
     let dir = &folder.dir;
     let mut log = EventLog::open(dir).map_err(|e| Failure::io(dir, e))?;
+    let _heart = Heart::start(dir);
     let mut failed = None;
     let mut sink = |event: Event| {
         let line = log.write(event).map_err(engine::Error::io(dir.join("events.jsonl")))?;

@@ -6,6 +6,7 @@ mod config;
 mod environment;
 mod events;
 mod gpu;
+mod heartbeat;
 mod home;
 mod job;
 mod log;
