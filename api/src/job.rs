@@ -21,8 +21,7 @@ pub struct Spec {
 /// What stands in `RUN_DIR/heartbeat.json` while a worker lives. It is replaced as a whole every [`Heartbeat::SECONDS`] and
 /// taken away when the worker ends by itself; a worker that was killed leaves its last one.
 ///
-/// A `time` that stays behind tells of a worker that is stopped or a machine that hangs, a `work` that stays the same over
-/// several beats of one whose computation does.
+/// A file that stays as it is tells of a worker that is stopped, or whose computation hasn't moved for a minute.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Heartbeat {
     /// Seconds since 1970.

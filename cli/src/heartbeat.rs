@@ -8,8 +8,11 @@ use std::{
     path::{Path, PathBuf},
     sync::mpsc::{RecvTimeoutError, Sender, channel},
     thread::{Builder, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+/// A worker whose work doesn't move for so long gives no more sign of life until it does: longer than any single operation.
+const STILL: Duration = Duration::from_secs(60);
 
 /// Writes [`Heartbeat::FILE`] into a run folder again and again; dropped, it takes the file away, so that only the worker
 /// that was killed leaves one behind.
@@ -24,8 +27,14 @@ impl Heart {
         let (stop, stopped) = channel();
         let file = dir.join(Heartbeat::FILE);
         let to = file.clone();
+        let (mut work, mut moved) = (pulse::count(), Instant::now());
         let beat = move || loop {
-            beat(&to);
+            if pulse::count() != work {
+                (work, moved) = (pulse::count(), Instant::now());
+            }
+            if moved.elapsed() < STILL {
+                beat(&to);
+            }
             if stopped.recv_timeout(Duration::from_secs(Heartbeat::SECONDS)) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
@@ -61,9 +70,8 @@ mod tests {
     fn a_living_worker_beats_and_leaves_nothing_when_it_ends() {
         let dir = tempfile::tempdir().unwrap();
         let heart = Heart::start(dir.path());
-        let read = || -> Option<Heartbeat> {
-            serde_json::from_slice(&fs::read(dir.path().join(Heartbeat::FILE)).ok()?).ok()
-        };
+        let read =
+            || -> Option<Heartbeat> { serde_json::from_slice(&fs::read(dir.path().join(Heartbeat::FILE)).ok()?).ok() };
         let first = (0..100).find_map(|_| {
             std::thread::sleep(Duration::from_millis(20));
             read()

@@ -91,9 +91,6 @@ fn train(
     }
     room_for(&prepared, dir)?;
     let mut provenance = Provenance::of(config, &prepared, places)?;
-    if let Some(problem) = Provenance::read(dir).and_then(|before| provenance.goes_on_otherwise(&before)) {
-        sink(Event::Note { problem })?;
-    }
     provenance.write(dir)?;
     status(sink, "Loading the model", "正在加载模型")?;
     let Prepared { model: chosen, train, optimizer: more, output, stage, tuning, files, plan, .. } = &prepared;

@@ -18,7 +18,8 @@ pub struct Difference {
 /// Everything that differs between what two runs are made of, and in what they left.
 pub fn difference(a: &Provenance, b: &Provenance) -> Vec<Difference> {
     let parts = [a, b].map(parts);
-    let names: BTreeMap<&(&'static str, String), ()> = parts.iter().flat_map(|part| part.keys()).map(|k| (k, ())).collect();
+    let names: BTreeMap<&(&'static str, String), ()> =
+        parts.iter().flat_map(|part| part.keys()).map(|k| (k, ())).collect();
     let value = |which: usize, name: &(&'static str, String)| parts[which].get(name).cloned().unwrap_or(Value::Null);
     let both = names.keys().map(|name| (*name, [value(0, name), value(1, name)]));
     let differs = both.filter(|(_, [a, b])| a != b);

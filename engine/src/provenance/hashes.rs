@@ -79,7 +79,9 @@ pub fn order(sampler: &Sampler) -> String {
         Order::AsGiven => 2,
     };
     let mut hash = Sha256::new();
-    [*samples as u64, *batch as u64, *accumulation as u64, *seed, kind].iter().for_each(|n| hash.update(n.to_le_bytes()));
+    [*samples as u64, *batch as u64, *accumulation as u64, *seed, kind]
+        .iter()
+        .for_each(|n| hash.update(n.to_le_bytes()));
     for step in sampler.clone().steps(0).take(sampler.steps_per_epoch() as usize) {
         step.iter().flatten().for_each(|index| hash.update(index.to_le_bytes()));
     }

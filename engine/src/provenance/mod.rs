@@ -8,9 +8,8 @@ pub use difference::{Difference, difference};
 pub use hashes::{FileHashes, config, data, order, tokenizer, weights};
 
 use crate::{Error, Places, Result, files::write_atomically, prepare::Prepared};
-use api::{Plan, Problem, RunConfig};
+use api::{Plan, RunConfig};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Its name in a run folder.
@@ -99,25 +98,6 @@ impl Provenance {
     pub fn write(&self, dir: &Path) -> Result<()> {
         let text = serde_json::to_vec_pretty(self).map_err(|e| Error::Internal(e.to_string()))?;
         write_atomically(&dir.join(FILE), text)
-    }
-
-    /// What to say where a run that `before` tells of goes on with another program or on another machine: from here on its
-    /// values are as good, and not those of an unbroken run to the last bit.
-    pub fn goes_on_otherwise(&self, before: &Self) -> Option<Problem> {
-        let changed = difference(before, self).into_iter().filter(|d| matches!(d.group, "program" | "machine"));
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let changed: Vec<String> =
-            changed.map(|d| format!("{} {} -> {}", d.name, text(&d.values[0]), text(&d.values[1]))).collect();
-        let changed = (!changed.is_empty()).then(|| changed.join(", "))?;
-        let problem = Problem::new(
-            "not_bit_exact",
-            format!("The run goes on with something else than it began with ({changed}), so it is not bit-exact."),
-            format!("此运行继续时的环境与开始时不同（{changed}），因此结果不再逐位一致。"),
-        );
-        Some(problem.hint(
-            "The result is as good. For the same bits, resume it where and how it began.",
-            "结果质量不受影响。若需逐位一致，请在与开始时相同的环境中继续。",
-        ))
     }
 
     /// Takes down what the run left in its folder: weights, in the folder itself or one below it, checkpoints aside.
