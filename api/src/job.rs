@@ -18,6 +18,27 @@ pub struct Spec {
     pub created_at: f64,
 }
 
+/// What stands in `RUN_DIR/heartbeat.json` while a worker lives. It is replaced as a whole every [`Heartbeat::SECONDS`] and
+/// taken away when the worker ends by itself; a worker that was killed leaves its last one.
+///
+/// A file that stays as it is tells of a worker that is stopped, or whose computation hasn't moved for a minute.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Heartbeat {
+    /// Seconds since 1970.
+    pub time: f64,
+    /// Pieces of work done so far: operations, rows, parts of files. Only that it moves means something.
+    pub work: u64,
+    /// The most bytes that the worker has held so far, where the system tells it.
+    pub peak_memory: Option<u64>,
+}
+
+impl Heartbeat {
+    /// Its name in a run folder.
+    pub const FILE: &str = "heartbeat.json";
+    /// Between two of them.
+    pub const SECONDS: u64 = 2;
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobKind {

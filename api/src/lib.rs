@@ -10,6 +10,7 @@ pub mod device;
 pub mod event;
 pub mod hub;
 pub mod job;
+pub mod memory;
 pub mod model;
 pub mod params;
 pub mod plan;

@@ -1,5 +1,6 @@
 //! What reaches a person when something is wrong: the thing, its value, the bound, and the next step.
 
+use crate::catalog::Text;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -14,6 +15,9 @@ pub struct Problem {
     /// English sentence that says what to do next; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hint: String,
+    /// What one can do next, where that is more than one thing: each is enough, the best comes first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Text>,
     /// The argument that it belongs to, for example `lora_rank`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
@@ -44,6 +48,18 @@ impl Problem {
         self
     }
 
+    /// One of several next steps, in both languages.
+    pub fn step(mut self, en: impl Into<String>, zh: impl Into<String>) -> Self {
+        self.steps.push(Text::new(en, zh));
+        self
+    }
+
+    /// More next steps.
+    pub fn steps(mut self, steps: impl IntoIterator<Item = Text>) -> Self {
+        self.steps.extend(steps);
+        self
+    }
+
     /// The argument that the problem belongs to.
     pub fn field(mut self, field: impl Into<String>) -> Self {
         self.field = Some(field.into());
@@ -56,6 +72,12 @@ impl Problem {
             Some(zh) if language.starts_with("zh") && !zh.message.is_empty() => &zh.message,
             _ => &self.message,
         }
+    }
+
+    /// The one thing to do next, for places with room for no more.
+    pub fn next_in(&self, language: &str) -> &str {
+        let hint = self.hint_in(language);
+        if hint.is_empty() { self.steps.first().map_or("", |step| step.get(language)) } else { hint }
     }
 
     /// Hint in the language asked for.
@@ -73,7 +95,10 @@ impl fmt::Display for Problem {
             Some(field) if !self.message.contains(field.as_str()) => write!(f, "{field}: {}", self.message)?,
             _ => f.write_str(&self.message)?,
         }
-        if self.hint.is_empty() { Ok(()) } else { write!(f, " {}", self.hint) }
+        if !self.hint.is_empty() {
+            write!(f, " {}", self.hint)?;
+        }
+        self.steps.iter().try_for_each(|step| write!(f, " {}", step.en))
     }
 }
 

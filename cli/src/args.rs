@@ -40,6 +40,18 @@ pub enum Command {
         #[arg(value_name = "RUN.yaml | key=value")]
         words: Vec<String>,
     },
+    /// Make a run again and say whether its files come out the same to the bit
+    Rerun {
+        /// Its id, or its folder
+        #[arg(value_name = "RUN")]
+        run: String,
+    },
+    /// What differs between two runs: settings, model, data, program, machine, results
+    Diff {
+        /// Their ids, or their folders
+        #[arg(value_name = "RUN", num_args = 2, required = true)]
+        runs: Vec<String>,
+    },
     /// Talk to a model
     Chat {
         /// A YAML file and key=value words: model_name_or_path, adapter_name_or_path, template, temperature …

@@ -1,5 +1,7 @@
 //! Everything that the environment says, read once and only here.
 
+use crate::memory;
+use api::Problem;
 use engine::Places;
 use server::{hub::HubSettings, teacher::TeacherSettings};
 use std::env;
@@ -15,6 +17,8 @@ pub struct Environment {
     pub token: Option<String>,
     /// `LATHE_CPU`: compute with no better instructions than these, for comparisons.
     pub cpu: Option<String>,
+    /// `LATHE_MAX_MEMORY`: bytes that a worker may have, for example `16G`.
+    pub max_memory: Option<String>,
     /// For example `zh_CN.UTF-8`.
     pub language: String,
 }
@@ -37,6 +41,7 @@ impl Environment {
             teacher: TeacherSettings { key: text("LATHE_TEACHER_API_KEY"), url: text("LATHE_TEACHER_URL") },
             token: text("LATHE_TOKEN"),
             cpu: text("LATHE_CPU"),
+            max_memory: text("LATHE_MAX_MEMORY"),
             language: ["LC_ALL", "LC_MESSAGES", "LANG"].into_iter().find_map(text).unwrap_or_default(),
         }
     }
@@ -47,9 +52,23 @@ impl Environment {
         Self { home: std::path::absolute(&home).unwrap_or(home), ..self.clone() }
     }
 
+    /// The bytes of memory that a worker may have, if there is a limit.
+    pub fn memory_limit(&self) -> Result<Option<u64>, Problem> {
+        self.max_memory.as_ref().map(|text| memory::bytes(text).ok_or_else(|| bad_limit(text))).transpose()
+    }
+
     pub fn places(&self) -> Places {
         Places { home: self.home.clone(), hub_cache: self.hub.home.join("hub") }
     }
+}
+
+fn bad_limit(text: &str) -> Problem {
+    Problem::new(
+        "bad_memory_limit",
+        format!("LATHE_MAX_MEMORY is {text:?}, which this process can't be held to."),
+        format!("LATHE_MAX_MEMORY 为 {text:?}，无法据此限制内存。"),
+    )
+    .hint("Write, for example, 16G or 512M.", "请写成例如 16G 或 512M。")
 }
 
 /// All of it, for workers; the server lets through what they may see.

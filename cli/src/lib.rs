@@ -6,6 +6,7 @@ mod config;
 mod environment;
 mod events;
 mod gpu;
+mod heartbeat;
 mod home;
 mod job;
 mod load;
@@ -26,9 +27,8 @@ use outcome::{Failure, Outcome};
 use say::Say;
 use std::{process::ExitCode, time::Instant};
 
-/// Gives memory back to the system sooner than the allocator of the C library.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: memory::Allocator = memory::Allocator;
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
@@ -67,9 +67,15 @@ fn run(args: Args, environment: &Environment, say: &Say, begun: Instant) -> Outc
     if !matches!(command, Command::Webui(_)) {
         memory::keep_freed_for_a_minute();
     }
+    if matches!(command, Command::Worker(_) | Command::Train { .. } | Command::Rerun { .. } | Command::Export { .. }) {
+        let limit = environment.memory_limit().map_err(Failure::wrong)?;
+        limit.map(memory::limit).transpose().map_err(|e| Failure::failed(outcome::internal(e)))?;
+    }
     match command {
         Command::Webui(webui) => commands::webui::run(webui, environment, say),
         Command::Train { words } => commands::train::run(&words, environment, say),
+        Command::Rerun { run } => commands::compare::rerun(&run, environment, say),
+        Command::Diff { runs } => commands::compare::diff([&runs[0], &runs[1]], environment, say),
         Command::Chat { words, prompt, system } => commands::chat::run(&words, prompt, system, environment, say),
         Command::Export { words } => commands::export::run(&words, environment, say),
         Command::Worker(worker) => commands::worker::run(worker, environment),

@@ -4,19 +4,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Becomes true with the first signal.
+/// Becomes true with the first signal. From the return on none is lost.
 pub fn stop_flag() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
+    let (listens, heard) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
         runtime.block_on(async {
+            let (Ok(mut terminate), Ok(mut interrupt)) =
+                (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+            else {
+                return;
+            };
+            let _ = listens.send(());
+            let mut asked = async || tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} };
             asked().await;
             flag.store(true, Ordering::Relaxed);
             asked().await;
             std::process::exit(130);
         });
     });
+    // An error: the thread is gone, and signals do what they do by themselves.
+    let _ = heard.recv();
     stop
 }
 

@@ -78,7 +78,16 @@ fn io_problem(path: &Path, source: &std::io::Error) -> Problem {
             format!("The disk is full: {shown} could not be written."),
             format!("磁盘已满：无法写入 {shown}。"),
         )
-        .hint("Free some space, then resume the run from its last checkpoint.", "请腾出空间，然后从最近的检查点继续。"),
+        .hint(
+            "The last whole checkpoint is kept. Resume from it after one of these:",
+            "最近的完整检查点已保留。完成以下任一项后可从它继续：",
+        )
+        .step("Free some space on this disk.", "在此磁盘上腾出空间。")
+        .step(
+            "Set save_total_limit: 1, so that fewer checkpoints are kept.",
+            "设置 save_total_limit: 1，减少保留的检查点。",
+        )
+        .step("Set output_dir to a folder on another disk.", "把 output_dir 设到另一块磁盘上。"),
         _ => Problem::new("io", format!("{shown}: {source}."), format!("{shown}：{source}。"))
             .hint("Check the path and the disk.", "请检查路径和磁盘。"),
     }

@@ -1,5 +1,7 @@
 //! Memory and time of a run before it begins. The formulas count what the blocks keep; the speed is measured.
 
+pub mod fit;
+
 use crate::{
     base,
     data::Samples,

@@ -13,9 +13,10 @@ use crate::{
         self, Cache, ChatTemplate, EncodeOptions, Encoder, LoadOptions, Loader, Needs, Reading, Registry, Samples,
         SpecialTokens,
     },
-    estimate,
+    estimate::{self, fit},
     files::{ModelFiles, ModelTokenizer, adapter, grow::grown_note, locate},
     kernels::{cpu::Compute, quantised::Quantisation},
+    memory,
     model::{ModelConfig, encoder_decoder::EncoderDecoderConfig, families::family},
     stages::{Sampled, Stage, online as rollout, reference, stage},
     train::{Order, Sampler, optimizers},
@@ -26,7 +27,7 @@ use api::{
         self, ComputeType, DataParams, MixStrategy, ModelParams, OptimizerParams, OutputParams, QuantizationParams,
         RopeScaling, TrainParams,
     },
-    plan::Part,
+    plan::{Part, gigabytes},
 };
 use encoder_decoder::EMPTY;
 use serde_json::json;
@@ -224,7 +225,7 @@ fn resolve(
         trainable,
         full,
         samples: (samples.len() + eval.len()) as u64,
-        batch_tokens: largest_batch(&samples, &train)
+        batch_tokens: largest_batch(&samples, &sampler, steps)
             + (tuning.tokens_ahead() * train.per_device_train_batch_size) as u64,
         total_tokens: (tokens as f64 * epochs) as u64,
         trained_share: trained as f64 / tokens.max(1) as f64,
@@ -251,7 +252,25 @@ fn resolve(
     let held = if tuning.saves_model() { load.parameters } else { trainable };
     let checkpoints = if output.save_steps > 0 { steps.div_ceil(output.save_steps) } else { 1 };
     let kept = output.save_total_limit.map_or(checkpoints, |limit| checkpoints.min(limit as u64 + 1));
-    let plan = Plan {
+    let bits = QuantizationParams { quantization_bit: Some(4), ..QuantizationParams::default() };
+    let can_be_quantised = quantised.is_none()
+        && !full
+        && base::check(&bits, tuning.as_ref(), opened.config.layout(), &train.finetuning_type).is_ok();
+    let checkpoint = held * 4 + optimizers::bytes(&train, &optimizer, trainable);
+    let needs = fit::Needs {
+        model: &opened.config,
+        load,
+        factor: 1.0,
+        others,
+        batch: train.per_device_train_batch_size,
+        accumulation: if sampled.is_some() { 0 } else { train.gradient_accumulation_steps },
+        longest,
+        in_4_bits: base::quantisation(&bits)
+            .filter(|_| can_be_quantised)
+            .map(|q| base::size(q, opened.config.layout())),
+        disk: fit::Disk { result: saved, checkpoint, kept },
+    };
+    let mut plan = Plan {
         model: model.model_name_or_path.clone(),
         family: opened.family.clone(),
         stage: train.stage.clone(),
@@ -273,7 +292,7 @@ fn resolve(
         steps,
         memory: estimate::by_part(&opened.config, &load).into_iter().chain(other_models(others)).collect(),
         // A checkpoint holds weights in float32 and the optimizer's state.
-        disk: saved + kept * (held * 4 + optimizers::bytes(&train, &optimizer, trainable)),
+        disk: saved + kept * checkpoint,
         compute: compute::describe(&device, compute),
         device,
         seconds: Some(seconds),
@@ -287,7 +306,11 @@ fn resolve(
             .chain(opened.grown.map(grown_note))
             .collect(),
         ignored,
+        ..Plan::default()
     };
+    let free_memory = if plan.device == "cpu" { memory::free() } else { None };
+    needs.tell(free_memory, memory::free_disk(&places.home), &mut plan);
+    plan.warnings.extend(short_of_memory(&plan));
     let Opened { files, config, .. } = opened;
     Ok(Prepared {
         model,
@@ -316,7 +339,7 @@ fn other_models(bytes: u64) -> Option<Part> {
 }
 
 fn recomputing((needed, free): (u64, u64)) -> Problem {
-    let [needed, free] = [needed, free].map(|bytes| format!("{:.1} GB", bytes as f64 / 1e9));
+    let [needed, free] = [needed, free].map(gigabytes);
     Problem::new(
         "recomputes",
         format!("Activations are computed again on the way back: keeping them takes {needed}, {free} are free."),
@@ -327,6 +350,26 @@ fn recomputing((needed, free): (u64, u64)) -> Problem {
         "耗时约增加三分之一。缩短样本、减小批大小，或设置 gradient_checkpointing: false 可避免。",
     )
     .field("gradient_checkpointing")
+}
+
+/// A warning where a run needs more memory than there is.
+fn short_of_memory(plan: &Plan) -> Option<Problem> {
+    let needed: u64 = plan.memory.iter().map(|part| part.bytes).sum();
+    let free = plan.free_memory.filter(|free| needed > *free)?;
+    let problem = Problem::new(
+        "memory_short",
+        format!("The run needs about {}, {} are free.", gigabytes(needed), gigabytes(free)),
+        format!("此运行约需 {}，可用内存为 {}。", gigabytes(needed), gigabytes(free)),
+    );
+    let problem = match (&plan.fit, plan.remedies.is_empty()) {
+        (Some(fit), _) => problem.steps([fit.step(Some(needed))]),
+        (None, false) => problem.steps(plan.remedies.iter().map(|fix| fix.step(Some(needed)))),
+        (None, true) => problem,
+    };
+    Some(problem.step(
+        "Close other programs, or choose a smaller model or one in fewer bits.",
+        "关闭其他程序，或选择更小、位数更低的模型。",
+    ))
 }
 
 /// Whether a run joins texts to blocks, in which they see each other.
@@ -427,17 +470,25 @@ fn steps(sampler: &Sampler, train: &TrainParams) -> u64 {
     (train.num_train_epochs * sampler.steps_per_epoch() as f64).ceil() as u64
 }
 
-/// Tokens of the largest micro-batch that could come up: the longest samples together.
-fn largest_batch(samples: &Samples, train: &TrainParams) -> u64 {
+/// Tokens of the largest micro-batch of a run. Of a very long one it is the largest that could come up.
+fn largest_batch(samples: &Samples, sampler: &Sampler, steps: u64) -> u64 {
+    let length = |i: usize| samples.length(i) as u64;
+    if steps.saturating_mul((sampler.batch * sampler.accumulation) as u64) <= MOST_LOOKED_AT {
+        let batches = sampler.clone().steps(0).take(steps as usize).flatten();
+        return batches.map(|batch| batch.iter().map(|i| length(*i as usize)).sum()).max().unwrap_or(0);
+    }
     let mut longest = BinaryHeap::new();
     for i in 0..samples.len() {
-        longest.push(Reverse(samples.length(i) as u64));
-        if longest.len() > train.per_device_train_batch_size {
+        longest.push(Reverse(length(i)));
+        if longest.len() > sampler.batch {
             longest.pop();
         }
     }
     longest.iter().map(|Reverse(n)| n).sum()
 }
+
+/// Samples of all steps up to which each step is looked at.
+const MOST_LOOKED_AT: u64 = 1_000_000;
 
 /// Reports unknown keys, and returns those without effect.
 fn check_keys(config: &RunConfig, problems: &mut Problems) -> Vec<String> {

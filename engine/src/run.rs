@@ -8,6 +8,7 @@ use crate::{
     merge,
     model::{Building, Source, Store},
     prepare::{Prepared, prepare},
+    provenance::Provenance,
     stages::Setting,
     train::{Average, Run, TrainerLog, checkpoint, optimizers, schedule::Shape},
 };
@@ -89,6 +90,8 @@ fn train(
         sink(Event::Note { problem: problem.clone() })?;
     }
     room_for(&prepared, dir)?;
+    let mut provenance = Provenance::of(config, &prepared, places)?;
+    provenance.write(dir)?;
     status(sink, "Loading the model", "正在加载模型")?;
     let Prepared { model: chosen, train, optimizer: more, output, stage, tuning, files, plan, .. } = &prepared;
     let device = crate::device::open(chosen.device.as_deref())?;
@@ -158,6 +161,7 @@ fn train(
             objective.save(dir)
         })?;
         export::write_tokenizer(dir, files)?;
+        provenance.conclude(dir)?;
         let bytes = checkpoint::folder_bytes(dir);
         (run.sink)(Event::Artifact { path: dir.display().to_string(), bytes })?;
     }

@@ -220,7 +220,7 @@ impl Store {
     pub fn complain(self, problems: &[Problem]) {
         let language = self.language.get_untracked().tag();
         for problem in problems.iter().take(3) {
-            self.toast(problem.message_in(language).into(), problem.hint_in(language).into(), true);
+            self.toast(problem.message_in(language).into(), problem.next_in(language).into(), true);
         }
     }
 

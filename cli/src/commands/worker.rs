@@ -34,8 +34,11 @@ pub fn run(args: Worker, environment: &Environment) -> Outcome {
         let served = engine::chat::serve(&load, input, io::stdout().lock(), &places);
         return served.map_err(|e| Failure { is_told: true, ..Failure::failed(e.into_problem()) });
     }
+    let stop = signals::stop_flag();
+    // When memory runs out the system takes the worker, not what started it. Not where it may not be said.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     let folder = RunFolder::open(&args.task.run.unwrap_or_default())?;
-    job::run(&folder, None, environment, &signals::stop_flag(), &mut |_| {})
+    job::run(&folder, None, environment, &stop, &mut |_| {})
 }
 
 fn parse<T: DeserializeOwned>(text: &str) -> Outcome<T> {

@@ -2,7 +2,7 @@
 //! in memory say where each stands. A spool lasts as a folder of the [cache](super::cache), or goes with its process.
 
 use super::Sequence;
-use crate::{Error, Result};
+use crate::{Error, Result, pulse};
 use std::{
     fs::{self, File},
     io::{BufWriter, Write},
@@ -103,6 +103,7 @@ impl SpoolWriter {
         self.ends.push(self.ends.last().copied().unwrap_or(0) + sequence.len() as u64);
         self.targets.push(sequence.targets() as u32);
         self.marks.push(mark);
+        pulse::beat();
         Ok(())
     }
 

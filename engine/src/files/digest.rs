@@ -1,5 +1,6 @@
 //! SHA-256 of files and of texts.
 
+use crate::pulse;
 use sha2::{Digest, Sha256};
 use std::{
     fs::File,
@@ -16,6 +17,7 @@ pub fn of_file(path: &Path) -> io::Result<(u64, String)> {
             Ok(0) => return Ok((size, hex(&hash.finalize()))),
             Ok(n) => {
                 hash.update(&buffer[..n]);
+                pulse::beat();
                 size += n as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

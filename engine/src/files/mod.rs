@@ -94,6 +94,11 @@ impl ModelFiles {
         &self.path
     }
 
+    /// The files that hold its weights, by name; none of a model that is trained from scratch.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.sources.iter().map(Source::path)
+    }
+
     /// `safetensors` or `gguf`.
     pub fn format(&self) -> &'static str {
         if self.gguf.is_some() { "gguf" } else { "safetensors" }

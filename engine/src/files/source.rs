@@ -1,7 +1,7 @@
 //! A file that is read in parts, at given places. Plain reads, no memory map: a file that is cut while it is in use
 //! becomes an error here, where a map would kill the process (SIGBUS).
 
-use crate::{Error, Result};
+use crate::{Error, Result, pulse};
 use api::Problem;
 use std::{
     fs::File,
@@ -54,6 +54,7 @@ impl Source {
             }
             _ => Error::io(&self.path)(error),
         })?;
+        pulse::beat();
         Ok(bytes)
     }
 }

@@ -1,5 +1,7 @@
-//! Where the time goes: seconds of each operation by name, counted while [`enable`]d. Off, a call costs one relaxed load.
+//! Where the time goes: seconds of each operation by name, counted while [`enable`]d. Off, a call costs one relaxed load. Each is
+//! also a beat of the worker's [`pulse`](crate::pulse).
 
+use crate::pulse;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -20,6 +22,7 @@ pub fn enable() {
 /// Does `f`, as the operation `name`. Seconds are those of the calling thread, so that an operation on all threads is
 /// counted once; operations inside one another are counted in both.
 pub fn time<T>(name: &'static str, f: impl FnOnce() -> T) -> T {
+    pulse::beat();
     if !ON.load(Ordering::Relaxed) {
         return f();
     }

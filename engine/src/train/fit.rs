@@ -1,6 +1,9 @@
 //! The training loop, top to bottom.
 
-use super::{Average, Loader, Optimizer, Sampler, TrainerLog, checkpoint, clip, schedule};
+use super::{
+    Average, Loader, Optimizer, Sampler, TrainerLog, checkpoint, clip, schedule,
+    sentinel::{Sentinel, diverged, no_targets},
+};
 use crate::{
     Error, Result,
     adapters::{Base, Precision, Tuning},
@@ -71,7 +74,7 @@ impl Run<'_> {
         let samples = self.samples.clone();
         let steps = self.sampler.clone().steps(self.step).take((self.steps - self.step.min(self.steps)) as usize);
         steps.flat_map(move |step| {
-            let over = step.iter().map(|indices| counted(&samples, indices, mean)).sum::<usize>().max(1);
+            let over = step.iter().map(|indices| counted(&samples, indices, mean)).sum::<usize>();
             let count = step.len();
             let part = move |micro: usize| Part { micro: micro as u64, over, last: micro + 1 == count };
             step.into_iter().enumerate().map(move |(micro, indices)| (part(micro), indices))
@@ -87,7 +90,7 @@ impl Run<'_> {
         let kind = self.params.lr_scheduler_type;
         let rate = peak * schedule::factor(kind, &self.shape, self.step, warmup, self.steps, peak);
         if !loss.is_finite() || !norm.is_finite() || !self.advance(grads, rate, factor)? {
-            return Ok(Err(diverged(self.step + 1, loss, norm, peak)));
+            return Ok(Err(diverged(self.step, loss, norm, self.params)));
         }
         self.tuning.after_step(self.tuned, grads, factor, self.updates)?;
         self.updates += 1;
@@ -151,6 +154,12 @@ impl Run<'_> {
         if self.step > 0 && !known { self.save(objective) } else { Ok(()) }
     }
 
+    /// Ends the run at its last good step.
+    fn give_up(&mut self, objective: &(impl Objective + ?Sized), problem: Problem) -> Result<Outcome> {
+        self.keep_last_good(objective)?;
+        Err(problem.into())
+    }
+
     /// Mean validation loss and metrics, their names with `eval_` before them.
     fn validate(&mut self, objective: &mut (impl Objective + ?Sized)) -> Result<()> {
         let (mut found, mut over) = (Found::default(), 0);
@@ -209,7 +218,7 @@ pub struct Update {
 /// A micro-batch's place in its step.
 struct Part {
     micro: u64,
-    /// What the loss of the whole step is a mean over, at least one.
+    /// What the loss of the whole step is a mean over.
     over: usize,
     last: bool,
 }
@@ -218,6 +227,7 @@ struct Part {
 /// they are split into batches.
 pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<Outcome> {
     let mut loader = Loader::start(run.samples.clone(), run.parts(objective.mean()))?;
+    let mut sentinel = Sentinel::default();
     while run.step < run.steps {
         if run.stop.load(Ordering::Relaxed) {
             run.save(objective)?;
@@ -228,6 +238,9 @@ pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<O
         let over = loop {
             let loaded = loader.next().unwrap_or_else(|| Err(Error::Internal("the loader ended early".into())));
             let (Part { micro, over, last }, batch) = loaded?;
+            if over == 0 {
+                return run.give_up(objective, no_targets(run.step + 1));
+            }
             let random = mix(run.params.seed ^ mix(run.step ^ mix(micro)));
             let more = objective.loss(run.model, &batch, 1.0 / over as f32, random, &mut grads)?;
             found.loss += more.loss;
@@ -240,10 +253,7 @@ pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<O
         let loss = found.loss / over as f64;
         let Update { rate, norm, penalty } = match run.update(&mut grads, loss)? {
             Ok(made) => made,
-            Err(problem) => {
-                run.keep_last_good(objective)?;
-                return Err(problem.into());
-            }
+            Err(problem) => return run.give_up(objective, problem),
         };
         run.step += 1;
 
@@ -257,28 +267,13 @@ pub fn fit(objective: &mut (impl Objective + ?Sized), run: &mut Run) -> Result<O
             values.insert("penalty".to_string(), penalty);
         }
         run.tell(values)?;
+        if let Err(problem) = sentinel.look(run.step, loss, norm) {
+            return run.give_up(objective, problem);
+        }
         if run.evaluates() {
             run.validate(objective)?;
         }
         run.save_if_due(objective)?;
     }
     Ok(Outcome::Succeeded)
-}
-
-fn diverged(step: u64, loss: f64, norm: f64, rate: f64) -> Problem {
-    let (what, zh) = match (loss.is_finite(), norm.is_finite()) {
-        (false, _) => (format!("The loss became {loss}"), format!("损失变为 {loss}")),
-        (true, false) => (format!("The gradient's norm became {norm}"), format!("梯度范数变为 {norm}")),
-        (true, true) => ("A trained value became infinite".to_string(), "有训练参数变为无穷大".to_string()),
-    };
-    Problem::new(
-        "diverged",
-        format!("{what} at step {step} with learning_rate {rate}. The step before it is kept."),
-        format!("第 {step} 步{zh}，learning_rate 为 {rate}。已保留前一步的结果。"),
-    )
-    .hint(
-        format!("Resume from the last checkpoint or start again with a learning rate of {:e} or less.", rate / 4.0),
-        format!("请从最近的检查点继续，或把学习率降到 {:e} 以下重新开始。", rate / 4.0),
-    )
-    .field("learning_rate")
 }

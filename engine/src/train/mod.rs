@@ -11,6 +11,7 @@ mod metrics;
 pub mod optimizers;
 mod sampler;
 pub mod schedule;
+mod sentinel;
 
 pub use before::Before;
 pub use clip::clip;

@@ -17,11 +17,14 @@ pub fn ProblemNote(
     let message = problem.message_in(language).to_owned();
     let hint = problem.hint_in(language).to_owned();
     let hint = (!hint.is_empty()).then(|| view! { <span>{hint}</span> });
+    let steps = problem.steps.iter().map(|step| view! { <li>{step.get(language).to_owned()}</li> }).collect_view();
+    let steps = (!problem.steps.is_empty()).then(|| view! { <ul class="steps">{steps}</ul> });
     view! {
         <div class=if warn { "note warn" } else { "note bad" } role=(!warn).then_some("alert")>
             {icon(if warn { "warn" } else { "bad" }, 18)}
             <b>{message}</b>
             {hint}
+            {steps}
             {children.map(|children| view! { <span class="acts">{children()}</span> })}
         </div>
     }

@@ -1,8 +1,15 @@
 //! What is said of a worker that is gone without a last word.
 
-use api::{Job, JobKind, Problem, job::Checkpoint};
+use api::{
+    Job, JobKind, Problem,
+    job::{Checkpoint, Heartbeat},
+    memory::Exhausted,
+};
 use nix::sys::signal::Signal;
-use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
+use std::{fs, os::unix::process::ExitStatusExt, path::Path, process::ExitStatus};
+
+/// A worker that was killed when it held this share of the memory had it run out, as far as one can know.
+const FULL: f64 = 0.7;
 
 /// How a worker ended, as far as one can know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +32,21 @@ impl From<ExitStatus> for Ending {
     }
 }
 
-/// What to show: how the worker ended, why that usually happens, and how to go on.
-pub fn interrupted(job: &Job, ending: Ending, last: Option<&Checkpoint>) -> Problem {
+/// What to show: how the worker of the run folder ended, why that usually happens, and how to go on.
+pub fn interrupted(job: &Job, ending: Ending, last: Option<&Checkpoint>, dir: Option<&Path>) -> Problem {
+    if ending == Ending::Signal(Signal::SIGKILL as i32)
+        && let Some((peak, limit)) = dir.and_then(memory_at_the_end).filter(|(peak, limit)| is_full(*peak, *limit))
+    {
+        let exhausted = Exhausted {
+            step: job.progress.done,
+            saved: last.map(|checkpoint| checkpoint.step),
+            peak: Some(peak),
+            limit: Some(limit),
+            config: Some(&job.config),
+            plan: job.plan.as_ref(),
+        };
+        return exhausted.problem();
+    }
     let step = job.progress.done;
     let (at_en, at_zh) = match (job.kind, step) {
         (JobKind::Train, 0) => (" before the first step".into(), "（第 1 步之前）".into()),
@@ -63,6 +83,27 @@ pub fn interrupted(job: &Job, ending: Ending, last: Option<&Checkpoint>) -> Prob
     let (why_en, why_zh) = cause(job.kind, ending);
     let (next_en, next_zh) = next(job.kind, last);
     Problem::new(code, en, zh).hint(format!("{why_en}{next_en}"), format!("{why_zh}{next_zh}"))
+}
+
+/// The most bytes that a worker held by its last sign of life, and what there is to have.
+fn memory_at_the_end(dir: &Path) -> Option<(u64, u64)> {
+    let beat: Heartbeat = serde_json::from_slice(&fs::read(dir.join(Heartbeat::FILE)).ok()?).ok()?;
+    Some((beat.peak_memory?, memory_of_the_machine()?))
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn is_full(peak: u64, limit: u64) -> bool {
+    peak as f64 >= limit as f64 * FULL
+}
+
+/// Of this computer, or what the system lets this group of processes have.
+fn memory_of_the_machine() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let total = line.split_whitespace().next()?.parse::<u64>().ok()? * 1024;
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limits = limits.iter().filter_map(|file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
+    Some(limits.fold(total, u64::min))
 }
 
 fn cause(kind: JobKind, ending: Ending) -> (&'static str, &'static str) {
@@ -116,11 +157,31 @@ mod tests {
         let mut job = Record::example("a").job;
         job.progress.done = 31;
         let last = Checkpoint { name: "checkpoint-25".into(), step: 25, bytes: 1, path: String::new() };
-        let problem = interrupted(&job, Ending::Signal(9), Some(&last));
+        let problem = interrupted(&job, Ending::Signal(9), Some(&last), None);
         assert_eq!(problem.message, "The worker was ended by SIGKILL after step 31.");
         assert!(problem.hint.contains("gradient_checkpointing") && problem.hint.contains("checkpoint-25 (step 25)"));
         assert!(problem.message_in("zh").contains("第 31 步") && problem.hint_in("zh").contains("checkpoint-25"));
-        let problem = interrupted(&job, Ending::Code(101), None);
+        let problem = interrupted(&job, Ending::Code(101), None, None);
         assert!(problem.message.contains("101") && problem.hint.contains("no checkpoint"));
+    }
+
+    #[test]
+    fn r14_a_worker_killed_with_the_memory_full_ran_out_of_it() {
+        let mut job = Record::example("a").job;
+        job.progress.done = 31;
+        let last = Checkpoint { name: "checkpoint-25".into(), step: 25, bytes: 1, path: String::new() };
+        let dir = tempfile::tempdir().unwrap();
+        let of_peak = |peak: u64| {
+            let beat = Heartbeat { time: 1.0, work: 1, peak_memory: Some(peak) };
+            fs::write(dir.path().join(Heartbeat::FILE), serde_json::to_vec(&beat).unwrap()).unwrap();
+            interrupted(&job, Ending::Signal(9), Some(&last), Some(dir.path()))
+        };
+        let total = memory_of_the_machine().unwrap();
+        let problem = of_peak(total / 10 * 9);
+        assert_eq!((problem.code.as_str(), problem.steps.len()), ("out_of_memory", 3));
+        assert!(problem.message.contains("after step 31") && problem.hint.contains("from step 25"), "{problem}");
+        assert_eq!(of_peak(total / 10).code, "worker_killed");
+        let other = interrupted(&job, Ending::Signal(11), Some(&last), Some(dir.path()));
+        assert_eq!(other.code, "worker_killed");
     }
 }

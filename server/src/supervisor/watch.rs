@@ -104,7 +104,7 @@ pub async fn settle(base: &Base, id: &str, ending: Ending, asked: bool) -> Resul
         job.state = JobState::Stopped;
     } else {
         job.state = JobState::Interrupted;
-        job.problem = Some(interrupted(job, ending, last.as_ref()));
+        job.problem = Some(interrupted(job, ending, last.as_ref(), base.home.run(id).as_deref()));
     }
     job.finished_at = Some(now());
     job.progress.status = None;
