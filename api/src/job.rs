@@ -1,6 +1,11 @@
 //! Jobs: what the queue holds and the studio shows.
 
-use crate::{config::RunConfig, plan::Plan, problem::Problem};
+use crate::{
+    config::RunConfig,
+    plan::Plan,
+    problem::Problem,
+    queue::{Priority, Queue, Restart},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
@@ -85,6 +90,11 @@ pub struct Job {
     /// The job of its chain that must have succeeded before this one begins.
     #[serde(default)]
     pub after: Option<String>,
+    #[serde(default)]
+    pub priority: Priority,
+    /// When it starts again by itself, if it was interrupted and will.
+    #[serde(default)]
+    pub restart: Option<Restart>,
     /// Seconds since 1970.
     pub created_at: f64,
     pub started_at: Option<f64>,
@@ -110,6 +120,9 @@ pub struct Progress {
     /// Latest value of each metric.
     pub latest: BTreeMap<String, f64>,
     pub seconds_left: Option<f64>,
+    /// Since when, in seconds since 1970, the worker has given no sign of life though it is there.
+    #[serde(default)]
+    pub stalled_since: Option<f64>,
 }
 
 /// One point of a curve.
@@ -159,7 +172,15 @@ pub struct NewJob {
     /// Wished name; the id is made from it. Empty: made from the model and the stage.
     #[serde(default)]
     pub name: String,
+    #[serde(default)]
+    pub priority: Priority,
     pub config: RunConfig,
+}
+
+impl NewJob {
+    pub fn new(kind: JobKind, name: impl Into<String>, config: RunConfig) -> Self {
+        Self { kind, name: name.into(), priority: Priority::default(), config }
+    }
 }
 
 /// Body of `POST /api/chains`: jobs that run one after the other, each once the one before it has succeeded.
@@ -194,6 +215,10 @@ pub enum Feed {
     Note {
         job: String,
         problem: Problem,
+    },
+    /// The order of the queue changed, or what its jobs wait for.
+    Queue {
+        queue: Queue,
     },
     /// A job and its folder were deleted.
     Gone {

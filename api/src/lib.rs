@@ -17,6 +17,7 @@ pub mod plan;
 pub mod preference;
 pub mod problem;
 pub mod question;
+pub mod queue;
 pub mod rollout;
 pub mod routes;
 

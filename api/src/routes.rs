@@ -1,7 +1,9 @@
 //! Paths that the server serves and the browser asks for, once.
 
-/// `GET` answers `{"status":"ok"}`.
+/// `GET` answers `{"status":"ok"}`, or 503 while the server still takes up what it finds.
 pub const HEALTH: &str = "/health";
+/// `GET` answers counts in the text format of Prometheus.
+pub const METRICS: &str = "/metrics";
 pub const OPENAPI: &str = "/openapi.json";
 pub const CATALOG: &str = "/api/catalog";
 pub const SYSTEM: &str = "/api/system";
@@ -9,12 +11,16 @@ pub const SYSTEM: &str = "/api/system";
 pub const CHECK: &str = "/api/check";
 /// `POST` YAML or JSON text, answers a [`RunConfig`](crate::RunConfig).
 pub const CONFIG: &str = "/api/config";
-/// `GET` lists [`Job`](crate::Job)s, newest first; `POST` a [`NewJob`](crate::job::NewJob), answers the `Job`.
+/// `GET` lists [`Job`](crate::Job)s, newest first, from `?before=CREATED_AT,ID` on; `POST` a [`NewJob`](crate::job::NewJob), answers the `Job`.
 pub const JOBS: &str = "/api/jobs";
 /// `POST` a [`NewChain`](crate::job::NewChain), answers its [`Job`](crate::Job)s.
 pub const CHAINS: &str = "/api/chains";
+/// `GET` answers a [`Queue`](crate::queue::Queue); `POST` a [`SetQueue`](crate::queue::SetQueue) pauses it or lets it go on.
+pub const QUEUE: &str = "/api/queue";
 /// `GET`, `DELETE` one job.
 pub const JOB: &str = "/api/jobs/{id}";
+/// `POST` a [`Place`](crate::queue::Place): a waiting job's priority and place in the queue.
+pub const JOB_PLACE: &str = "/api/jobs/{id}/place";
 pub const JOB_STOP: &str = "/api/jobs/{id}/stop";
 /// `POST`: an interrupted, stopped or failed training job goes on from its last whole checkpoint.
 pub const JOB_RESUME: &str = "/api/jobs/{id}/resume";

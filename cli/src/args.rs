@@ -109,11 +109,29 @@ pub struct Webui {
     /// Further host name under which the studio is reached
     #[arg(long, value_name = "HOST")]
     pub name: Vec<String>,
+    /// How often an interrupted job is started without getting further, its first start among them; 0: never again by itself [default: 5]
+    #[arg(long, value_name = "N")]
+    pub restarts: Option<u32>,
+    /// Is told of every change of a job's state; better given as LATHE_WEBHOOK, with LATHE_WEBHOOK_SECRET to sign it
+    #[arg(long, value_name = "URL")]
+    pub webhook: Option<String>,
+    /// What log lines on stderr look like [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// For people, or one JSON object a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
 }
 
 impl Webui {
     pub fn is_given(&self) -> bool {
-        self.host.is_some() || self.port.is_some() || self.token.is_some() || !self.name.is_empty()
+        let is_served = self.host.is_some() || self.port.is_some() || self.token.is_some() || !self.name.is_empty();
+        is_served || self.restarts.is_some() || self.webhook.is_some() || self.log_format.is_some()
     }
 }
 

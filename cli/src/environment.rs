@@ -15,6 +15,9 @@ pub struct Environment {
     pub teacher: TeacherSettings,
     /// `LATHE_TOKEN`, for the studio.
     pub token: Option<String>,
+    /// `LATHE_WEBHOOK` and `LATHE_WEBHOOK_SECRET`: who is told of changes of a job's state, and what signs that.
+    pub webhook: Option<String>,
+    pub webhook_secret: Option<String>,
     /// `LATHE_CPU`: compute with no better instructions than these, for comparisons.
     pub cpu: Option<String>,
     /// `LATHE_MAX_MEMORY`: bytes that a worker may have, for example `16G`.
@@ -40,6 +43,8 @@ impl Environment {
             },
             teacher: TeacherSettings { key: text("LATHE_TEACHER_API_KEY"), url: text("LATHE_TEACHER_URL") },
             token: text("LATHE_TOKEN"),
+            webhook: text("LATHE_WEBHOOK"),
+            webhook_secret: text("LATHE_WEBHOOK_SECRET"),
             cpu: text("LATHE_CPU"),
             max_memory: text("LATHE_MAX_MEMORY"),
             language: ["LC_ALL", "LC_MESSAGES", "LANG"].into_iter().find_map(text).unwrap_or_default(),

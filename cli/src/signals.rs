@@ -30,6 +30,12 @@ pub fn stop_flag() -> Arc<AtomicBool> {
     stop
 }
 
+/// For the studio, which ends by itself with the first signal: a second one ends it at once.
+pub fn end_on_second() {
+    // The flag is of no interest.
+    let _ = stop_flag();
+}
+
 /// For a conversation: while `busy`, a Ctrl-C becomes a true `stop`; otherwise it ends the program.
 pub fn stop_answer(busy: Arc<AtomicBool>) -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));

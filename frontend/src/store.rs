@@ -6,11 +6,15 @@ use api::{
     data::DatasetInfo,
     job::{Checkpoint, Feed, Metric},
     model::ModelInfo,
+    queue::Queue,
     routes::{self, System},
 };
 use gloo_timers::future::TimeoutFuture;
 use leptos::{prelude::*, task::spawn_local};
 use std::{collections::HashMap, sync::Arc};
+
+/// Jobs that are asked for at once.
+const PAGE: usize = 500;
 
 #[derive(Clone, Copy)]
 pub struct Store {
@@ -18,6 +22,9 @@ pub struct Store {
     pub system: RwSignal<Option<System>>,
     /// Newest first; nothing before the first answer.
     pub jobs: RwSignal<Option<Vec<Job>>>,
+    /// Whether the server has older ones.
+    pub has_older: RwSignal<bool>,
+    pub queue: RwSignal<Option<Queue>>,
     pub models: RwSignal<Option<Vec<ModelInfo>>>,
     pub datasets: RwSignal<Option<Vec<DatasetInfo>>>,
     /// Points of the runs that are being looked at, in the order of steps.
@@ -44,6 +51,8 @@ impl Store {
             catalog: RwSignal::new(None),
             system: RwSignal::new(None),
             jobs: RwSignal::new(None),
+            has_older: RwSignal::new(false),
+            queue: RwSignal::new(None),
             models: RwSignal::new(None),
             datasets: RwSignal::new(None),
             metrics: RwSignal::default(),
@@ -60,6 +69,7 @@ impl Store {
     /// Asks for everything anew: at the start, and after the connection was lost.
     pub fn refresh(self) {
         self.refresh_jobs();
+        self.refresh_queue();
         self.refresh_system();
         self.refresh_models();
         self.refresh_datasets();
@@ -83,7 +93,56 @@ impl Store {
     }
 
     pub fn refresh_jobs(self) {
-        self.ask(routes::JOBS, self.jobs);
+        spawn_local(async move {
+            match client::get::<Vec<Job>>(&format!("{}?limit={PAGE}", routes::JOBS)).await {
+                Ok(found) => {
+                    self.has_older.set(found.len() == PAGE);
+                    self.jobs.set(Some(found));
+                }
+                Err(problems) if self.online.get_untracked() => self.complain(&problems),
+                Err(_) => {}
+            }
+        });
+    }
+
+    /// Loads the next page of the list.
+    pub fn load_older(self) {
+        let last = self.jobs.with_untracked(|jobs| jobs.as_ref()?.last().map(|job| (job.created_at, job.id.clone())));
+        let Some((time, id)) = last else { return };
+        spawn_local(async move {
+            match client::get::<Vec<Job>>(&format!("{}?limit={PAGE}&before={time},{id}", routes::JOBS)).await {
+                Ok(found) => {
+                    self.has_older.set(found.len() == PAGE);
+                    found.into_iter().for_each(|job| self.put(job));
+                }
+                Err(problems) => self.complain(&problems),
+            }
+        });
+    }
+
+    /// Looks for runs among those that aren't loaded.
+    pub fn search_older(self, words: &str) {
+        let words = String::from(js_sys::encode_uri_component(words));
+        spawn_local(async move {
+            let path = format!("{}?limit=100&kind=train&search={words}", routes::JOBS);
+            for job in client::get::<Vec<Job>>(&path).await.unwrap_or_default() {
+                self.put(job);
+            }
+        });
+    }
+
+    /// Asks for one job; where there is none, says so in `missing`.
+    pub fn find(self, id: String, missing: RwSignal<Option<String>>) {
+        spawn_local(async move {
+            match client::get::<Job>(&routes::fill(routes::JOB, &id)).await {
+                Ok(job) => self.put(job),
+                Err(_) => missing.set(Some(id)),
+            }
+        });
+    }
+
+    pub fn refresh_queue(self) {
+        self.ask(routes::QUEUE, self.queue);
     }
 
     pub fn refresh_models(self) {
@@ -152,6 +211,7 @@ impl Store {
                     list.push(problem);
                 }
             }),
+            Feed::Queue { queue } => self.queue.set(Some(queue)),
             Feed::Gone { job } => self.forget(&job),
             Feed::Changed { what } => match what.as_str() {
                 "models" => self.refresh_models(),
@@ -179,7 +239,10 @@ impl Store {
             let jobs = jobs.get_or_insert_default();
             match jobs.iter_mut().find(|known| known.id == job.id) {
                 Some(known) => *known = job,
-                None => jobs.insert(0, job),
+                None => {
+                    let at = jobs.partition_point(|known| known.created_at > job.created_at);
+                    jobs.insert(at, job);
+                }
             }
         });
     }

@@ -3,7 +3,9 @@
 //!
 //! `RUN_DIR` does the job of `RUN_DIR/spec.json`; `--ask` answers one question; `--chat` echoes; `--device cuda:N` may
 //! come before. What a job does is in
-//! its configuration: `steps`, `step_ms`, `save_steps`, `fail`, `exit`, `deaf` (to SIGTERM), `garbage`.
+//! its configuration: `steps`, `step_ms`, `save_steps`, `fail`, `exit`, `deaf` (to SIGTERM), `garbage`, `beats` (signs of
+//! life), `lingers` (after its last word), `chatter` (bytes in the log for each step), `child` (starts a process),
+//! `clock_jumps` (by so many seconds after half the steps).
 
 use api::{
     Event, Line, Outcome, Plan, Problem, RunConfig,
@@ -43,19 +45,19 @@ async fn main() -> Result {
     }
 }
 
-/// Appends numbered lines, each whole.
-struct Events(File, u64);
+/// Appends numbered lines, each whole: the file, how many it has, and how far the clock is wrong.
+struct Events(File, u64, f64);
 
 impl Events {
     fn open(dir: &Path) -> Result<Self> {
         let path = dir.join("events.jsonl");
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
-        Ok(Self(file, BufReader::new(File::open(&path)?).lines().count() as u64))
+        Ok(Self(file, BufReader::new(File::open(&path)?).lines().count() as u64, 0.0))
     }
 
     fn say(&mut self, event: Event) -> Result {
         self.1 += 1;
-        let time = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+        let time = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64() + self.2;
         let line = serde_json::to_string(&Line { seq: self.1, time, event })?;
         Ok(self.0.write_all(format!("{line}\n").as_bytes())?)
     }
@@ -76,6 +78,13 @@ async fn job(dir: &Path) -> Result {
     eprintln!("worker of {}", spec.id);
     let mut events = Events::open(dir)?;
     events.say(Event::Started { pid: std::process::id(), version: "stand-in".into() })?;
+    if config.get("beats").is_some() {
+        tokio::spawn(beat(dir.to_owned()));
+    }
+    if config.get("child").is_some() {
+        let child = std::process::Command::new("sleep").arg("600").spawn()?;
+        fs::write(dir.join("child"), child.id().to_string())?;
+    }
     let steps = number(config, "steps", 10);
     events.say(Event::Planned { plan: Box::new(Plan { steps, ..Plan::default() }) })?;
     if config.get("garbage").is_some() {
@@ -96,6 +105,13 @@ async fn job(dir: &Path) -> Result {
         tokio::time::sleep(Duration::from_millis(number(config, "step_ms", 5))).await;
         #[allow(clippy::cast_precision_loss)]
         let loss = 1.0 / step as f64;
+        if let Some(jump) = config.get("clock_jumps").and_then(serde_json::Value::as_f64).filter(|_| step == steps / 2)
+        {
+            events.2 = jump;
+        }
+        if let Some(length) = config.get("chatter").and_then(serde_json::Value::as_u64) {
+            eprintln!("{}", "x".repeat(usize::try_from(length)?));
+        }
         events.say(Event::Metrics { step, epoch: 0.0, values: [("loss".to_owned(), loss)].into() })?;
         if step % number(config, "save_steps", 10) == 0 {
             save(dir, &mut events, step)?;
@@ -112,7 +128,23 @@ async fn job(dir: &Path) -> Result {
     }
     events.say(Event::Artifact { path: ".".into(), bytes: 1 })?;
     let summary = [("train_loss".to_owned(), 0.5)].into();
-    events.say(Event::Finished { outcome: Outcome::Succeeded, problem: None, summary })
+    events.say(Event::Finished { outcome: Outcome::Succeeded, problem: None, summary })?;
+    if config.get("lingers").is_some() {
+        std::future::pending::<()>().await;
+    }
+    Ok(())
+}
+
+/// Signs of life, as the worker gives them, and faster.
+async fn beat(dir: PathBuf) -> Result {
+    for work in 0u64.. {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+        let part = dir.join("heartbeat.json.part");
+        fs::write(&part, serde_json::json!({ "time": time, "work": work }).to_string())?;
+        fs::rename(part, dir.join("heartbeat.json"))?;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
 }
 
 fn save(dir: &Path, events: &mut Events, step: u64) -> Result {

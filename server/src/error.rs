@@ -23,6 +23,8 @@ pub enum Error {
     NeedsToken { host: std::net::IpAddr },
     #[error("the token has {length} characters, must be 16 or more of printable ASCII")]
     BadToken { length: usize },
+    #[error("the webhook isn't an http or https address")]
+    Webhook,
     #[error("the database {} can't be used: {source}", path.display())]
     Database { path: PathBuf, source: sqlx::Error },
     #[error("the database {} was written by another version of Lathe", path.display())]
@@ -39,7 +41,7 @@ impl Error {
 
     /// True when the request itself was wrong: exit code 2.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::NeedsToken { .. } | Self::BadToken { .. })
+        matches!(self, Self::NeedsToken { .. } | Self::BadToken { .. } | Self::Webhook)
     }
 
     /// The same in both languages, with the next step.
@@ -80,6 +82,10 @@ impl Error {
                 Problem::new("bad_token", en, format!("令牌有 {length} 个字符，应至少为 16 个可打印的 ASCII 字符。"))
                     .hint("Choose a longer token.", "请使用更长的令牌。")
             }
+            Self::Webhook => Problem::new("bad_webhook", en, "Webhook 不是 http 或 https 地址。").hint(
+                "Give the whole address, for example https://example.org/hook.",
+                "请给出完整地址，例如 https://example.org/hook。",
+            ),
             Self::Database { path, source } => {
                 Problem::new("database", en, format!("无法使用数据库 {}：{source}。", path.display())).hint(
                     "If the disk is full, make room. The database can be made again: move it away, runs are found in runs/.",

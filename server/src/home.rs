@@ -106,22 +106,21 @@ impl Home {
         }
     }
 
-    /// Deletes the folder of a run. Of one that stands elsewhere, only the link to it goes.
-    pub fn delete_run(&self, id: &str) -> io::Result<()> {
-        let Some(path) = self.run(id) else { return Ok(()) };
+    /// Takes the folder of a run out of sight at once; gives the place in the trash from where it is then deleted. Of one
+    /// that stands elsewhere, only the link to it goes.
+    pub fn trash_run(&self, id: &str) -> io::Result<Option<PathBuf>> {
+        let Some(path) = self.run(id) else { return Ok(None) };
         match fs::symlink_metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
             Ok(meta) if meta.is_dir() => {
-                // Out of sight at once, then file by file.
-                let trash = self.runs().join(format!("{TRASH}{id}"));
-                if trash.exists() {
-                    fs::remove_dir_all(&trash)?;
-                }
+                let name = |number: u32| self.runs().join(format!("{TRASH}{id}-{number}"));
+                let trash = (1..).map(name).find(|trash| fs::symlink_metadata(trash).is_err());
+                let trash = trash.ok_or(io::ErrorKind::AlreadyExists)?;
                 fs::rename(&path, &trash)?;
-                fs::remove_dir_all(&trash)
+                Ok(Some(trash))
             }
-            Ok(_) => fs::remove_file(&path),
+            Ok(_) => fs::remove_file(&path).map(|()| None),
         }
     }
 }
@@ -185,7 +184,9 @@ mod tests {
         fs::create_dir(home.runs().join("own")).unwrap();
         std::os::unix::fs::symlink(elsewhere.path(), home.runs().join("own/inner")).unwrap();
         for id in ["linked", "own", "never", "..", "../datasets"] {
-            home.delete_run(id).unwrap();
+            let trash = home.trash_run(id).unwrap();
+            assert!(trash.as_ref().is_none_or(|trash| trash.parent() == Some(&home.runs())), "{trash:?}");
+            trash.map(fs::remove_dir_all).transpose().unwrap();
         }
         assert!(elsewhere.path().join("model.safetensors").exists());
         assert_eq!(fs::read_dir(home.runs()).unwrap().count(), 0);

@@ -5,9 +5,11 @@ mod ask;
 mod chat;
 mod error;
 mod extract;
+mod gate;
 mod home;
 pub mod hub;
 mod listen;
+mod observe;
 mod openapi;
 mod router;
 mod routes;
@@ -18,15 +20,20 @@ mod supervisor;
 pub mod teacher;
 mod time;
 mod ui;
+mod webhook;
 mod worker;
 
 pub use error::Error;
+pub use supervisor::Restarts;
+pub use webhook::Webhook;
 pub use worker::{CudaWorker, Program, allowed_environment};
 
 use ask::Ask;
 use chat::Chats;
+use gate::Gate;
 use home::Home;
 use hub::HubSettings;
+use observe::Counters;
 use security::{Guard, Rules};
 use state::{Base, Inner, State};
 use std::{
@@ -38,6 +45,7 @@ use std::{
 use store::Store;
 use supervisor::Supervisor;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -60,6 +68,10 @@ pub struct Options {
     pub upload_limit: u64,
     /// A worker that was asked to stop is killed after this.
     pub stop_limit: Duration,
+    /// How interrupted jobs start again by themselves.
+    pub restarts: Restarts,
+    /// Who is told of every change of a job's state.
+    pub webhook: Option<Webhook>,
 }
 
 impl Options {
@@ -77,6 +89,8 @@ impl Options {
             hub,
             upload_limit: 8 << 30,
             stop_limit: Duration::from_secs(60),
+            restarts: Restarts::default(),
+            webhook: None,
         }
     }
 }
@@ -91,11 +105,12 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// Serves until SIGINT or SIGTERM. `on_ready` gets the address once requests are answered. Training goes on after it
-/// returns; chat ends with it.
+/// Serves until SIGINT or SIGTERM. `on_ready` gets the address once everything that an earlier server left is taken up.
+/// Training goes on after it returns; chat ends with it.
 pub async fn serve(options: Options, on_ready: impl FnOnce(SocketAddr)) -> Result<(), Error> {
     let wanted = SocketAddr::new(options.host, options.port);
     Rules::new(wanted, &options.names, options.token.as_deref())?;
+    options.webhook.as_ref().map(|webhook| webhook::parse(&webhook.url)).transpose()?;
     let home = Home::open(&options.home)?;
     let mut lock = home.lock()?;
     let listener = listen::bind(wanted).await?;
@@ -104,34 +119,85 @@ pub async fn serve(options: Options, on_ready: impl FnOnce(SocketAddr)) -> Resul
         tracing::warn!("lock: {error}");
     }
     let rules = Rules::new(address, &options.names, options.token.as_deref())?;
-    let store = Store::open(&home.database()).await?;
-    let program = Arc::new(options.program);
-    let ask = Ask::new(program.clone());
-    let base =
-        Base { home: home.clone(), store: store.clone(), program: program.clone(), hub: options.hub, ask: ask.clone() };
-    let supervisor = Supervisor::new(base, options.stop_limit);
-    let chats = Chats::new(program, store.clone());
-    let version = options.catalog.version.clone();
-    let state = State::new(Inner {
-        home: home.clone(),
-        store: store.clone(),
-        supervisor: supervisor.clone(),
-        ask,
-        chats: chats.clone(),
-        processor: options.processor,
-        catalog: serde_json::to_vec(&options.catalog).unwrap_or_default().into(),
-        version: if version.is_empty() { env!("CARGO_PKG_VERSION").into() } else { version },
-        upload_limit: options.upload_limit,
-        uploads: Default::default(),
-    });
-    let mut tasks = JoinSet::new();
-    tasks.spawn_blocking(move || home.tidy());
-    tasks.spawn(supervisor.run());
-    on_ready(address);
-    listen::accept(listener, Guard::new(router::router(state), rules)).await;
-    chats.close();
-    tasks.abort_all();
-    store.close().await;
+    let (gate, counters, ending) = (Gate::default(), Arc::<Counters>::default(), CancellationToken::new());
+    let guard = Guard::new(gate.clone(), rules);
+    // From here on requests are answered, if only with the word that the studio loads.
+    let serving = listen::accept(listener, guard, counters.clone(), ending.clone());
+    tokio::pin!(serving);
+    let studio = tokio::select! {
+        studio = Studio::open(options, home, counters, ending) => studio?,
+        () = &mut serving => return Ok(()),
+    };
+    gate.open(studio.router.clone());
+    let ready = studio.supervisor.ready();
+    tokio::select! {
+        () = async { ready.await; on_ready(address); std::future::pending().await } => {}
+        () = &mut serving => {}
+    }
+    studio.close().await;
     drop(lock);
     Ok(())
+}
+
+/// What works behind the port.
+struct Studio {
+    router: axum::Router,
+    supervisor: Supervisor,
+    chats: Chats,
+    store: Store,
+    tasks: JoinSet<()>,
+}
+
+impl Studio {
+    async fn open(
+        options: Options,
+        home: Home,
+        counters: Arc<Counters>,
+        ending: CancellationToken,
+    ) -> Result<Self, Error> {
+        let mut store = Store::open(&home.database()).await?;
+        if options.webhook.is_some() {
+            store = store.with_deliveries();
+        }
+        let program = Arc::new(options.program);
+        let ask = Ask::new(program.clone());
+        let base = Base {
+            home: home.clone(),
+            store: store.clone(),
+            program: program.clone(),
+            hub: options.hub,
+            ask: ask.clone(),
+            counters: counters.clone(),
+        };
+        let supervisor = Supervisor::new(base, options.restarts, options.stop_limit);
+        let chats = Chats::new(program, store.clone());
+        let version = options.catalog.version.clone();
+        let state = State::new(Inner {
+            home: home.clone(),
+            store: store.clone(),
+            supervisor: supervisor.clone(),
+            ask,
+            chats: chats.clone(),
+            processor: options.processor,
+            catalog: serde_json::to_vec(&options.catalog).unwrap_or_default().into(),
+            version: if version.is_empty() { env!("CARGO_PKG_VERSION").into() } else { version },
+            upload_limit: options.upload_limit,
+            uploads: Default::default(),
+            counters,
+            ending,
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn_blocking(move || home.tidy());
+        tasks.spawn(supervisor.clone().run());
+        if let Some(webhook) = &options.webhook {
+            tasks.spawn(webhook::Sender::new(webhook, store.clone())?.run());
+        }
+        Ok(Self { router: router::router(state), supervisor, chats, store, tasks })
+    }
+
+    async fn close(mut self) {
+        self.chats.close();
+        self.tasks.abort_all();
+        self.store.close().await;
+    }
 }

@@ -1,7 +1,7 @@
 //! The socket: bounded connections, headers and waits.
 
-use crate::{error::Error, security::Guard};
-use axum::{Router, body::Body, extract::Request};
+use crate::{error::Error, gate::Gate, observe::Counters, security::Guard};
+use axum::{body::Body, extract::Request};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -11,7 +11,7 @@ use tokio::{
     sync::Semaphore,
     task::JoinSet,
 };
-use tower::Service;
+use tokio_util::sync::CancellationToken;
 
 /// Connections at once; most systems give a process 1024 files.
 const CONNECTIONS: usize = 800;
@@ -33,8 +33,8 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     socket.listen(1024).map_err(failed)
 }
 
-/// Answers until SIGINT or SIGTERM.
-pub async fn accept(listener: TcpListener, guard: Guard<Router>) {
+/// Answers until SIGINT or SIGTERM; `ending` is cancelled then. Every request is counted.
+pub async fn accept(listener: TcpListener, guard: Guard<Gate>, counters: Arc<Counters>, ending: CancellationToken) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_header_size(64 << 10);
@@ -61,20 +61,29 @@ pub async fn accept(listener: TcpListener, guard: Guard<Router>) {
             }
         };
         let _ = stream.set_nodelay(true);
-        let guard = guard.clone();
+        let (guard, counters, farewell) = (guard.clone(), counters.clone(), ending.clone());
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let request: Request = request.map(Body::new);
-            guard.clone().call(request)
+            counters.observe(guard.clone(), request)
         });
         let connection = http.serve_connection(TokioIo::new(stream), service);
         connections.spawn(async move {
-            if let Err(error) = connection.await {
+            tokio::pin!(connection);
+            let answered = tokio::select! {
+                answered = connection.as_mut() => answered,
+                () = farewell.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = answered {
                 tracing::debug!("connection: {error}");
             }
             drop(place);
         });
     }
     drop(listener);
+    ending.cancel();
     tracing::info!("ending");
     let all = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(FAREWELL, all).await;

@@ -213,10 +213,9 @@ fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response<Body> {
 mod tests {
     use super::*;
     use axum::routing::get;
-    use tower::ServiceExt;
 
     #[tokio::test]
-    async fn a_panic_is_a_problem_and_the_server_goes_on() {
+    async fn r28_faults_a_panic_is_a_problem_with_a_number_and_others_go_on() {
         let router = Router::new()
             .route(
                 "/panic",
@@ -226,16 +225,27 @@ mod tests {
                     }
                 }),
             )
+            .route("/slow", get(|| tokio::time::sleep(Duration::from_millis(50))))
             .layer(CatchPanicLayer::custom(panicked))
             .layer(from_fn(problems_only));
+        let counters = std::sync::Arc::new(crate::observe::Counters::default());
+        let ask = |path: &str| {
+            let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+            counters.observe(router.clone(), request)
+        };
+        // One that is on its way while another one breaks.
+        let slow = tokio::spawn(ask("/slow"));
+        let mut seen = std::collections::HashSet::new();
         for _ in 0..2 {
-            let request = Request::builder().uri("/panic").body(Body::empty()).unwrap();
-            let response = router.clone().oneshot(request).await.unwrap();
+            let response = ask("/panic").await.unwrap();
+            assert!(seen.insert(response.headers()[crate::observe::REQUEST_ID].clone()), "a number of its own");
             assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
             let body = to_bytes(response.into_body(), 10_000).await.unwrap();
             let body: api::problem::ProblemBody = serde_json::from_slice(&body).unwrap();
             assert_eq!(body.problems[0].code, "internal");
             assert!(!body.detail.contains("secret"));
         }
+        assert_eq!(slow.await.unwrap().unwrap().status(), StatusCode::OK);
+        assert_eq!(counters.answers()[&500].0, 2);
     }
 }

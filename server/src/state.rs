@@ -1,11 +1,12 @@
 //! What every handler can reach.
 
 use crate::{
-    ask::Ask, chat::Chats, home::Home, hub::HubSettings, routes::uploads::Holds, store::Store, supervisor::Supervisor,
-    worker::Program,
+    ask::Ask, chat::Chats, home::Home, hub::HubSettings, observe::Counters, routes::uploads::Holds, store::Store,
+    supervisor::Supervisor, worker::Program,
 };
 use axum::body::Bytes;
 use std::{ops::Deref, sync::Arc};
+use tokio_util::sync::CancellationToken;
 
 #[derive(Clone)]
 pub struct State(Arc<Inner>);
@@ -25,6 +26,9 @@ pub struct Inner {
     pub upload_limit: u64,
     /// Resumable uploads that requests work on now.
     pub uploads: Holds,
+    pub counters: Arc<Counters>,
+    /// Cancelled when the server ends: streams end then.
+    pub ending: CancellationToken,
 }
 
 /// What background tasks need; a part of [`Inner`], cheap to clone.
@@ -35,6 +39,7 @@ pub struct Base {
     pub program: Arc<Program>,
     pub hub: HubSettings,
     pub ask: Ask,
+    pub counters: Arc<Counters>,
 }
 
 impl State {

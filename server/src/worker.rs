@@ -161,7 +161,7 @@ fn is_allowed(name: &OsStr) -> bool {
         "XDG_DATA_HOME",
     ];
     const PREFIXES: &[&str] = &["LC_", "LATHE_", "RUST_", "RAYON_", "OMP_", "CUDA_", "NVIDIA_", "MODELSCOPE_CACHE"];
-    const SECRETS: &[&str] = &["TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "API_KEY"];
+    const SECRETS: &[&str] = &["WEBHOOK", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "API_KEY"];
     let Some(name) = name.to_str() else { return false };
     let upper = name.to_ascii_uppercase();
     (NAMES.contains(&name) || PREFIXES.iter().any(|p| name.starts_with(p)))

@@ -1,7 +1,7 @@
 //! `lathe bench`: how fast this computer trains, generates and reads data, and with how much memory.
 
 use crate::{
-    args::{Bench, BenchData, BenchGenerate, BenchMethods, BenchRollouts, BenchSubject, BenchTrain},
+    args::{Bench, BenchData, BenchGenerate, BenchMethods, BenchRollouts, BenchSubject, BenchTrain, LogFormat},
     environment::Environment,
     home, load, log,
     outcome::{Failure, Outcome},
@@ -21,7 +21,7 @@ use std::{
 };
 
 pub fn run(command: Bench, environment: &Environment, say: &Say, begun: Instant) -> Outcome {
-    log::to_stderr("warn");
+    log::to_stderr("warn", LogFormat::Text);
     home::set_up(&environment.home)?;
     let places = environment.places();
     match command {

@@ -1,6 +1,7 @@
 //! `lathe chat`: a conversation in the terminal, or one answer.
 
 use crate::{
+    args::LogFormat,
     config,
     environment::Environment,
     gpu, home, log,
@@ -32,7 +33,7 @@ pub fn run(
     if say.json && prompt.is_none() {
         return Err(Failure::wrong(outcome::bad_usage("--json needs --prompt TEXT here.")));
     }
-    log::to_stderr("warn");
+    log::to_stderr("warn", LogFormat::Text);
     home::set_up(&environment.home)?;
     let loaded = Loaded::open(&model, &environment.places(), ComputeType::Auto).map_err(Failure::refused)?;
     let mut conversation = Conversation {

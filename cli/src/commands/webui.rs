@@ -6,16 +6,17 @@ use crate::{
     gpu, home, log,
     outcome::{self, FAILED, Failure, HELD, Outcome, WRONG},
     say::Say,
+    signals,
 };
 use serde_json::json;
-use server::{CudaWorker, Options, Program};
+use server::{CudaWorker, Options, Program, Webhook};
 use std::net::SocketAddr;
 
 pub fn run(args: Webui, environment: &Environment, say: &Say) -> Outcome {
     if cfg!(feature = "cuda") {
         return Err(Failure::wrong(outcome::no_studio()));
     }
-    log::to_stderr("info");
+    log::to_stderr("info", args.log_format.unwrap_or_default());
     home::set_up(&environment.home)?;
     let path = std::env::current_exe().map_err(|e| Failure::failed(outcome::internal(e)))?;
     let args_of_worker = vec!["worker".into(), "--home".into(), environment.home.clone().into_os_string()];
@@ -28,6 +29,9 @@ pub fn run(args: Webui, environment: &Environment, say: &Say) -> Outcome {
     options.port = args.port.unwrap_or(options.port);
     options.token = args.token.or_else(|| environment.token.clone());
     options.names = args.name;
+    options.restarts.most = args.restarts.unwrap_or(options.restarts.most);
+    let webhook = args.webhook.or_else(|| environment.webhook.clone());
+    options.webhook = webhook.map(|url| Webhook { url, secret: environment.webhook_secret.clone() });
 
     let runtime = server::runtime().map_err(|e| Failure::failed(outcome::internal(e)))?;
     let ready = |address: SocketAddr| {
@@ -38,6 +42,7 @@ pub fn run(args: Webui, environment: &Environment, say: &Say) -> Outcome {
             false => format!("Lathe is at {url} (data folder {}). Ctrl-C ends it.", home.display()),
         });
     };
+    signals::end_on_second();
     runtime.block_on(server::serve(options, ready)).map_err(|error| {
         let code = match () {
             () if error.is_held() => HELD,

@@ -1,7 +1,7 @@
 //! `lathe worker`: what the studio starts. No terminal, no questions; everything by files and standard streams.
 
 use crate::{
-    args::Worker,
+    args::{LogFormat, Worker},
     environment::Environment,
     job, log,
     outcome::{Failure, Outcome},
@@ -16,7 +16,7 @@ use std::io::{self, BufRead, Read};
 const LARGEST: u64 = 16 << 20;
 
 pub fn run(args: Worker, environment: &Environment) -> Outcome {
-    log::to_stderr("info");
+    log::to_stderr("info", LogFormat::Text);
     let places = environment.places();
     args.device.as_deref().map(engine::device::assign).transpose().map_err(Failure::refused)?;
     if args.task.ask {

@@ -69,6 +69,27 @@ words! {
     stopped: "Stopped", "已停止";
     failed: "Failed", "失败";
     interrupted: "Interrupted", "已中断";
+    stalled: "Stalled", "停滞";
+    stalled_for: "The worker has given no sign of life for {time}. It isn't ended, since it may go on; look at the log, or stop it.", "工作进程已 {time} 没有响应。它可能会继续，因此未被结束；请查看日志或将其停止。";
+    // Queue
+    queue: "Queue", "队列";
+    queue_help: "The first one that fits a free device starts next", "第一个适合空闲设备的任务将最先开始";
+    queue_pause: "Pause the queue", "暂停队列";
+    queue_go_on: "Let the queue go on", "继续队列";
+    queue_paused: "Paused: nothing starts, what runs goes on.", "已暂停：不会启动新任务，正在运行的任务继续。";
+    move_up: "Move up", "上移";
+    move_down: "Move down", "下移";
+    take_out: "Take out of the queue", "移出队列";
+    priority: "Priority", "优先级";
+    priority_high: "High priority", "高优先级";
+    priority_normal: "Normal priority", "普通优先级";
+    priority_low: "Low priority", "低优先级";
+    starts_next: "Starts next", "即将开始";
+    starts_again: "Starts again in {time}, attempt {n} of {of}", "{time} 后重新启动，第 {n} 次尝试，共 {of} 次";
+    starts_again_now: "Starts again now, attempt {n} of {of}", "正在重新启动，第 {n} 次尝试，共 {of} 次";
+    start_now: "Start now", "立即开始";
+    do_not_start: "Don't start again", "不再启动";
+    show_older: "Show older runs", "显示更早的运行";
 
     // Train: model
     train_lead: "Three choices make a run: a model, data, a method. The plan at the side says what will happen.", "三项选择构成一次运行：模型、数据、方法。旁边的计划说明会发生什么。";

@@ -65,7 +65,7 @@ impl ExportForm {
             .get_untracked()
             .unwrap_or_else(|| format::last_part(&self.source.model.get_untracked()).to_owned());
         spawn_local(async move {
-            let job = NewJob { kind: JobKind::Export, name: format!("{name}-export"), config };
+            let job = NewJob::new(JobKind::Export, format!("{name}-export"), config);
             match client::post::<_, Job>(routes::JOBS, &job).await {
                 Ok(job) => {
                     self.values.problems.set(Vec::new());

@@ -9,8 +9,9 @@ use crate::{
         Empty,
         dialog::Confirm,
         icon,
-        job::{badge, clock, datasets, method, model_name, seconds, share},
+        job::{clock, datasets, job_badge, method, model_name, seconds},
         note::wait,
+        queue::{QueueCard, StartsAgain},
     },
     store::store,
     ui,
@@ -69,6 +70,19 @@ pub fn Runs() -> impl IntoView {
         };
         runs().into_iter().filter(fits).collect::<Vec<_>>()
     };
+    // What isn't loaded is looked for by the server, once the typing pauses.
+    Effect::new(move || {
+        let words = query.get();
+        if words.trim().is_empty() || !store.has_older.get_untracked() {
+            return;
+        }
+        leptos::task::spawn_local(async move {
+            gloo_timers::future::TimeoutFuture::new(300).await;
+            if query.try_get_untracked().is_some_and(|now| now == words) {
+                store.search_older(&words);
+            }
+        });
+    });
     let ask = move |id: String| {
         doomed.set(Some(id));
         asking.set(true);
@@ -96,6 +110,9 @@ pub fn Runs() -> impl IntoView {
             view! { <div class="pad s muted">{w.no_run_matches}" "<button type="button" class="link" on:click=all>{w.show_all}</button></div> }
         });
         let rows = rows.into_iter().map(|job| row(job, ask)).collect_view();
+        let older = store.has_older.get().then(|| {
+            view! { <div class="pad"><button type="button" class="btn s" data-testid="runs-older" on:click=move |_| store.load_older()>{w.show_older}</button></div> }
+        });
         view! {
             <section class="card flush"><div class="scroll">
                 <table class="table stacked" data-testid="runs-table">
@@ -107,7 +124,7 @@ pub fn Runs() -> impl IntoView {
                     <tbody class="mid">{rows}</tbody>
                 </table>
                 {none}
-            </div></section>
+            </div>{older}</section>
         }
         .into_any()
     };
@@ -118,6 +135,7 @@ pub fn Runs() -> impl IntoView {
             <div class="acts"><a class="btn primary" href="/">{icon("plus", 18)}{w.new_run}</a></div>
         </header>
         <div class="stack">
+            <QueueCard />
             <div class="row filters">
                 <div class="input">{icon("search", 16)}
                     <input aria-label=w.find_run placeholder=w.find_run_hint prop:value=query on:input=move |e| query.set(event_target_value(&e)) />
@@ -141,6 +159,7 @@ fn row(job: Job, ask: impl Fn(String) + Copy + Send + 'static) -> impl IntoView 
     let latest = |name: &str| job.progress.latest.get(name).or(job.summary.get(name)).copied();
     let loss = latest("loss").or_else(|| latest("train_loss"));
     let figure = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), format::measure);
+    let again = job.restart.clone().map(|restart| view! { <small><StartsAgain restart /></small> });
     let problem = job.problem.as_ref().map(|p| {
         let class = if job.state == JobState::Interrupted { "warnc" } else { "badc" };
         view! { <small class=class>{p.message_in(language.tag()).to_owned()}</small> }
@@ -153,8 +172,8 @@ fn row(job: Job, ask: impl Fn(String) + Copy + Send + 'static) -> impl IntoView 
     };
     view! {
         <tr data-testid=format!("run-row-{id}")>
-            <td class="name"><a href=format!("/runs/{id}")>{id.clone()}</a>{problem}</td>
-            <td data-l=w.state>{badge(job.state, share(&job.progress))}</td>
+            <td class="name"><a href=format!("/runs/{id}")>{id.clone()}</a>{problem}{again}</td>
+            <td data-l=w.state>{job_badge(&job)}</td>
             <td class="full model">{model_name(&job)}<small>{datasets(&job)}</small></td>
             <td class="nowrap" data-l=w.method>{method(&job)}</td>
             <td class="num" data-l=w.loss>{figure(loss)}</td>

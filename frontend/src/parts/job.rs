@@ -37,6 +37,14 @@ pub fn badge(state: JobState, share: Option<f64>) -> impl IntoView {
     view! { <span class=class>{text}</span> }
 }
 
+/// The state of a job with its share, or that its worker has gone silent.
+pub fn job_badge(job: &Job) -> impl IntoView + use<> {
+    if job.progress.stalled_since.is_some() {
+        return view! { <span class="badge warn">{ui::words().stalled}</span> }.into_any();
+    }
+    badge(job.state, share(&job.progress)).into_any()
+}
+
 trait FloorPercent {
     /// Rounded down to whole percent, so that 100 % means done.
     fn floor_percent(self) -> f64;

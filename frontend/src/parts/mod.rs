@@ -9,6 +9,7 @@ pub mod making;
 pub mod metric;
 pub mod note;
 mod pulls;
+pub mod queue;
 pub mod shell;
 pub mod source;
 

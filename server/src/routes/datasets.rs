@@ -125,7 +125,7 @@ async fn pull(State(app): State<App>, extract::Json(wanted): extract::Json<PullD
     let given = serde_json::to_value(PullDataset { id, ..wanted }).map_err(Failure::internal)?;
     let mut config = RunConfig(given.as_object().cloned().unwrap_or_default());
     config.0.retain(|_, value| !value.is_null());
-    let job = app.supervisor.create(NewJob { kind: JobKind::Pull, name: String::new(), config }).await?;
+    let job = app.supervisor.create(NewJob::new(JobKind::Pull, "", config)).await?;
     Ok((StatusCode::CREATED, Json(job)).into_response())
 }
 

@@ -17,7 +17,7 @@ use axum::{
     },
     routing::get,
 };
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use serde::Deserialize;
 use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
@@ -69,30 +69,40 @@ async fn events(State(app): State<App>, Query(query): Query<EventsQuery>, header
 fn follow(app: App, first: VecDeque<Event>, seq: i64) -> impl Stream<Item = Result<Event, Infallible>> {
     let news = app.store.feeds().watch();
     let rows = VecDeque::<Row>::new();
-    futures::stream::unfold((app, news, first, rows, seq), |(app, mut news, mut first, mut rows, mut seq)| async move {
-        loop {
-            if let Some(event) = first.pop_front() {
-                return Some((Ok(event), (app, news, first, rows, seq)));
-            }
-            if let Some((number, body)) = rows.pop_front() {
-                seq = number;
-                let event = Event::default().event("feed").id(number.to_string()).data(&*body);
-                return Some((Ok(event), (app, news, first, rows, seq)));
-            }
-            news.mark_unchanged();
-            match app.store.feed_after(seq).await {
-                Ok(more) if !more.is_empty() => rows.extend(more),
-                Ok(_) => {
-                    // Looks again after a while even if nobody says so.
-                    if let Ok(Err(_)) = tokio::time::timeout(KEEP_ALIVE, news.changed()).await {
+    let (subscription, ending) = (app.counters.subscribe(), app.ending.clone());
+    let rows = futures::stream::unfold(
+        (app, news, first, rows, seq),
+        |(app, mut news, mut first, mut rows, mut seq)| async move {
+            loop {
+                if let Some(event) = first.pop_front() {
+                    return Some((Ok(event), (app, news, first, rows, seq)));
+                }
+                if let Some((number, body)) = rows.pop_front() {
+                    seq = number;
+                    let event = Event::default().event("feed").id(number.to_string()).data(&*body);
+                    return Some((Ok(event), (app, news, first, rows, seq)));
+                }
+                news.mark_unchanged();
+                match app.store.feed_after(seq).await {
+                    Ok(more) if !more.is_empty() => rows.extend(more),
+                    Ok(_) => {
+                        // Looks again after a while even if nobody says so.
+                        if let Ok(Err(_)) = tokio::time::timeout(KEEP_ALIVE, news.changed()).await {
+                            return None;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!("events: {error}");
                         return None;
                     }
                 }
-                Err(error) => {
-                    tracing::error!("events: {error}");
-                    return None;
-                }
             }
-        }
+        },
+    );
+    // The subscription lives as long as the stream.
+    rows.map(move |row| {
+        let _ = &subscription;
+        row
     })
+    .take_until(ending.cancelled_owned())
 }

@@ -5,13 +5,17 @@ use crate::{
     extract::Json,
     router::{Content, Route},
     state::State as App,
+    store::Wanted,
     supervisor,
 };
 use api::{
-    Job, Problem,
+    Job, JobState, Problem,
     job::{Checkpoint, JobKind, Metric, NewChain, NewJob},
+    queue::{Place, Queue, SetQueue},
     rollout::Rollout,
-    routes::{CHAINS, JOB, JOB_CHECKPOINTS, JOB_LOG, JOB_METRICS, JOB_RESUME, JOB_ROLLOUTS, JOB_STOP, JOBS},
+    routes::{
+        CHAINS, JOB, JOB_CHECKPOINTS, JOB_LOG, JOB_METRICS, JOB_PLACE, JOB_RESUME, JOB_ROLLOUTS, JOB_STOP, JOBS, QUEUE,
+    },
 };
 use axum::{
     extract::{Path, Query, State},
@@ -26,8 +30,11 @@ use std::{
     path::PathBuf,
 };
 
+/// Jobs of one page of the list, and words of one search.
+const MOST_JOBS: u32 = 1000;
+const MOST_WORDS: usize = 16;
 /// Points of a curve that are given at most.
-const MOST_POINTS: i64 = 4000;
+const MOST_POINTS: u32 = 2000;
 /// The largest configuration in bytes.
 const LARGEST_CONFIG: usize = 1 << 20;
 /// Of a log, at most so much from its end.
@@ -38,7 +45,11 @@ const LARGEST_ROLLOUTS: u64 = 64 << 20;
 pub fn routes() -> Vec<Route> {
     vec![
         Route::new(Method::GET, JOBS, "Jobs, newest first", get(list))
-            .query("limit", "At most so many, 500 if not given")
+            .query("limit", "At most so many, 500 if not given, never more than 1000")
+            .query_of("before", "string", "Only those older than this one: its created_at, a comma, its id")
+            .query_of("kind", "string", "Only train, export, pull or make")
+            .query_of("state", "string", "Only those in this state, for example interrupted")
+            .query_of("search", "string", "Only those whose id or configuration contains all these words")
             .gives(StatusCode::OK, Content::json::<Vec<Job>>()),
         Route::new(Method::POST, JOBS, "Put a job in the queue", post(create))
             .takes(Content::json::<NewJob>())
@@ -48,10 +59,18 @@ pub fn routes() -> Vec<Route> {
             .gives(StatusCode::CREATED, Content::json::<Vec<Job>>()),
         Route::new(Method::GET, JOB, "One job", get(one)).gives(StatusCode::OK, Content::json::<Job>()),
         Route::new(Method::DELETE, JOB, "Delete an ended job and its folder", delete(remove)).gives_nothing(),
+        Route::new(Method::POST, JOB_PLACE, "Give a waiting job another priority or place", post(place))
+            .takes(Content::json::<Place>())
+            .gives(StatusCode::OK, Content::json::<Job>()),
+        Route::new(Method::GET, QUEUE, "The order of the waiting jobs, and what each waits for", get(queue))
+            .gives(StatusCode::OK, Content::json::<Queue>()),
+        Route::new(Method::POST, QUEUE, "Pause the queue or let it go on", post(set_queue))
+            .takes(Content::json::<SetQueue>())
+            .gives(StatusCode::OK, Content::json::<Queue>()),
         Route::new(Method::POST, JOB_STOP, "Save and stop", post(stop)).gives(StatusCode::OK, Content::json::<Job>()),
         Route::new(Method::POST, JOB_RESUME, "Go on from the last whole checkpoint", post(resume))
             .gives(StatusCode::OK, Content::json::<Job>()),
-        Route::new(Method::GET, JOB_METRICS, "Points of the curves, thinned to 4000", get(metrics))
+        Route::new(Method::GET, JOB_METRICS, "Points of the curves, thinned to 2000", get(metrics))
             .query("after", "Only steps after this one")
             .gives(StatusCode::OK, Content::json::<Vec<Metric>>()),
         Route::new(Method::GET, JOB_LOG, "The end of the worker's log", get(log))
@@ -73,11 +92,39 @@ pub fn routes() -> Vec<Route> {
 #[derive(Deserialize)]
 struct ListQuery {
     limit: Option<u32>,
+    before: Option<String>,
+    kind: Option<JobKind>,
+    state: Option<JobState>,
+    #[serde(default)]
+    search: String,
 }
 
 async fn list(State(app): State<App>, Query(query): Query<ListQuery>) -> Reply<Response> {
-    let jobs = app.store.jobs(query.limit.unwrap_or(500).min(10_000).into()).await?;
+    let limit = query.limit.unwrap_or(500).min(MOST_JOBS);
+    let before = query.before.as_deref().map(cursor).transpose()?;
+    let words = query.search.split_whitespace().take(MOST_WORDS).map(ToOwned::to_owned).collect();
+    let wanted = Wanted { limit, before, kind: query.kind, state: query.state, words };
+    let mut jobs = app.store.jobs(&wanted).await?;
+    app.supervisor.tell_reasons(&mut jobs).await?;
     Ok(axum::Json(jobs).into_response())
+}
+
+/// Where a page of the list ended: `CREATED_AT,ID` of its last job.
+fn cursor(text: &str) -> Reply<(f64, String)> {
+    let parsed = text.split_once(',').and_then(|(time, id)| Some((time.parse::<f64>().ok()?, id.to_owned())));
+    parsed.filter(|(time, _)| time.is_finite()).ok_or_else(|| {
+        let shown: String = text.chars().take(100).collect();
+        let problem = Problem::new(
+            "bad_cursor",
+            format!("before is {shown:?}, which is no place in the list."),
+            format!("before 为 {shown:?}，不是列表中的位置。"),
+        );
+        let hint = [
+            "Give created_at and id of the last job, with a comma between.",
+            "请给出最后一个任务的 created_at 和 id，以逗号分隔。",
+        ];
+        Failure::bad(problem.hint(hint[0], hint[1]).field("before"))
+    })
 }
 
 async fn create(State(app): State<App>, Json(new): Json<NewJob>) -> Reply<Response> {
@@ -117,7 +164,22 @@ fn acceptable(new: &NewJob) -> Reply<()> {
 
 async fn one(State(app): State<App>, Path(id): Path<String>) -> Reply<axum::Json<Job>> {
     let record = app.store.job(&id).await?.ok_or_else(|| missing(&id))?;
-    Ok(axum::Json(record.job))
+    let mut job = [record.job];
+    app.supervisor.tell_reasons(&mut job).await?;
+    let [job] = job;
+    Ok(axum::Json(job))
+}
+
+async fn place(State(app): State<App>, Path(id): Path<String>, Json(place): Json<Place>) -> Reply<axum::Json<Job>> {
+    app.supervisor.place(&id, &place).await.map(axum::Json)
+}
+
+async fn queue(State(app): State<App>) -> Reply<axum::Json<Queue>> {
+    Ok(axum::Json(app.supervisor.queue().await?))
+}
+
+async fn set_queue(State(app): State<App>, Json(wanted): Json<SetQueue>) -> Reply<axum::Json<Queue>> {
+    app.supervisor.pause(wanted.paused).await.map(axum::Json)
 }
 
 async fn remove(State(app): State<App>, Path(id): Path<String>) -> Reply<StatusCode> {

@@ -4,6 +4,7 @@ mod chat;
 mod datasets;
 mod events;
 mod jobs;
+mod metrics;
 mod models;
 mod preferences;
 mod system;
@@ -16,6 +17,7 @@ use crate::router::Route;
 pub fn all() -> Vec<Route> {
     let all = [
         system::routes(),
+        metrics::routes(),
         jobs::routes(),
         events::routes(),
         datasets::routes(),

@@ -53,6 +53,6 @@ async fn pull(State(app): State<App>, Json(wanted): Json<PullModel>) -> Reply<Re
     if !wanted.revision.is_empty() {
         config.set("revision", wanted.revision);
     }
-    let job = app.supervisor.create(NewJob { kind: JobKind::Pull, name: String::new(), config }).await?;
+    let job = app.supervisor.create(NewJob::new(JobKind::Pull, "", config)).await?;
     Ok((StatusCode::CREATED, axum::Json(job)).into_response())
 }

@@ -3,6 +3,7 @@
 use crate::{
     error::{Failure, Reply},
     extract::{Json, bounded},
+    gate::loading,
     router::{Content, Route},
     state::State as App,
 };
@@ -45,8 +46,8 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-async fn health() -> axum::Json<Health> {
-    axum::Json(Health { status: "ok" })
+async fn health(State(app): State<App>) -> Reply<axum::Json<Health>> {
+    if app.supervisor.is_ready() { Ok(axum::Json(Health { status: "ok" })) } else { Err(loading()) }
 }
 
 async fn catalog(State(app): State<App>) -> Response {

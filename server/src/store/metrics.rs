@@ -2,46 +2,55 @@
 
 use super::{Change, Result, Store, feed::encode};
 use api::job::{Checkpoint, Metric};
-use sqlx::Row as _;
+use sqlx::{Row as _, sqlite::SqliteRow};
+
+// Literals, since only those are safe SQL: of each pair, the second reads the index of evaluations alone.
+const ALL_STEPS: &str =
+    "SELECT step, epoch, time, value FROM metrics WHERE job = ? AND step > ? AND kind = 'train' ORDER BY step LIMIT ?";
+const ALL_EVALUATIONS: &str =
+    "SELECT step, epoch, time, value FROM metrics WHERE job = ? AND step > ? AND kind = 'eval' ORDER BY step LIMIT ?";
+const LAST_STEP: &str = "SELECT step FROM metrics WHERE job = ? AND kind = 'train' ORDER BY step DESC LIMIT 1";
+const LAST_EVALUATION: &str = "SELECT step FROM metrics WHERE job = ? AND kind = 'eval' ORDER BY step DESC LIMIT 1";
+const SOME_STEPS: &str = "WITH RECURSIVE mark (step) AS (
+         SELECT ?3 UNION ALL SELECT step - ?4 FROM mark WHERE step > ?2),
+     chosen (step) AS (
+         SELECT DISTINCT (SELECT m.step FROM metrics m WHERE m.job = ?1 AND m.step <= mark.step AND m.step >= ?2
+                          AND m.kind = 'train' ORDER BY m.step DESC LIMIT 1) FROM mark)
+     SELECT m.step, epoch, time, value FROM chosen JOIN metrics m ON m.job = ?1 AND m.step = chosen.step AND m.kind = 'train'
+     ORDER BY m.step";
+const SOME_EVALUATIONS: &str = "WITH RECURSIVE mark (step) AS (
+         SELECT ?3 UNION ALL SELECT step - ?4 FROM mark WHERE step > ?2),
+     chosen (step) AS (
+         SELECT DISTINCT (SELECT m.step FROM metrics m WHERE m.job = ?1 AND m.step <= mark.step AND m.step >= ?2
+                          AND m.kind = 'eval' ORDER BY m.step DESC LIMIT 1) FROM mark)
+     SELECT m.step, epoch, time, value FROM chosen JOIN metrics m ON m.job = ?1 AND m.step = chosen.step AND m.kind = 'eval'
+     ORDER BY m.step";
 
 impl Store {
-    /// Points after step `after`, in order, thinned evenly to about `most`; evaluations and the last point always stay.
-    pub async fn metrics(&self, job: &str, after: i64, most: i64) -> Result<Vec<Metric>> {
-        let count: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM metrics WHERE job = ? AND step > ? AND kind = 'train'")
-                .bind(job)
-                .bind(after)
-                .fetch_one(&self.reader)
-                .await?;
-        let evaluations: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM metrics WHERE job = ? AND step > ? AND kind = 'eval'")
-                .bind(job)
-                .bind(after)
-                .fetch_one(&self.reader)
-                .await?;
-        let stride = |count: i64, most: i64| 1.max((count + most - 1) / most.max(1));
-        let rows = sqlx::query(
-            "SELECT step, epoch, time, value FROM (
-                 SELECT *, row_number() OVER (PARTITION BY kind ORDER BY step DESC) - 1 AS age
-                 FROM metrics WHERE job = ?1 AND step > ?2)
-             WHERE age % iif(kind = 'eval', ?4, ?3) = 0 ORDER BY step, kind DESC",
-        )
-        .bind(job)
-        .bind(after)
-        .bind(stride(count, most - most / 4))
-        .bind(stride(evaluations, most / 4))
-        .fetch_all(&self.reader)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Metric {
-                    step: row.try_get::<i64, _>("step")?.unsigned_abs(),
-                    epoch: row.try_get("epoch")?,
-                    time: row.try_get("time")?,
-                    values: row.try_get::<sqlx::types::Json<_>, _>("value")?.0,
-                })
-            })
-            .collect()
+    /// Points after step `after`, in order, thinned evenly to about `most`; the last point always stays, and evaluations
+    /// as long as they are few. Of a long run only the rows that are given are read.
+    pub async fn metrics(&self, job: &str, after: i64, most: u32) -> Result<Vec<Metric>> {
+        let mut points = self.thinned("train", job, after, most - most / 4).await?;
+        points.extend(self.thinned("eval", job, after, most / 4).await?);
+        // Stable: an evaluation comes behind the training point of its step.
+        points.sort_by_key(|point| point.step);
+        Ok(points)
+    }
+
+    /// Points of one kind: all if they fit, otherwise the next one after each of `most` evenly spaced steps.
+    async fn thinned(&self, kind: &'static str, job: &str, after: i64, most: u32) -> Result<Vec<Metric>> {
+        let all = if kind == "eval" { ALL_EVALUATIONS } else { ALL_STEPS };
+        let rows = sqlx::query(all).bind(job).bind(after).bind(most + 1).fetch_all(&self.reader).await?;
+        if rows.len() <= most as usize {
+            return rows.iter().map(point).collect();
+        }
+        let (last, evenly) = if kind == "eval" { (LAST_EVALUATION, SOME_EVALUATIONS) } else { (LAST_STEP, SOME_STEPS) };
+        let first: i64 = rows[0].try_get("step")?;
+        let last: i64 = sqlx::query_scalar(last).bind(job).fetch_one(&self.reader).await?;
+        // Counted back from the last step, so that the curve always reaches it.
+        let stride = (last - first) / i64::from(most.max(1)) + 1;
+        let rows = sqlx::query(evenly).bind(job).bind(first).bind(last).bind(stride).fetch_all(&self.reader).await?;
+        rows.iter().map(point).collect()
     }
 
     /// Checkpoints that the run told of, by step; `path` is empty, only the folder knows whether they still stand.
@@ -110,6 +119,15 @@ impl Change {
     }
 }
 
+fn point(row: &SqliteRow) -> Result<Metric> {
+    Ok(Metric {
+        step: row.try_get::<i64, _>("step")?.unsigned_abs(),
+        epoch: row.try_get("epoch")?,
+        time: row.try_get("time")?,
+        values: row.try_get::<sqlx::types::Json<_>, _>("value")?.0,
+    })
+}
+
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -136,7 +154,7 @@ mod tests {
         change.add_metric("a", &point(50, "eval_loss", 2.0)).await.unwrap();
         change.commit().await.unwrap();
         let all = store.metrics("a", 0, 4000).await.unwrap();
-        assert!((2500..=4000).contains(&all.len()), "{}", all.len());
+        assert!((2500..=4001).contains(&all.len()), "{}", all.len());
         assert_eq!(all.last().unwrap().step, 9000);
         assert_eq!(all.iter().filter(|m| m.values.contains_key("eval_loss")).count(), 1);
         let mut change = store.begin().await.unwrap();

@@ -1,12 +1,17 @@
 //! All SQL of Lathe. SQLite in WAL mode: one connection writes, a few read. Every write is one `BEGIN IMMEDIATE`
 //! transaction, a [`Change`], and what it tells the pages is sent on only after it is committed.
 
+mod backup;
+mod deliveries;
+#[cfg(test)]
+mod faults;
 mod feed;
 mod jobs;
 mod metrics;
+mod settings;
 
 pub use feed::{Feeds, Row};
-pub use jobs::{Record, Worker};
+pub use jobs::{Record, Wanted, Worker};
 
 use crate::error::Error;
 use sqlx::{
@@ -15,7 +20,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use std::{path::Path, sync::Arc, time::Duration};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
@@ -30,6 +35,8 @@ pub struct Store {
     reader: SqlitePool,
     turn: Arc<Mutex<()>>,
     feeds: Arc<Feeds>,
+    /// Wakes the webhook; nothing if there is none.
+    deliveries: Option<Arc<Notify>>,
 }
 
 /// A transaction that writes. Dropped without [`commit`](Self::commit), nothing of it happened.
@@ -37,12 +44,16 @@ pub struct Change {
     tx: Transaction<'static, Sqlite>,
     feeds: Arc<Feeds>,
     rows: Vec<Row>,
+    deliveries: Option<Arc<Notify>>,
+    /// Whether something for the webhook is among it.
+    delivers: bool,
     // Last: the next writer begins only after the rows of this one were sent on.
     _turn: OwnedMutexGuard<()>,
 }
 
 impl Store {
-    /// Opens or makes the database and brings it up to date. One that a newer Lathe wrote is refused unchanged.
+    /// Opens or makes the database and brings it up to date; a copy of it as it was is kept before. One that a newer Lathe
+    /// wrote is refused unchanged.
     pub async fn open(path: &Path) -> std::result::Result<Self, Error> {
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -52,6 +63,7 @@ impl Store {
             .foreign_keys(true)
             .statement_cache_capacity(64);
         let database = |source| Error::Database { path: path.into(), source };
+        backup::before(path, &options, &MIGRATIONS).await?;
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .connect_with(options.clone().create_if_missing(true))
@@ -75,14 +87,16 @@ impl Store {
             .await
             .map_err(database)?;
         let newest = feed::newest(&reader).await.map_err(database)?;
-        Ok(Self { writer, reader, turn: Arc::default(), feeds: Arc::new(Feeds::new(newest)) })
+        let feeds = Arc::new(Feeds::new(newest));
+        Ok(Self { writer, reader, turn: Arc::default(), feeds, deliveries: None })
     }
 
     /// Begins to write; waits for the writer before.
     pub async fn begin(&self) -> Result<Change> {
         let turn = self.turn.clone().lock_owned().await;
         let tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Change { tx, feeds: self.feeds.clone(), rows: Vec::new(), _turn: turn })
+        let (feeds, deliveries) = (self.feeds.clone(), self.deliveries.clone());
+        Ok(Change { tx, feeds, rows: Vec::new(), deliveries, delivers: false, _turn: turn })
     }
 
     pub fn feeds(&self) -> &Arc<Feeds> {
@@ -99,6 +113,9 @@ impl Change {
     pub async fn commit(self) -> Result<()> {
         self.tx.commit().await?;
         self.feeds.publish(self.rows);
+        if let Some(news) = self.deliveries.filter(|_| self.delivers) {
+            news.notify_one();
+        }
         Ok(())
     }
 }

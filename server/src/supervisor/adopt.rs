@@ -4,6 +4,7 @@ use super::{
     Supervisor,
     ending::Ending,
     follower::Follower,
+    queue::Notes,
     watch::{Life, runs_elsewhere, settle},
 };
 use crate::{home::is_name, store::Record};
@@ -52,7 +53,7 @@ impl Supervisor {
             let is_lost = matches!(state, JobState::Running | JobState::Stopping) && !folders.contains(&id);
             if is_lost && !self.active().contains_key(&id) {
                 let _gate = self.gate.lock().await;
-                if let Err(error) = settle(&self.base, &id, Ending::Unknown, false).await {
+                if let Err(error) = settle(self, &id, Ending::Unknown, false).await {
                     tracing::error!("{id}: {error}");
                 }
             }
@@ -66,7 +67,7 @@ impl Supervisor {
             // Ended, and nothing was written since.
             Some((state, cursor)) if !state.is_active() && events == cursor => return Ok(()),
             // Not started yet: its server or its person is about to.
-            None if events == 0 && silent < SILENT => return Ok(()),
+            None if events == 0 && silent < SILENT && !Notes::read(&dir).restarts => return Ok(()),
             _ => {}
         }
         if self.active().contains_key(&id) {
@@ -93,15 +94,17 @@ impl Supervisor {
         }
         // What it wrote between the last look and its end.
         follower.catch_up().await?;
-        settle(&self.base, &id, Ending::Unknown, false).await.map_err(io::Error::other)
+        settle(self, &id, Ending::Unknown, false).await.map_err(io::Error::other)
     }
 
     async fn insert(&self, id: &str, dir: &Path) -> io::Result<()> {
         let Some(spec) = read_spec(dir)? else { return Ok(()) };
         let mut record = Record::new(id.to_owned(), spec.kind, spec.config, spec.created_at);
-        record.job.after = spec.after;
-        // Until its events say otherwise.
-        record.job.state = JobState::Running;
+        let notes = Notes::read(dir);
+        (record.job.after, record.job.priority, record.restarts) = (spec.after, notes.priority, notes.restarts);
+        // Until its events say otherwise; one that waited when the database was lost goes on waiting.
+        let waits = record.restarts && !dir.join("events.jsonl").exists();
+        record.job.state = if waits { JobState::Queued } else { JobState::Running };
         let _gate = self.gate.lock().await;
         let store = async {
             let mut change = self.base.store.begin().await?;
@@ -128,6 +131,8 @@ fn look(runs: &Path) -> Vec<Found> {
         let silent = spec.modified().ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
         found.push(Found { id, dir, events, silent });
     }
+    // The oldest first: so they get their places in a queue whose database was lost.
+    found.sort_by_key(|found| std::cmp::Reverse(found.silent));
     found
 }
 

@@ -1,8 +1,9 @@
 //! What a line of `events.jsonl` means for a job. Pure: reading a file again from the start gives the same job.
 
+use super::states::{Cause, advance};
 use crate::store::Record;
 use api::{
-    Event, JobKind, JobState, Line, Outcome, Problem,
+    Event, JobKind, Line, Problem,
     job::{Checkpoint, Metric, validated},
 };
 use std::{
@@ -46,17 +47,12 @@ impl Pace {
 
 /// Applies one line. `dir` is the run folder.
 pub fn apply(record: &mut Record, pace: &mut Pace, line: Line, dir: &Path) -> Effect {
-    let job = &mut record.job;
+    let (job, attempts) = (&mut record.job, &mut record.attempts);
     match line.event {
         Event::Started { .. } => {
-            if job.state != JobState::Stopping {
-                job.state = JobState::Running;
-            }
+            advance(job, Cause::Began, line.time);
+            attempts.began();
             job.started_at = Some(line.time);
-            job.finished_at = None;
-            job.problem = None;
-            job.progress.status = None;
-            job.progress.seconds_left = None;
             *pace = Pace::default();
             Effect::State
         }
@@ -68,6 +64,7 @@ pub fn apply(record: &mut Record, pace: &mut Pace, line: Line, dir: &Path) -> Ef
                     job.progress.seconds_left = pace.add(line.time, done, total.saturating_sub(done));
                 }
                 (job.progress.done, job.progress.total) = (done, total);
+                attempts.reached(done);
             }
             job.progress.status = Some(text);
             Effect::Progress
@@ -86,6 +83,7 @@ pub fn apply(record: &mut Record, pace: &mut Pace, line: Line, dir: &Path) -> Ef
             progress.done = step;
             progress.total = progress.total.max(step);
             progress.epoch = epoch;
+            attempts.reached(step);
             if values.keys().any(|name| validated(name).is_none()) {
                 progress.seconds_left = pace.add(line.time, step, progress.total - step).or(progress.seconds_left);
             }
@@ -111,16 +109,9 @@ pub fn apply(record: &mut Record, pace: &mut Pace, line: Line, dir: &Path) -> Ef
         }
         Event::Finished { outcome, problem, mut summary } => {
             summary.retain(|_, value| value.is_finite());
-            job.state = match outcome {
-                Outcome::Succeeded => JobState::Succeeded,
-                Outcome::Stopped => JobState::Stopped,
-                Outcome::Failed => JobState::Failed,
-            };
-            job.finished_at = Some(line.time);
+            advance(job, Cause::Said(outcome), line.time);
             job.problem = problem;
             job.summary = summary;
-            job.progress.status = None;
-            job.progress.seconds_left = None;
             Effect::State
         }
     }
@@ -144,6 +135,7 @@ fn bad_name(name: &str) -> Problem {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use api::JobState;
     use serde_json::json;
 
     fn feed(record: &mut Record, pace: &mut Pace, time: f64, event: serde_json::Value) -> Effect {

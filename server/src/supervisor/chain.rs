@@ -5,10 +5,7 @@ use crate::{
     error::{Failure, Reply},
     store::Record,
 };
-use api::{
-    Job, JobState, Problem, RunConfig, Text,
-    job::{Feed, NewChain},
-};
+use api::{Job, Problem, RunConfig, job::NewChain};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -40,43 +37,13 @@ impl Supervisor {
             new.config.0.values_mut().for_each(|value| put_folders(value, &folders));
             let mut record = self.fresh(new).await?;
             record.job.after = records.last().map(|before| before.job.id.clone());
-            record.job.progress.status = match &record.job.after {
-                Some(before) => Some(waiting(before, "", "")),
-                None => self.waits_for(&record.job),
-            };
             records.push(record);
         }
         self.enqueue(&records.iter().collect::<Vec<_>>()).await?;
-        Ok(records.into_iter().map(|record| record.job).collect())
+        let mut jobs: Vec<Job> = records.into_iter().map(|record| record.job).collect();
+        self.tell_reasons(&mut jobs).await?;
+        Ok(jobs)
     }
-
-    /// Whether a waiting job must go on waiting for the one before it; tells why when that changes.
-    pub(super) async fn is_held_up(&self, job: &Job) -> Result<bool, sqlx::Error> {
-        let Some(before) = &job.after else { return Ok(false) };
-        let (en, zh) = match self.base.store.job(before).await?.map(|record| record.job.state) {
-            Some(JobState::Succeeded) => return Ok(false),
-            Some(JobState::Queued | JobState::Running | JobState::Stopping) => ("", ""),
-            Some(JobState::Stopped) => (", which was stopped: resume it", "，该任务已停止：请继续它"),
-            Some(JobState::Failed) => (", which failed: resume it", "，该任务失败：请继续它"),
-            Some(JobState::Interrupted) => (", which was interrupted: resume it", "，该任务中断：请继续它"),
-            None => (", which is gone: delete this one", "，该任务已删除：请删除此任务"),
-        };
-        let status = Some(waiting(before, en, zh));
-        if job.progress.status != status {
-            let mut change = self.base.store.begin().await?;
-            if let Some(mut record) = change.job(&job.id).await? {
-                record.job.progress.status = status;
-                change.save_job(&record).await?;
-                change.tell(&Feed::Job { job: Box::new(record.job) }).await?;
-            }
-            change.commit().await?;
-        }
-        Ok(true)
-    }
-}
-
-fn waiting(before: &str, en: &str, zh: &str) -> Text {
-    Text::new(format!("Waiting for {before}{en}"), format!("等待 {before} 完成{zh}"))
 }
 
 /// Replaces `{run:N}` by the N-th folder.

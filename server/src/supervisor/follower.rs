@@ -11,6 +11,7 @@ use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -76,12 +77,14 @@ impl Follower {
                 continue;
             };
             if let Event::Started { pid, .. } = line.event {
-                record.worker = Worker::find_at(pid, line.time);
+                // Where the clock was set meanwhile, what was noted when the worker was started still holds.
+                record.worker = Worker::find_at(pid, line.time).or(record.worker.filter(|worker| worker.pid == pid));
             }
             match apply(&mut record, &mut self.pace, line, &self.dir) {
                 Effect::Progress => {}
                 Effect::State => state = true,
                 Effect::Metric(metric) => {
+                    self.base.counters.steps.fetch_add(1, Ordering::Relaxed);
                     change.add_metric(&self.id, &metric).await?;
                     if !quiet {
                         change.tell(&Feed::Metric { job: self.id.clone(), metric }).await?;
@@ -142,8 +145,9 @@ async fn tell_ended(change: &mut Change, job: &Job) -> Result<(), sqlx::Error> {
 fn fresh(record: Record) -> Record {
     let job = record.job;
     let mut fresh = Record::new(job.id, job.kind, job.config, job.created_at);
+    (fresh.job.after, fresh.job.priority) = (job.after, job.priority);
     fresh.job.state = JobState::Running;
-    fresh.worker = record.worker;
+    (fresh.worker, fresh.restarts) = (record.worker, record.restarts);
     fresh
 }
 

@@ -3,13 +3,22 @@
 
 mod adopt;
 mod apply;
+mod beats;
 mod chain;
 mod ending;
 mod follower;
 mod pull;
+mod queue;
+mod restart;
+mod schedule;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod simulation;
 mod slot;
+mod states;
 mod watch;
 
+pub use restart::{Attempts, Restarts};
 pub use slot::Slot;
 pub use watch::checkpoints;
 
@@ -17,31 +26,29 @@ use crate::{
     error::{Failure, Reply},
     home::replace_file,
     state::Base,
-    store::{Record, Worker},
+    store::Record,
     teacher,
     time::now,
 };
 use api::{
     Job, JobKind, JobState, Problem, Text,
     job::{Feed, NewJob, Spec, wished_id},
+    queue::Queue,
 };
-use axum::http::StatusCode;
 use serde_json::Value;
+use states::{Cause, advance};
 use std::{
     collections::HashMap,
     io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch::Sender};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use watch::{Life, watch};
 
-/// Jobs at once that need no device of this computer.
-const BESIDE: usize = 2;
-/// Jobs that may wait.
-const LONGEST_QUEUE: usize = 256;
 /// From a worker's last word to the end of its process, at most.
 const LAST_BREATH: Duration = Duration::from_secs(5);
 /// The run folder is looked through this often for runs started elsewhere.
@@ -55,6 +62,11 @@ pub struct Supervisor {
     wake: Arc<Notify>,
     /// One decision about a job at a time: make, claim, stop, resume, delete.
     gate: Arc<tokio::sync::Mutex<()>>,
+    /// The queue as pages were last told of it.
+    told: Arc<Mutex<Queue>>,
+    /// True once all runs that were there at the start are known.
+    is_ready: Sender<bool>,
+    restarts: Restarts,
     /// From SIGTERM to SIGKILL.
     stop_limit: Duration,
 }
@@ -66,21 +78,52 @@ struct Active {
 }
 
 impl Supervisor {
-    pub fn new(base: Base, stop_limit: Duration) -> Self {
-        Self { base, active: Arc::default(), wake: Arc::default(), gate: Arc::default(), stop_limit }
+    pub fn new(base: Base, restarts: Restarts, stop_limit: Duration) -> Self {
+        Self {
+            base,
+            active: Arc::default(),
+            wake: Arc::default(),
+            gate: Arc::default(),
+            told: Arc::default(),
+            is_ready: Sender::new(false),
+            restarts,
+            stop_limit,
+        }
+    }
+
+    /// Whether what an earlier server left is taken up.
+    pub fn is_ready(&self) -> bool {
+        *self.is_ready.borrow()
+    }
+
+    /// Waits until it is.
+    pub async fn ready(&self) {
+        let _ = self.is_ready.subscribe().wait_for(|is_ready| *is_ready).await;
+    }
+
+    /// Jobs that run now.
+    pub fn running(&self) -> usize {
+        self.active().len()
     }
 
     /// Takes up what an earlier server left, then serves the queue for ever.
     pub async fn run(self) {
+        self.erase_doomed();
         loop {
             self.adopt().await;
-            if let Err(error) = self.claim().await {
-                tracing::error!("queue: {error}");
-            }
+            self.is_ready.send_replace(true);
             let next_scan = tokio::time::Instant::now() + SCAN;
-            while tokio::time::timeout_at(next_scan, self.wake.notified()).await.is_ok() {
-                if let Err(error) = self.claim().await {
-                    tracing::error!("queue: {error}");
+            loop {
+                let again = match self.claim().await {
+                    Ok(again) => again.map(|left| tokio::time::Instant::now() + left),
+                    Err(error) => {
+                        tracing::error!("queue: {error}");
+                        None
+                    }
+                };
+                let until = again.map_or(next_scan, |at| at.min(next_scan));
+                if tokio::time::timeout_at(until, self.wake.notified()).await.is_err() && until == next_scan {
+                    break;
                 }
             }
         }
@@ -90,29 +133,20 @@ impl Supervisor {
     pub async fn create(&self, new: NewJob) -> Reply<Job> {
         let _gate = self.gate.lock().await;
         self.room_in_queue(1).await?;
-        let mut record = self.fresh(new).await?;
-        record.job.progress.status = self.waits_for(&record.job);
+        let record = self.fresh(new).await?;
         self.enqueue(&[&record]).await?;
-        Ok(record.job)
-    }
-
-    async fn room_in_queue(&self, more: usize) -> Reply<()> {
-        if self.base.store.queued().await?.len() + more <= LONGEST_QUEUE {
-            return Ok(());
-        }
-        let problem = Problem::new(
-            "queue_full",
-            format!("At most {LONGEST_QUEUE} jobs may wait."),
-            format!("队列最多容纳 {LONGEST_QUEUE} 个任务。"),
-        );
-        let problem = problem.hint("Wait for some to finish, or stop some.", "请等待或停止部分任务。");
-        Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, problem))
+        let mut job = [record.job];
+        self.tell_reasons(&mut job).await?;
+        let [job] = job;
+        Ok(job)
     }
 
     /// A job with a folder of its own, known to nobody yet.
     async fn fresh(&self, new: NewJob) -> Reply<Record> {
         let id = self.make_folder(&wished_id(new.kind, &new.name, &new.config)).await?;
-        Ok(Record::new(id, new.kind, new.config, now()))
+        let mut record = Record::new(id, new.kind, new.config, now());
+        (record.job.priority, record.restarts) = (new.priority, true);
+        Ok(record)
     }
 
     /// Puts fresh jobs in the queue, all or none.
@@ -125,6 +159,7 @@ impl Supervisor {
         change.commit().await?;
         for record in records {
             self.write_spec(record).map_err(|e| Failure::io(["Writing the run folder", "写入运行文件夹"], &e))?;
+            self.note(record)?;
         }
         self.wake.notify_one();
         Ok(())
@@ -135,29 +170,26 @@ impl Supervisor {
         let _gate = self.gate.lock().await;
         let mut change = self.base.store.begin().await?;
         let mut record = change.job(id).await?.ok_or_else(|| missing(id))?;
-        match record.job.state {
-            JobState::Queued => {
-                record.job.state = JobState::Stopped;
-                record.job.finished_at = Some(now());
-                record.job.progress.status = None;
-            }
-            JobState::Running => {
-                record.job.state = JobState::Stopping;
-                record.job.progress.status = Some(Text::new("Stopping, saving first", "正在停止，先保存"));
-            }
-            JobState::Stopping => return Ok(record.job),
-            _ => {
-                let problem = Problem::new(
-                    "job_not_active",
-                    format!("Job {id} neither waits nor runs."),
-                    format!("任务 {id} 既未排队也未运行。"),
-                );
-                return Err(Failure::conflict(problem.hint("There is nothing to stop.", "无需停止。")));
-            }
+        if record.job.state == JobState::Stopping {
+            return Ok(record.job);
+        }
+        let waits = record.job.state != JobState::Interrupted || record.job.restart.is_some();
+        if !waits || !advance(&mut record.job, Cause::StopAsked, now()) {
+            let problem = Problem::new(
+                "job_not_active",
+                format!("Job {id} neither waits nor runs."),
+                format!("任务 {id} 既未排队也未运行。"),
+            );
+            return Err(Failure::conflict(problem.hint("There is nothing to stop.", "无需停止。")));
+        }
+        record.restarts = false;
+        if record.job.state == JobState::Stopping {
+            record.job.progress.status = Some(Text::new("Stopping, saving first", "正在停止，先保存"));
         }
         change.save_job(&record).await?;
         change.tell(&Feed::Job { job: Box::new(record.job.clone()) }).await?;
         change.commit().await?;
+        self.note(&record)?;
         if let Some(active) = self.active().get(id) {
             active.stop.cancel();
         }
@@ -171,10 +203,7 @@ impl Supervisor {
         let _gate = self.gate.lock().await;
         let mut change = self.base.store.begin().await?;
         let mut record = change.job(id).await?.ok_or_else(|| missing(id))?;
-        let job = &mut record.job;
-        if !matches!(job.state, JobState::Stopped | JobState::Failed | JobState::Interrupted)
-            || self.active().contains_key(id)
-        {
+        if self.active().contains_key(id) || !advance(&mut record.job, Cause::Resumed, now()) {
             let problem = Problem::new(
                 "job_not_resumable",
                 format!("Job {id} can't be resumed: it is not stopped, failed or interrupted."),
@@ -183,20 +212,18 @@ impl Supervisor {
             let hint = ["Start a new run to train further.", "如需继续训练，请新建运行。"];
             return Err(Failure::conflict(problem.hint(hint[0], hint[1])));
         }
-        if job.kind == JobKind::Train {
-            job.config.set("resume_from_checkpoint", true);
-        }
-        job.state = JobState::Queued;
-        job.finished_at = None;
-        job.problem = None;
-        job.progress.status = self.waits_for(job);
-        record.worker = None;
+        queue::go_on(&mut record);
+        (record.restarts, record.attempts.count) = (true, 0);
         change.save_job(&record).await?;
         change.move_to_end(id).await?;
         change.tell(&Feed::Job { job: Box::new(record.job.clone()) }).await?;
         change.commit().await?;
+        self.note(&record)?;
         self.wake.notify_one();
-        Ok(record.job)
+        let mut job = [record.job];
+        self.tell_reasons(&mut job).await?;
+        let [job] = job;
+        Ok(job)
     }
 
     /// Waits a moment for the process of a job that has said its last word to be gone.
@@ -243,73 +270,38 @@ impl Supervisor {
             return Err(Failure::conflict(problem.hint("Stop or delete that job first.", "请先停止或删除那个任务。")));
         }
         let (home, owned) = (self.base.home.clone(), id.to_owned());
-        let deleted = tokio::task::spawn_blocking(move || home.delete_run(&owned)).await.map_err(Failure::internal)?;
-        deleted.map_err(|e| Failure::io(["Deleting the run folder", "删除运行文件夹"], &e))?;
+        let trashed = tokio::task::spawn_blocking(move || home.trash_run(&owned)).await.map_err(Failure::internal)?;
+        let trash = trashed.map_err(|e| Failure::io(["Deleting the run folder", "删除运行文件夹"], &e))?;
+        // Gigabytes of checkpoints take their time; what a server leaves of it goes at the next start.
+        tokio::task::spawn_blocking(move || trash.map(std::fs::remove_dir_all));
         let mut change = self.base.store.begin().await?;
-        change.delete_job(id).await?;
+        change.doom_job(id).await?;
         change.tell(&Feed::Gone { job: id.to_owned() }).await?;
         change.tell(&Feed::Changed { what: "models".into() }).await?;
-        Ok(change.commit().await?)
-    }
-
-    /// Starts what may start now.
-    async fn claim(&self) -> Result<(), sqlx::Error> {
-        let _gate = self.gate.lock().await;
-        for job in self.base.store.queued().await? {
-            if self.is_held_up(&job).await? {
-                continue;
-            }
-            if let Some(room) = self.room(&job) {
-                self.start(&job.id, room).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn start(&self, id: &str, slot: Option<Slot>) -> Result<(), sqlx::Error> {
-        let mut change = self.base.store.begin().await?;
-        let Some(mut record) = change.job(id).await? else { return Ok(()) };
-        record.job.state = JobState::Running;
-        record.job.started_at = Some(now());
-        record.job.progress.status = Some(Text::new("Starting", "正在启动"));
-        record.worker = None;
-        change.save_job(&record).await?;
-        change.tell(&Feed::Job { job: Box::new(record.job.clone()) }).await?;
         change.commit().await?;
-        let stop = CancellationToken::new();
-        match self.launch(&record, slot, &stop) {
-            Ok(life) => {
-                if let Life::Child(child) = &life {
-                    // For a server that starts again before the worker has said anything.
-                    record.worker = child.id().and_then(Worker::find);
-                    let mut change = self.base.store.begin().await?;
-                    change.save_job(&record).await?;
-                    change.commit().await?;
-                }
-                self.keep(&record.job, slot, life, stop);
-            }
-            Err(error) => {
-                record.job.state = JobState::Failed;
-                record.job.finished_at = Some(now());
-                record.job.progress.status = None;
-                record.job.problem = Some(
-                    Problem::new(
-                        "worker_start",
-                        format!("The worker can't be started: {error}."),
-                        format!("无法启动工作进程：{error}。"),
-                    )
-                    .hint(
-                        "Check the free disk space and the rights of the data folder, then resume.",
-                        "请检查磁盘空间和数据文件夹权限，然后继续。",
-                    ),
-                );
-                let mut change = self.base.store.begin().await?;
-                change.save_job(&record).await?;
-                change.tell(&Feed::Job { job: Box::new(record.job) }).await?;
-                change.commit().await?;
-            }
-        }
+        self.erase_doomed();
         Ok(())
+    }
+
+    /// Takes deleted jobs out of the database, piece by piece: a long run has a million points, and others write, too.
+    fn erase_doomed(&self) {
+        let store = self.base.store.clone();
+        tokio::spawn(async move {
+            let erase = async {
+                for id in store.doomed().await? {
+                    let mut is_gone = false;
+                    while !is_gone {
+                        let mut change = store.begin().await?;
+                        is_gone = change.erase(&id).await?;
+                        change.commit().await?;
+                    }
+                }
+                Ok::<_, sqlx::Error>(())
+            };
+            if let Err(error) = erase.await {
+                tracing::warn!("deleted jobs: {error}");
+            }
+        });
     }
 
     fn launch(&self, record: &Record, slot: Option<Slot>, stop: &CancellationToken) -> io::Result<Life> {
@@ -336,48 +328,14 @@ impl Supervisor {
         let this = self.clone();
         tokio::spawn(async move {
             // In a task of its own again: should it panic, the queue still goes on.
-            let inner = tokio::spawn(watch(this.base.clone(), id.clone(), dir, life, stop, this.stop_limit));
+            let span = tracing::info_span!("job", id);
+            let inner = tokio::spawn(watch(this.clone(), id.clone(), dir, life, stop).instrument(span));
             if let Err(error) = inner.await {
                 tracing::error!("{id}: {error}");
             }
             this.active().remove(&id);
             this.wake.notify_one();
         });
-    }
-
-    fn active(&self) -> std::sync::MutexGuard<'_, HashMap<String, Active>> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The slot that a job could begin in now, `Some(None)` for one that needs none; `None`: it has to wait.
-    #[allow(clippy::option_option)]
-    fn room(&self, job: &Job) -> Option<Option<Slot>> {
-        let active = self.active();
-        let fitting = slot::fitting(job.kind, &job.config, self.base.program.gpus());
-        if fitting.is_empty() {
-            let beside = active.values().filter(|a| a.slot.is_none()).count();
-            return (beside < BESIDE).then_some(None);
-        }
-        let is_free = |slot: &Slot| active.values().all(|a| a.slot != Some(*slot));
-        fitting.into_iter().find(is_free).map(Some)
-    }
-
-    /// The slot that a job runs in which this server didn't start.
-    fn slot_of(&self, job: &Job) -> Option<Slot> {
-        let said = job.plan.as_ref().and_then(|plan| slot::named(&plan.device));
-        let fitting = slot::fitting(job.kind, &job.config, self.base.program.gpus());
-        said.filter(|slot| fitting.contains(slot)).or(self.room(job).flatten()).or(fitting.first().copied())
-    }
-
-    fn waits_for(&self, job: &Job) -> Option<Text> {
-        if self.room(job).is_some() {
-            return None;
-        }
-        let fitting = slot::fitting(job.kind, &job.config, self.base.program.gpus());
-        let active = self.active();
-        let is_before = |a: &Active| a.slot.map_or(fitting.is_empty(), |slot| fitting.contains(&slot));
-        let (other, _) = active.iter().find(|(_, a)| is_before(a))?;
-        Some(Text::new(format!("Waiting for {other}"), format!("等待 {other} 完成")))
     }
 
     fn dir(&self, id: &str) -> io::Result<std::path::PathBuf> {
@@ -390,7 +348,7 @@ impl Supervisor {
         for number in 1..10_000 {
             let id = if number == 1 { wish.to_owned() } else { format!("{wish}-{number}") };
             // Its folder may be gone, taken away by hand.
-            if self.base.store.job(&id).await?.is_some() {
+            if self.base.store.is_taken(&id).await? {
                 continue;
             }
             match std::fs::create_dir(self.dir(&id).map_err(failed)?) {

@@ -1,8 +1,12 @@
 //! One running job: follow its events, pass on the wish to stop, say what happened when the worker is gone.
 
 use super::{
+    Supervisor,
+    beats::Beats,
     ending::{Ending, interrupted},
     follower::Follower,
+    restart::{Restarts, gave_up},
+    states::{Cause, advance},
 };
 use crate::{
     home::Home,
@@ -12,10 +16,16 @@ use crate::{
     worker::is_locked,
 };
 use api::{
-    JobState,
+    JobState, Problem,
     job::{Checkpoint, Feed},
 };
-use nix::sys::signal::Signal;
+use nix::{
+    sys::{
+        signal::{Signal, killpg},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    },
+    unistd::Pid,
+};
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
@@ -35,12 +45,16 @@ pub enum Life {
 
 /// The file is looked at this often.
 const POLL: Duration = Duration::from_millis(200);
+/// The code of the problem of a worker that the system ended because the memory ran out.
+const OUT_OF_MEMORY: &str = "out_of_memory";
 /// A worker that said its last word has this long to go.
 const LINGER: Duration = Duration::from_secs(15);
 
 /// Stays with a job until its worker is gone and the database says how it ended.
-pub async fn watch(base: Base, id: String, dir: PathBuf, mut life: Life, stop: CancellationToken, limit: Duration) {
+pub async fn watch(this: Supervisor, id: String, dir: PathBuf, mut life: Life, stop: CancellationToken) {
+    let (base, limit) = (this.base.clone(), this.stop_limit);
     let mut follower = Follower::new(base.clone(), id.clone(), dir.clone());
+    let mut beats = Beats::new(&dir);
     let (mut asked, mut ended, mut too_slow) = (None::<Instant>, None::<Instant>, false);
     let mut last_asked = None::<Instant>;
     loop {
@@ -58,7 +72,7 @@ pub async fn watch(base: Base, id: String, dir: PathBuf, mut life: Life, stop: C
         };
         if let Some(ending) = gone {
             let ending = if too_slow { Ending::TooSlow(limit.as_secs()) } else { ending };
-            match settle(&base, &id, ending, asked.is_some()).await {
+            match settle(&this, &id, ending, asked.is_some()).await {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::error!("{id}: {error}");
@@ -66,6 +80,11 @@ pub async fn watch(base: Base, id: String, dir: PathBuf, mut life: Life, stop: C
                     continue;
                 }
             }
+        }
+        if record.job.state.is_active()
+            && let Err(error) = tell_stalled(&base.store, &record, beats.missed()).await
+        {
+            tracing::error!("{id}: {error}");
         }
         if stop.is_cancelled() && record.job.state.is_active() {
             let since = *asked.get_or_insert_with(Instant::now);
@@ -90,28 +109,53 @@ pub async fn watch(base: Base, id: String, dir: PathBuf, mut life: Life, stop: C
     }
 }
 
+/// Notes that a worker went silent, or that it is heard again.
+async fn tell_stalled(store: &Store, record: &Record, silent: Option<Duration>) -> Result<(), sqlx::Error> {
+    if silent.is_some() == record.job.progress.stalled_since.is_some() {
+        return Ok(());
+    }
+    let mut change = store.begin().await?;
+    let Some(mut record) = change.job(&record.job.id).await?.filter(|r| r.job.state.is_active()) else { return Ok(()) };
+    record.job.progress.stalled_since = silent.map(|silent| now() - silent.as_secs_f64());
+    change.save_job(&record).await?;
+    change.tell(&Feed::Job { job: Box::new(record.job) }).await?;
+    change.commit().await
+}
+
 /// Gives a job whose worker is gone its last state. A run that finished by itself has it already.
-pub async fn settle(base: &Base, id: &str, ending: Ending, asked: bool) -> Result<(), sqlx::Error> {
+pub async fn settle(this: &Supervisor, id: &str, ending: Ending, asked: bool) -> Result<(), sqlx::Error> {
+    let base = &this.base;
     let last = checkpoints(&base.store, &base.home, id).await?.into_iter().rfind(|c| c.name != "final");
     let mut change = base.store.begin().await?;
     let Some(mut record) = change.job(id).await? else { return Ok(()) };
     if !matches!(record.job.state, JobState::Running | JobState::Stopping) {
         return Ok(());
     }
-    let job = &mut record.job;
-    // Stopped before it could listen: that is what was asked for.
-    if asked && ending == Ending::Signal(Signal::SIGTERM as i32) {
-        job.state = JobState::Stopped;
-    } else {
-        job.state = JobState::Interrupted;
-        job.problem = Some(interrupted(job, ending, last.as_ref(), base.home.run(id).as_deref()));
-    }
-    job.finished_at = Some(now());
-    job.progress.status = None;
-    job.progress.seconds_left = None;
+    let problem = interrupted(&record.job, ending, last.as_ref(), base.home.run(id).as_deref());
+    lose(&mut record, ending, asked, problem, &this.restarts, now());
     change.save_job(&record).await?;
     change.tell(&Feed::Job { job: Box::new(record.job) }).await?;
     change.commit().await
+}
+
+/// What becomes of a job whose worker is gone without a last word: it was obeyed, or it is interrupted and perhaps starts
+/// again by itself. Never one that a person stopped, nor one whose memory ran out twice in a row.
+pub fn lose(record: &mut Record, ending: Ending, asked: bool, mut problem: Problem, restarts: &Restarts, now: f64) {
+    // Stopped before it could listen: that is what was asked for.
+    let obeyed = asked && ending == Ending::Signal(Signal::SIGTERM as i32);
+    if obeyed && advance(&mut record.job, Cause::StoppedUnheard, now) {
+        return;
+    }
+    let by_itself = record.restarts && !asked && record.job.state == JobState::Running;
+    let attempts = &mut record.attempts;
+    let twice = problem.code == OUT_OF_MEMORY && attempts.out_of_memory;
+    attempts.out_of_memory = problem.code == OUT_OF_MEMORY;
+    let restart = restarts.next(attempts, now).filter(|_| by_itself && !twice);
+    if by_itself && restart.is_none() && restarts.most > 1 {
+        problem = gave_up(problem, attempts, twice);
+    }
+    advance(&mut record.job, Cause::Lost, now);
+    (record.job.problem, record.job.restart) = (Some(problem), restart);
 }
 
 /// Checkpoints of a run that still stand, by step, with their places; last `final` if the run folder holds a result.
@@ -139,13 +183,16 @@ pub fn runs_elsewhere(worker: Option<Worker>, dir: &std::path::Path) -> bool {
 impl Life {
     async fn gone(&mut self, base: &Base, id: &str, dir: &std::path::Path) -> Option<Ending> {
         match self {
-            Self::Child(child) => match child.try_wait() {
-                Ok(status) => status.map(Ending::from),
-                Err(error) => {
-                    tracing::error!("{id}: {error}");
-                    Some(Ending::Unknown)
+            Self::Child(child) => {
+                end_descendants(child);
+                match child.try_wait() {
+                    Ok(status) => status.map(Ending::from),
+                    Err(error) => {
+                        tracing::error!("{id}: {error}");
+                        Some(Ending::Unknown)
+                    }
                 }
-            },
+            }
             Self::Elsewhere => {
                 let worker = base.store.job(id).await.ok()?.and_then(|record| record.worker);
                 (!runs_elsewhere(worker, dir)).then_some(Ending::Unknown)
@@ -174,6 +221,16 @@ impl Life {
                 }
             }
         }
+    }
+}
+
+/// Ends what a worker that has ended left of its process group. As long as nobody has asked how the worker ended, its
+/// pid, and so the number of its group, can't be another's.
+fn end_descendants(child: &Child) {
+    let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw) else { return };
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    if matches!(waitid(Id::Pid(pid), look), Ok(status) if status != WaitStatus::StillAlive) {
+        let _ = killpg(pid, Signal::SIGKILL);
     }
 }
 

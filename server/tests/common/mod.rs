@@ -107,7 +107,56 @@ pub fn try_start(options: Options) -> Result<Studio, Error> {
     Ok(Studio { address, client, runtime: Some(runtime), ended })
 }
 
+/// A studio in a process of its own (`examples/studio.rs`), for tests that kill it.
+pub struct Process {
+    pub studio: Studio,
+    child: std::process::Child,
+}
+
+impl Process {
+    /// `restart_ms`: how soon an interrupted job starts again.
+    pub fn start(home: &Home, restart_ms: u64) -> Self {
+        let worker = home.options().program.path;
+        let mut command = std::process::Command::new(worker.with_file_name("studio"));
+        command.arg(home.path()).arg(&worker).env("LATHE_RESTART_MS", restart_ms.to_string());
+        let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+        Self { studio: Studio::at(line.trim().parse().unwrap()), child }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// As `kill -9` does it.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends SIGTERM and waits; the exit code.
+    pub fn end(mut self) -> Option<i32> {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Studio {
+    /// One that runs somewhere.
+    pub fn at(address: SocketAddr) -> Self {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { address, client, runtime: None, ended: Arc::default() }
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }

@@ -46,7 +46,7 @@ pub fn MakeData(chosen: Memo<Option<String>>) -> impl IntoView {
             config.set("num_rows", rows);
         }
         spawn_local(async move {
-            let job = NewJob { kind: JobKind::Make, name: String::new(), config };
+            let job = NewJob::new(JobKind::Make, "", config);
             problems.set(client::order(routes::JOBS, &job).await.err().unwrap_or_default());
         });
     };

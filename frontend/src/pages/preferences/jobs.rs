@@ -184,7 +184,7 @@ pub fn JudgeCard() -> impl IntoView {
 /// Puts a job in the queue; what is wrong with it is said.
 fn order(config: RunConfig, problems: RwSignal<Vec<Problem>>) {
     spawn_local(async move {
-        let job = NewJob { kind: JobKind::Make, name: String::new(), config };
+        let job = NewJob::new(JobKind::Make, "", config);
         problems.set(client::order(routes::JOBS, &job).await.err().unwrap_or_default());
     });
 }

@@ -18,6 +18,7 @@ use crate::{
         job::{Bar, badge, clock, datasets, left, method, model_name, now, seconds, share, status},
         metric,
         note::wait,
+        queue::StartsAgain,
     },
     store::store,
     ui,
@@ -33,7 +34,18 @@ pub fn RunPage() -> impl IntoView {
     let store = store();
     let params = use_params_map();
     let id = Memo::new(move |_| params.with(|p| p.get("id").unwrap_or_default()));
-    let known = Memo::new(move |_| store.jobs.with(Option::is_some).then(|| store.job(&id.get()).is_some()));
+    // One that is too old for the list is asked for by itself.
+    let missing = RwSignal::new(None::<String>);
+    let known = Memo::new(move |_| {
+        let (listed, id) = (store.jobs.with(Option::is_some), id.get());
+        let found = listed && store.job(&id).is_some();
+        (found || (listed && missing.with(|m| m.as_ref() == Some(&id)))).then_some(found)
+    });
+    Effect::new(move || {
+        if known.get().is_none() && store.jobs.with(Option::is_some) {
+            store.find(id.get(), missing);
+        }
+    });
     move || {
         let id = id.get();
         title(&id);
@@ -76,7 +88,15 @@ fn Known(id: String) -> impl IntoView {
     let problem = move || {
         let problem = job.with(|job| job.as_ref().and_then(|j| j.problem.clone()))?;
         let warn = state.get() == JobState::Interrupted;
-        Some(view! { <div data-testid="run-problem"><ProblemNote problem warn /></div> })
+        let again = job.with(|job| job.as_ref().and_then(|j| j.restart.clone()));
+        let again = again.map(|restart| view! { <p class="s mt" data-testid="run-again"><StartsAgain restart /></p> });
+        Some(view! { <div data-testid="run-problem"><ProblemNote problem warn />{again}</div> })
+    };
+    let stalled = move || {
+        let since = job.with(|job| job.as_ref().and_then(|j| j.progress.stalled_since))?;
+        let time = format::duration((now() - since).max(0.0).round(), ui::language());
+        let text = fill(w.stalled_for, &[("time", &time)]);
+        Some(view! { <p class="s warnc" role="status" data-testid="run-stalled">{text}</p> })
     };
     let notes = {
         let id = id.clone();
@@ -101,7 +121,7 @@ fn Known(id: String) -> impl IntoView {
             <actions::Actions job state />
         </header>
         <div class="stack">
-            {problem}
+            {problem}{stalled}
             <Progress job state />
             <small::Tiles job />
             <div class="split">

@@ -44,7 +44,7 @@ pub fn Train() -> impl IntoView {
         let navigate = navigate.clone();
         let job = |config: RunConfig| {
             let name = config.text("run_name").unwrap_or_default().to_owned();
-            NewJob { kind: JobKind::Train, name, config }
+            NewJob::new(JobKind::Train, name, config)
         };
         let mut jobs: Vec<NewJob> = form.jobs().into_iter().map(job).collect();
         spawn_local(async move {
