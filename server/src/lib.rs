@@ -24,6 +24,7 @@ mod webhook;
 mod worker;
 
 pub use error::Error;
+pub use store::history;
 pub use supervisor::Restarts;
 pub use webhook::Webhook;
 pub use worker::{CudaWorker, Program, allowed_environment};

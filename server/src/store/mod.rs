@@ -6,6 +6,7 @@ mod deliveries;
 #[cfg(test)]
 mod faults;
 mod feed;
+pub mod history;
 mod jobs;
 mod metrics;
 mod settings;
