@@ -18,7 +18,11 @@ use crate::{
     kernels::{cpu::Compute, quantised::Quantisation},
     model::{ModelConfig, encoder_decoder::EncoderDecoderConfig, families::family},
     stages::{Sampled, Stage, online as rollout, reference, stage},
-    train::{Order, Sampler, optimizers},
+    train::{
+        Order, Sampler,
+        checkpoint::{Best, Space},
+        optimizers,
+    },
 };
 use api::{
     Plan, Problem, Problems, RunConfig, Text,
@@ -56,6 +60,8 @@ pub struct Prepared {
     pub samples: Samples,
     pub eval: Samples,
     pub sampler: Sampler,
+    /// What the run's files take.
+    pub space: Space,
     pub plan: Plan,
 }
 
@@ -249,8 +255,15 @@ fn resolve(
     let (seconds, basis) = estimate::seconds(&opened.config, &load);
     let saved = if tuning.saves_model() { load.parameters * 2 } else { trainable * 4 };
     let held = if tuning.saves_model() { load.parameters } else { trainable };
-    let checkpoints = if output.save_steps > 0 { steps.div_ceil(output.save_steps) } else { 1 };
-    let kept = output.save_total_limit.map_or(checkpoints, |limit| checkpoints.min(limit as u64 + 1));
+    Best::check(&output, stage, !eval.is_empty())?;
+    let saves = if output.save_steps > 0 { steps.div_ceil(output.save_steps) } else { 1 };
+    let pins_best = Best::wanted(&output, stage).is_some();
+    let space = Space {
+        // A checkpoint holds weights in float32 and the optimizer's state.
+        checkpoint: held * 4 + optimizers::bytes(&train, &optimizer, trainable),
+        at_once: Space::at_once(saves + u64::from(pins_best), output.save_total_limit, pins_best),
+        result: saved,
+    };
     let plan = Plan {
         model: model.model_name_or_path.clone(),
         family: opened.family.clone(),
@@ -272,8 +285,8 @@ fn resolve(
         steps_per_epoch: sampler.steps_per_epoch(),
         steps,
         memory: estimate::by_part(&opened.config, &load).into_iter().chain(other_models(others)).collect(),
-        // A checkpoint holds weights in float32 and the optimizer's state.
-        disk: saved + kept * (held * 4 + optimizers::bytes(&train, &optimizer, trainable)),
+        checkpoint: space.checkpoint,
+        disk: space.total(),
         compute: compute::describe(&device, compute),
         device,
         seconds: Some(seconds),
@@ -306,6 +319,7 @@ fn resolve(
         samples,
         eval,
         sampler,
+        space,
         plan,
     })
 }

@@ -8,6 +8,7 @@ pub mod edit;
 pub mod encode;
 pub mod example;
 pub mod export;
+pub mod fingerprint;
 pub mod hub;
 pub mod info;
 pub mod inspect;

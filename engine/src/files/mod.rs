@@ -3,7 +3,9 @@
 pub mod adapter;
 pub mod atomic;
 pub mod digest;
+pub mod disk;
 pub mod export;
+pub mod fingerprint;
 mod folder;
 pub mod gguf;
 mod gguf_config;

@@ -263,9 +263,7 @@ impl Online {
         let Some(groups) = self.judged(&prompts, said, run.stop)? else { return Ok(()) };
         let sum: f64 = groups.iter().flatten().map(|episode| episode.worth.total).sum();
         let values = BTreeMap::from([("eval_reward".to_owned(), sum / prompts.len().max(1) as f64)]);
-        let (step, epoch) = (run.step, run.epoch());
-        run.log.evaluation(step, epoch, &values)?;
-        (run.sink)(api::Event::Metrics { step, epoch, values })
+        run.tell_validation(values)
     }
 
     /// All answers with their rewards, those of a prompt together; nothing if the run is to stop.
