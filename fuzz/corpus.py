@@ -4,6 +4,7 @@ usage: python corpus.py        (needs pyarrow)
 """
 
 import gzip
+import hashlib
 import json
 import struct
 from pathlib import Path
@@ -19,6 +20,46 @@ def put(target, name, data):
     folder = HERE / target
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+SUM = "a" * 64
+
+
+def sealed(manifest):
+    """A manifest with the SHA-256 of itself in its last field."""
+    text = (json.dumps({**manifest, "sum": "0" * 64}, indent=2) + "\n").encode()
+    at = text.rindex(b'"sum": "') + 8
+    return text[:at] + hashlib.sha256(text).hexdigest().encode() + text[at + 64 :]
+
+
+def runs():
+    cursor = {"epoch": 0.5, "samples": 8, "metrics": 4, "updates": 4, "learning_rate": 1e-4}
+    origin = {"version": "0.1.0", "seed": 42, "threads": 2, "instructions": "avx2", "device": "cpu"}
+    origin |= {"config": SUM, "data": SUM, "base": SUM}
+    manifest = sealed(
+        {"format": 2, "step": 4, "serial": 2, "run": "r", "cursor": cursor, "origin": origin}
+        | {"settings": {"learning_rate": 0.0001, "stage": "sft", "template": None}, "best": "checkpoint-4"}
+        | {"files": {"adapter_model.safetensors": [100, SUM], "optimizer.safetensors": [200, "b" * 64]}}
+    )
+    put("manifest", "sealed", manifest)
+    put("manifest", "changed", manifest.replace(b'"step": 4', b'"step": 5'))
+    put("manifest", "first-form", json.dumps({"step": 4, "files": {"weights": [3, SUM]}}))
+    put("manifest", "outside", json.dumps({"step": 4, "files": {"../weights": [3, SUM]}}))
+    put("manifest", "newer", '{"format": 9, "step": 1}')
+    put("manifest", "cut", manifest[:300])
+    put("manifest", "deep", "[" * 200)
+    lines = [
+        '{"seq":1,"time":1.5,"type":"started","pid":7,"version":"0.1.0"}',
+        '{"seq":2,"time":1.6,"type":"metrics","step":1,"epoch":0.1,"values":{"loss":2.5}}',
+        '{"seq":3,"time":1.7,"type":"checkpoint","step":1,"name":"checkpoint-1","bytes":10,"best":true}',
+        '{"seq":4,"time":1.8,"type":"note","problem":{"code":"save_failed","message":"m","zh":{"message":"m"}}}',
+        '{"seq":5,"time":1.9,"type":"finished","outcome":"succeeded","summary":{"train_loss":1.0}}',
+        "",
+    ]
+    put("events", "usual", "\n".join(lines))
+    begun = '{"seq":1,"time":1.5,"type":"status","text":{"en":"a","zh":"b"},"done":0,"total":0}'
+    put("events", "cut", begun + '\n{"seq":2,"ti')
+    put("events", "unknown", '{"seq":1,"time":1.5,"type":"levitated"}\n{"seq":18446744073709551616}\nnull\n\x00\n')
 
 
 def rows_of_text():

@@ -28,8 +28,15 @@ pub enum Event {
     /// One optimizer step, or an evaluation (`eval_loss`). Values are finite. Names as in LLaMA-Factory's log:
     /// `loss`, `learning_rate`, `grad_norm`, `tokens_per_s`, `eval_loss`.
     Metrics { step: u64, epoch: f64, values: BTreeMap<String, f64> },
-    /// A complete checkpoint, named relative to the run folder. Step and size in bytes.
-    Checkpoint { step: u64, name: String, bytes: u64 },
+    /// A complete checkpoint that was read back, named relative to the run folder. Step and size in bytes, and whether it is
+    /// the best so far, where one is looked for.
+    Checkpoint {
+        step: u64,
+        name: String,
+        bytes: u64,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        best: bool,
+    },
     /// Something the person should know that doesn't stop the run.
     Note { problem: Problem },
     /// Files that the run produced for use elsewhere: the final adapter, a merged model.

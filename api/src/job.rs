@@ -2,6 +2,7 @@
 
 use crate::{
     config::RunConfig,
+    params::ResumeMode,
     plan::Plan,
     problem::Problem,
     queue::{Priority, Queue, Restart},
@@ -183,6 +184,49 @@ impl NewJob {
     }
 }
 
+/// Body of `POST /api/jobs/{id}/resume`. Empty: a training goes on from its newest whole checkpoint as if it had never stopped.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Resume {
+    /// `best`, or the name of one of its checkpoints.
+    pub checkpoint: Option<String>,
+    /// What is taken from it.
+    pub mode: ResumeMode,
+    /// Arguments that are others from here on.
+    pub settings: RunConfig,
+    /// Go on although they, or the rows, are no longer those of the checkpoint.
+    pub accept_changes: bool,
+}
+
+impl Resume {
+    /// The arguments of a resumed training whose folder is `dir`; nothing if it names no checkpoint that stands there.
+    pub fn apply(&self, config: &RunConfig, dir: &Path) -> Option<RunConfig> {
+        let from: serde_json::Value = match self.checkpoint.as_deref() {
+            None => true.into(),
+            Some("best") => "best".into(),
+            Some(name) => {
+                name.strip_prefix("checkpoint-")?.parse::<u64>().ok()?;
+                dir.join(name).is_dir().then(|| dir.join(name).to_string_lossy().into_owned())?.into()
+            }
+        };
+        let mut config = config.clone();
+        for (key, value) in &self.settings.0 {
+            config.set(key, value.clone());
+        }
+        config.set("resume_from_checkpoint", from);
+        // Of an earlier resume: only what is asked for now counts.
+        config.remove("resume_mode");
+        config.remove("accept_changes");
+        if self.mode != ResumeMode::All {
+            config.set("resume_mode", serde_json::to_value(self.mode).unwrap_or_default());
+        }
+        if self.accept_changes {
+            config.set("accept_changes", true);
+        }
+        Some(config)
+    }
+}
+
 /// Body of `POST /api/chains`: jobs that run one after the other, each once the one before it has succeeded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NewChain {
@@ -256,4 +300,30 @@ fn slug(name: &str) -> String {
         }
     }
     out.trim_matches(|c: char| !c.is_ascii_alphanumeric()).chars().take(48).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_resume_says_where_from_with_what_and_forgets_the_one_before() {
+        let dir = std::env::temp_dir();
+        let config: RunConfig =
+            serde_json::from_value(json!({"learning_rate": 0.1, "resume_mode": "weights", "accept_changes": true}))
+                .unwrap();
+        let plain = Resume::default().apply(&config, &dir).unwrap();
+        assert_eq!(json!(plain), json!({"learning_rate": 0.1, "resume_from_checkpoint": true}));
+        let asked = json!({"checkpoint": "best", "mode": "optimizer", "settings": {"learning_rate": 0.2}, "accept_changes": true});
+        let asked: Resume = serde_json::from_value(asked).unwrap();
+        let all = json!({
+            "learning_rate": 0.2, "resume_from_checkpoint": "best", "resume_mode": "optimizer", "accept_changes": true
+        });
+        assert_eq!(json!(asked.apply(&config, &dir).unwrap()), all);
+        for name in ["checkpoint-5", "../checkpoint-1", "final", ""] {
+            let wish = Resume { checkpoint: Some(name.into()), ..Resume::default() };
+            assert_eq!(wish.apply(&config, &dir), None, "{name}");
+        }
+    }
 }

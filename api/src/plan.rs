@@ -34,6 +34,9 @@ pub struct Plan {
     pub steps: u64,
     /// Estimated peak memory, by part, in bytes.
     pub memory: Vec<Part>,
+    /// Bytes of one checkpoint.
+    #[serde(default)]
+    pub checkpoint: u64,
     /// Bytes that checkpoints and results will take.
     pub disk: u64,
     /// Bytes that programs can have of memory and disk now, where the system says it.

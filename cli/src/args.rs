@@ -39,6 +39,9 @@ pub enum Command {
         /// A YAML file with LLaMA-Factory's argument names, and key=value words that change it
         #[arg(value_name = "RUN.yaml | key=value")]
         words: Vec<String>,
+        /// Go on with a run though its settings or rows changed; the same as accept_changes=true
+        #[arg(long)]
+        accept_changes: bool,
     },
     /// Make a run again and say whether its files come out the same to the bit
     Rerun {
@@ -79,6 +82,11 @@ pub enum Command {
     Data {
         #[command(subcommand)]
         command: Data,
+    },
+    /// Look at the checkpoints of a run
+    Checkpoint {
+        #[command(subcommand)]
+        command: Checkpoint,
     },
     /// Do the work of a run folder; the studio starts these
     Worker(Worker),
@@ -147,6 +155,21 @@ pub enum Models {
     },
     /// Models on this computer
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Checkpoint {
+    /// Read every byte of a checkpoint, or of all of a run, and name each damaged file; ends with 1 if there is one
+    Verify(CheckpointPlace),
+    /// The checkpoints of a run in the order in which they were saved
+    List(CheckpointPlace),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CheckpointPlace {
+    /// Folder of a checkpoint or of a run, or the id of a run
+    #[arg(value_name = "DIR | RUN")]
+    pub place: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

@@ -73,13 +73,17 @@ fn run(args: Args, environment: &Environment, say: &Say, begun: Instant) -> Outc
     }
     match command {
         Command::Webui(webui) => commands::webui::run(webui, environment, say),
-        Command::Train { words } => commands::train::run(&words, environment, say),
+        Command::Train { mut words, accept_changes } => {
+            words.extend(accept_changes.then(|| "accept_changes=true".to_string()));
+            commands::train::run(&words, environment, say)
+        }
         Command::Rerun { run } => commands::compare::rerun(&run, environment, say),
         Command::Diff { runs } => commands::compare::diff([&runs[0], &runs[1]], environment, say),
         Command::Chat { words, prompt, system } => commands::chat::run(&words, prompt, system, environment, say),
         Command::Export { words } => commands::export::run(&words, environment, say),
         Command::Worker(worker) => commands::worker::run(worker, environment),
         Command::Data { command } => commands::data::run(command, environment, say),
+        Command::Checkpoint { command } => commands::checkpoint::run(command, environment, say),
         Command::Catalog => commands::about::catalog(say),
         Command::Models { command } => commands::models::run(command, environment, say),
         Command::Bench { command } => commands::bench::run(command, environment, say, begun),

@@ -1,6 +1,6 @@
-//! Memory and disk of this machine and memory of this process in bytes, as Linux tells them; unknown elsewhere.
+//! Memory of this machine and memory of this process in bytes, as Linux tells them; unknown elsewhere.
 
-use std::{fs, path::Path};
+use std::fs;
 
 /// What programs can have now.
 pub fn free() -> Option<u64> {
@@ -10,12 +10,6 @@ pub fn free() -> Option<u64> {
 /// The most that this process has held so far.
 pub fn peak() -> Option<u64> {
     read("/proc/self/status", "VmHWM:")
-}
-
-/// What may still be written to the disk of a folder.
-pub fn free_disk(dir: &Path) -> Option<u64> {
-    let disk = nix::sys::statvfs::statvfs(dir).ok()?;
-    Some(disk.blocks_available() * disk.fragment_size())
 }
 
 fn read(path: &str, key: &str) -> Option<u64> {

@@ -14,12 +14,16 @@ use crate::{
         SpecialTokens,
     },
     estimate::{self, fit},
-    files::{ModelFiles, ModelTokenizer, adapter, grow::grown_note, locate},
+    files::{ModelFiles, ModelTokenizer, adapter, disk, grow::grown_note, locate},
     kernels::{cpu::Compute, quantised::Quantisation},
     memory,
     model::{ModelConfig, encoder_decoder::EncoderDecoderConfig, families::family},
     stages::{Sampled, Stage, online as rollout, reference, stage},
-    train::{Order, Sampler, optimizers},
+    train::{
+        Order, Sampler,
+        checkpoint::{Best, Space},
+        optimizers,
+    },
 };
 use api::{
     Plan, Problem, Problems, RunConfig, Text,
@@ -57,6 +61,8 @@ pub struct Prepared {
     pub samples: Samples,
     pub eval: Samples,
     pub sampler: Sampler,
+    /// What the run's files take.
+    pub space: Space,
     pub plan: Plan,
 }
 
@@ -250,13 +256,20 @@ fn resolve(
     let (seconds, basis) = estimate::seconds(&opened.config, &load);
     let saved = if tuning.saves_model() { load.parameters * 2 } else { trainable * 4 };
     let held = if tuning.saves_model() { load.parameters } else { trainable };
-    let checkpoints = if output.save_steps > 0 { steps.div_ceil(output.save_steps) } else { 1 };
-    let kept = output.save_total_limit.map_or(checkpoints, |limit| checkpoints.min(limit as u64 + 1));
+    Best::check(&output, stage, !eval.is_empty())?;
+    let saves = if output.save_steps > 0 { steps.div_ceil(output.save_steps) } else { 1 };
+    let pins_best = Best::wanted(&output, stage).is_some();
+    let at_once = |limit| Space::at_once(saves + u64::from(pins_best), limit, pins_best);
+    let space = Space {
+        // A checkpoint holds weights in float32 and the optimizer's state.
+        checkpoint: held * 4 + optimizers::bytes(&train, &optimizer, trainable),
+        at_once: at_once(output.save_total_limit),
+        result: saved,
+    };
     let bits = QuantizationParams { quantization_bit: Some(4), ..QuantizationParams::default() };
     let can_be_quantised = quantised.is_none()
         && !full
         && base::check(&bits, tuning.as_ref(), opened.config.layout(), &train.finetuning_type).is_ok();
-    let checkpoint = held * 4 + optimizers::bytes(&train, &optimizer, trainable);
     let needs = fit::Needs {
         model: &opened.config,
         load,
@@ -268,7 +281,8 @@ fn resolve(
         in_4_bits: base::quantisation(&bits)
             .filter(|_| can_be_quantised)
             .map(|q| base::size(q, opened.config.layout())),
-        disk: fit::Disk { result: saved, checkpoint, kept },
+        disk: space,
+        disk_with_fewest: Space { at_once: at_once(Some(1)), ..space },
     };
     let mut plan = Plan {
         model: model.model_name_or_path.clone(),
@@ -291,8 +305,8 @@ fn resolve(
         steps_per_epoch: sampler.steps_per_epoch(),
         steps,
         memory: estimate::by_part(&opened.config, &load).into_iter().chain(other_models(others)).collect(),
-        // A checkpoint holds weights in float32 and the optimizer's state.
-        disk: saved + kept * checkpoint,
+        checkpoint: space.checkpoint,
+        disk: space.total(),
         compute: compute::describe(&device, compute),
         device,
         seconds: Some(seconds),
@@ -309,7 +323,7 @@ fn resolve(
         ..Plan::default()
     };
     let free_memory = if plan.device == "cpu" { memory::free() } else { None };
-    needs.tell(free_memory, memory::free_disk(&places.home), &mut plan);
+    needs.tell(free_memory, disk::free(&places.home), &mut plan);
     plan.warnings.extend(short_of_memory(&plan));
     let Opened { files, config, .. } = opened;
     Ok(Prepared {
@@ -329,6 +343,7 @@ fn resolve(
         samples,
         eval,
         sampler,
+        space,
         plan,
     })
 }

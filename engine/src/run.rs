@@ -10,14 +10,19 @@ use crate::{
     prepare::{Prepared, prepare},
     provenance::Provenance,
     stages::Setting,
-    train::{Average, Run, TrainerLog, checkpoint, optimizers, schedule::Shape},
+    train::{
+        Average, Run, TrainerLog,
+        begin::{Begin, Trained, compare, load_best, nothing_left},
+        checkpoint::{self, Best, Contents, Keeper, Manifest, Origin, Space},
+        optimizers,
+        schedule::Shape,
+    },
 };
-use api::{Event, JobKind, Outcome, Problem, RunConfig, Text, job::Spec};
-use serde_json::Value;
+use api::{Event, JobKind, Outcome, Text, job::Spec};
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -42,7 +47,7 @@ pub fn run_prepared(
 ) -> Result<Outcome> {
     sink(Event::Started { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").into() })?;
     let done = match spec.kind {
-        JobKind::Train => train(&spec.config, prepared, dir, places, connect, sink, stop),
+        JobKind::Train => train(spec, prepared, dir, places, connect, sink, stop),
         JobKind::Export => merge::export(&spec.config, &spec.id, places, sink, stop).map(|o| (o, BTreeMap::new())),
         JobKind::Make => make::make(&spec.config, &spec.id, places, connect, sink, stop),
         JobKind::Pull => Err(Error::Internal("a pull is the server's job".into())),
@@ -56,7 +61,7 @@ pub fn run_prepared(
 }
 
 fn train(
-    config: &RunConfig,
+    spec: &Spec,
     prepared: Option<Prepared>,
     dir: &Path,
     places: &Places,
@@ -64,6 +69,7 @@ fn train(
     sink: Sink,
     stop: &AtomicBool,
 ) -> Result<(Outcome, BTreeMap<String, f64>)> {
+    let config = &spec.config;
     let prepared = match prepared {
         Some(prepared) => prepared,
         None => {
@@ -89,7 +95,9 @@ fn train(
     for problem in &prepared.plan.warnings {
         sink(Event::Note { problem: problem.clone() })?;
     }
-    room_for(&prepared, dir)?;
+    fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    checkpoint::clear_leftovers(dir);
+    checkpoint::room_for(prepared.space, dir)?;
     let mut provenance = Provenance::of(config, &prepared, places)?;
     provenance.write(dir)?;
     status(sink, "Loading the model", "正在加载模型")?;
@@ -117,20 +125,32 @@ fn train(
     let setting = Setting { config, prepared: &prepared, model: model.as_ref(), places, connect };
     objective.begin(&setting, &mut store)?;
 
-    let mut optimizer = optimizers::start(train, more)?;
-    let mut average = Average::new(&store, more.ema_decay);
-    let (mut step, mut history) = (0, Vec::new());
-    if let Some(from) = resume_from(output.resume_from_checkpoint.as_ref(), dir, sink)? {
-        let (done, state, trainer) = checkpoint::read(&from)?;
-        tuning.restore(&tuned, &from)?;
-        objective.restore(&from)?;
-        optimizer.restore(&store, state, objective.updates(done))?;
-        if let Some(average) = &mut average {
-            average.restore(&from)?;
+    let expected = expected(&prepared, &store);
+    checkpoint::room_for(Space { checkpoint: expected, ..prepared.space }, dir)?;
+    let mut keeper = Keeper::open(dir, output.save_total_limit, expected);
+    let settings = checkpoint::settings(config);
+    let origin = Origin::of(&provenance, train.seed);
+    let mut begin = Begin {
+        optimizer: optimizers::start(train, more)?,
+        average: Average::new(&store, more.ema_decay),
+        best: Best::wanted(output, *stage),
+        step: 0,
+        earlier: 0,
+        history: Vec::new(),
+    };
+    let mut note = |problem| sink(Event::Note { problem });
+    if let Some(from) = checkpoint::choose(output.resume_from_checkpoint.as_ref(), dir, &mut note)? {
+        compare(&from, &settings, &origin, output, &mut note)?;
+        let into = Trained { tuning: tuning.as_ref(), tuned: &tuned, store: &store, objective: objective.as_mut() };
+        begin.take_up(&from, output.resume_mode, into, more.ema_decay)?;
+        if begin.step > 0 && from.path.parent() == Some(dir) {
+            keeper.begins_at(begin.step);
         }
-        step = done;
-        history = trainer["log_history"].as_array().cloned().unwrap_or_default();
+        if begin.step >= plan.steps {
+            note(nothing_left(begin.step, plan.steps))?;
+        }
     }
+    let Begin { optimizer, average, best, step, earlier, history } = begin;
     let base = Base { files, name: &chosen.model_name_or_path };
     let mut run = Run {
         model: model.as_ref(),
@@ -150,12 +170,20 @@ fn train(
         step,
         steps: plan.steps,
         updates: objective.updates(step),
+        earlier,
+        rate: 0.0,
+        keeper,
+        manifest: Manifest { run: spec.id.clone(), origin, settings, ..Manifest::default() },
+        best,
         dir,
         sink,
         stop,
     };
     let outcome = objective.train(&mut run)?;
     if outcome == Outcome::Succeeded {
+        if output.load_best_model_at_end {
+            load_best(&mut run, objective.as_mut())?;
+        }
         Average::instead(run.average.as_ref(), || {
             tuning.save(dir, model.as_ref(), &tuned, &run.base, Precision::Storage)?;
             objective.save(dir)
@@ -164,71 +192,27 @@ fn train(
         provenance.conclude(dir)?;
         let bytes = checkpoint::folder_bytes(dir);
         (run.sink)(Event::Artifact { path: dir.display().to_string(), bytes })?;
+        run.keeper.prune(run.best.as_ref().and_then(Best::name).as_deref(), true)?;
     }
-    let summary = run.log.finish(run.step, run.epoch(), plan.samples as f64 * run.epoch())?;
+    let samples = plan.samples as f64 * run.epoch();
+    let summary = run.log.finish(run.step, run.epoch(), samples, run.best.as_ref())?;
     Ok((outcome, summary))
 }
 
-/// The checkpoint to go on from: a path, or for `true` the newest whole one of this run.
-fn resume_from(wish: Option<&Value>, dir: &Path, sink: Sink) -> Result<Option<PathBuf>> {
-    let path = match wish {
-        None | Some(Value::Null | Value::Bool(false)) => return Ok(None),
-        Some(Value::String(path)) if path != "true" => PathBuf::from(path),
-        Some(_) => {
-            let (found, damaged) = checkpoint::newest(dir);
-            for fault in damaged {
-                let problem = Problem::new(
-                    "damaged_checkpoint",
-                    format!("A checkpoint is damaged and was passed over. {fault}."),
-                    format!("有检查点已损坏，已跳过。{fault}。"),
-                );
-                sink(Event::Note { problem })?;
-            }
-            // `newest` has verified it.
-            return Ok(found.map(|(path, _)| path));
-        }
+/// Bytes of a checkpoint.
+fn expected(prepared: &Prepared, store: &Store) -> u64 {
+    let Prepared { tuning, plan, train, optimizer, output, files, .. } = prepared;
+    let trained = store.trainable().count() as u64;
+    let values: u64 = store.trainable().map(|parameter| parameter.get().elem_count() as u64).sum();
+    let whole = tuning.saves_model();
+    let contents = Contents {
+        values: if whole { values.max(plan.parameters) } else { values },
+        tensors: if whole { trained.max(files.names().count() as u64) } else { trained },
+        state: optimizers::bytes(train, optimizer, values),
+        trained,
+        lines: plan.steps / output.logging_steps.max(1),
     };
-    let faults = checkpoint::damage(&path);
-    if faults.is_empty() {
-        return Ok(Some(path));
-    }
-    let (shown, faults) = (path.display(), faults.join("; "));
-    Err(Problem::new(
-        "damaged_checkpoint",
-        format!("{shown} is no whole checkpoint: {faults}."),
-        format!("{shown} 不是完整的检查点：{faults}。"),
-    )
-    .hint("Choose another, or true for the newest whole one.", "请换一个，或设为 true 使用最新的完整检查点。")
-    .field("resume_from_checkpoint")
-    .into())
-}
-
-/// Refuses a run whose checkpoints would not fit on the disk.
-fn room_for(prepared: &Prepared, dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(Error::io(dir))?;
-    let Some(free) = free_space(dir) else { return Ok(()) };
-    let needed = prepared.plan.disk + prepared.plan.disk / 5;
-    if free >= needed {
-        return Ok(());
-    }
-    let (needed, free) = (needed.div_ceil(1_000_000), free / 1_000_000);
-    Err(Problem::new(
-        "disk_full",
-        format!("The run needs {needed} MB on the disk, {free} MB are free."),
-        format!("此运行需要 {needed} MB 磁盘空间，可用 {free} MB。"),
-    )
-    .hint(
-        "Free some space, or set save_total_limit or a larger save_steps.",
-        "请腾出空间，或设置 save_total_limit、调大 save_steps。",
-    )
-    .field("save_steps")
-    .into())
-}
-
-/// Bytes that may still be written to the disk of a folder.
-fn free_space(dir: &Path) -> Option<u64> {
-    let disk = nix::sys::statvfs::statvfs(dir).ok()?;
-    Some(disk.blocks_available() * disk.fragment_size())
+    contents.bytes()
 }
 
 fn status(sink: Sink, en: &str, zh: &str) -> Result<()> {

@@ -1,7 +1,7 @@
 //! One function for each fuzz target: bytes in, and what must hold of whatever the engine makes of them. The fuzzer calls
 //! them with bytes of its own, `engine/tests/corpus.rs` with the committed corpus.
 
-use api::{Problem, data::Message};
+use api::{Line, Problem, data::Message};
 use engine::{
     Error,
     data::{
@@ -10,6 +10,7 @@ use engine::{
         info, reader, template,
     },
     files::{ModelFiles, ModelTokenizer},
+    train::checkpoint::Manifest,
 };
 use serde_json::{Map, Value, json};
 use std::{
@@ -37,6 +38,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("tokenizer", tokenizer),
     ("gguf", gguf),
     ("safetensors", safetensors),
+    ("manifest", manifest),
+    ("events", events),
 ];
 
 /// A `.json` file: what serde_json takes as a list has exactly these rows.
@@ -180,6 +183,28 @@ pub fn safetensors(bytes: &[u8]) {
     fs::write(folder.path().join("config.json"), config.to_string()).expect("a file");
     fs::write(folder.path().join("model.safetensors"), bytes).expect("a file");
     open(folder.path());
+}
+
+/// The manifest of a checkpoint: what is read names plain files alone, and is read again as it is written.
+pub fn manifest(bytes: &[u8]) {
+    match Manifest::parse(bytes) {
+        Ok(found) => {
+            assert!(found.files.keys().all(|name| Path::new(name).components().count() == 1 && !name.contains("..")));
+            let again = Manifest::parse(&found.sealed()).expect("what is sealed is read");
+            assert_eq!((again.step, again.serial, &again.files), (found.step, found.serial, &found.files));
+        }
+        Err(what) => assert!(!what.en.is_empty() && !what.zh.is_empty()),
+    }
+}
+
+/// A worker's `events.jsonl`, line by line: what is read is written as it was understood.
+pub fn events(bytes: &[u8]) {
+    for line in bytes.split(|b| *b == b'\n') {
+        let Ok(line) = serde_json::from_slice::<Line>(line) else { continue };
+        let text = serde_json::to_vec(&line).expect("it is written");
+        let again: Line = serde_json::from_slice(&text).expect("what is written is read");
+        assert_eq!(again, line);
+    }
 }
 
 fn open(path: &Path) {

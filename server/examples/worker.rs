@@ -150,7 +150,7 @@ async fn beat(dir: PathBuf) -> Result {
 fn save(dir: &Path, events: &mut Events, step: u64) -> Result {
     let name = format!("checkpoint-{step}");
     fs::create_dir_all(dir.join(&name))?;
-    events.say(Event::Checkpoint { step, name, bytes: 0 })
+    events.say(Event::Checkpoint { step, name, bytes: 0, best: false })
 }
 
 fn last_checkpoint(dir: &Path) -> u64 {

@@ -305,15 +305,43 @@ pub struct OutputParams {
     /// Steps between two checkpoints; 0 saves only at the end.
     #[schemars(range(min = 0), extend("ui" = ui(["Save every", "保存间隔"], "每隔多少步保存一个检查点；0 表示只在结束时保存。", ["Lower: less is lost if the computer stops", "调低：电脑意外停止时损失更少"])))]
     pub save_steps: u64,
-    /// Checkpoints kept; older ones are deleted. Empty: all.
-    #[schemars(range(min = 1), extend("ui" = ui(["Checkpoints kept", "保留检查点数"], "最多保留几个检查点，旧的会删除。留空则全部保留。", ["", ""])))]
+    /// Checkpoints kept; older ones are deleted, the best never. While a run goes on at least two stand; 1 counts at its end.
+    /// Empty: all.
+    #[schemars(range(min = 1), extend("ui" = ui(["Checkpoints kept", "保留检查点数"], "最多保留几个检查点，旧的会删除，最佳的始终保留。运行期间至少保留两个；设为 1 时在结束时生效。留空则全部保留。", ["Lower: less room on the disk", "调低：占用更少磁盘"])))]
     pub save_total_limit: Option<usize>,
     /// Steps between two measurements of the validation loss; 0 measures once an epoch.
     #[schemars(range(min = 0), extend("ui" = ui(["Validate every", "验证间隔"], "每隔多少步测一次验证损失；0 表示每轮一次。", ["", ""])))]
     pub eval_steps: u64,
-    /// Go on from a checkpoint: its path, or true for the newest one of the output folder.
-    #[schemars(extend("ui" = ui(["Resume from", "恢复自"], "从检查点继续：路径，或 true 表示输出文件夹中最新的一个。", ["", ""]), "type" = ["string", "boolean", "null"]))]
+    /// End with the best checkpoint instead of the last one. A checkpoint is saved whenever a validation is the best so far.
+    #[schemars(extend("ui" = ui(["Best checkpoint", "取最佳检查点"], "以最佳检查点而非最后一步作为结果。每当验证结果创新高就保存一个检查点。", ["Needs a validation set", "需要验证集"])))]
+    pub load_best_model_at_end: bool,
+    /// What says which checkpoint is best: a metric of the validation. Empty: eval_loss, or eval_reward where rewards are learned from.
+    #[schemars(extend("ui" = ui(["Best by", "最佳依据"], "按哪个验证指标判断最佳。留空：eval_loss，强化学习为 eval_reward。", ["For example eval_loss", "例如 eval_loss"])))]
+    pub metric_for_best_model: Option<String>,
+    /// Whether more of it is better. Empty: not where its name ends in loss.
+    #[schemars(extend("ui" = ui(["Greater is better", "越大越好"], "该指标是否越大越好。留空：名称以 loss 结尾时越小越好，否则越大越好。", ["", ""])))]
+    pub greater_is_better: Option<bool>,
+    /// Go on from a checkpoint: its path, true for the newest one of the output folder, or best for its best one.
+    #[schemars(extend("ui" = ui(["Resume from", "恢复自"], "从检查点继续：路径，true 表示输出文件夹中最新的一个，best 表示其中最佳的一个。", ["", ""]), "type" = ["string", "boolean", "null"]))]
     pub resume_from_checkpoint: Option<serde_json::Value>,
+    /// What is taken from it. all: goes on as if it had never stopped. optimizer: weights and the optimizer's moments, but steps,
+    /// learning rate and order of the rows begin anew. weights: the weights alone, a new start from them.
+    #[schemars(extend("ui" = ui(["Resume with", "恢复内容"], "从检查点取什么。all：如同从未停止；optimizer：权重与优化器状态，步数、学习率与样本顺序从头开始；weights：仅权重，从头开始。", ["Other settings: weights", "更改设置后：weights"])))]
+    pub resume_mode: ResumeMode,
+    /// Go on although settings or rows are no longer those of the checkpoint. What changed is listed first.
+    #[schemars(extend("ui" = ui(["Accept changes", "接受更改"], "即使设置或样本与检查点不同也继续。更改之处会先列出。", ["", ""])))]
+    pub accept_changes: bool,
+}
+
+/// What a resumed run takes from its checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum ResumeMode {
+    #[default]
+    All,
+    Optimizer,
+    Weights,
 }
 
 impl Default for OutputParams {
@@ -326,7 +354,12 @@ impl Default for OutputParams {
             save_steps: 500,
             save_total_limit: None,
             eval_steps: 0,
+            load_best_model_at_end: false,
+            metric_for_best_model: None,
+            greater_is_better: None,
             resume_from_checkpoint: None,
+            resume_mode: ResumeMode::All,
+            accept_changes: false,
         }
     }
 }

@@ -103,7 +103,6 @@ pub fn ignored() -> Vec<Ignored> {
                 "per_device_eval_batch_size",
                 "save_only_model",
                 "save_safetensors",
-                "load_best_model_at_end",
             ],
             ["save_steps and eval_steps say when.", "由 save_steps 和 eval_steps 决定时机。"],
         ),

@@ -49,6 +49,19 @@ pub fn read<T: JsonSchema + DeserializeOwned>(config: &RunConfig) -> Result<T, P
     })
 }
 
+/// Each property of a schema with its value in `config`, or its default. What doesn't fit is left out.
+pub fn settled(config: &RunConfig, schema: &Value) -> Map<String, Value> {
+    let properties = schema["properties"].as_object().into_iter().flatten();
+    let value = |(key, property): (&String, &Value)| {
+        let value = match config.get(key) {
+            Some(value) => coerce(key, value, property).ok()?,
+            None => property["default"].clone(),
+        };
+        Some((key.clone(), value))
+    };
+    properties.filter_map(value).collect()
+}
+
 /// A problem for each key that is no property of `schemas`, none of `more`, and not accepted without effect.
 pub fn check_keys<'a>(config: &RunConfig, schemas: impl IntoIterator<Item = &'a Value>, more: &[&str]) -> Vec<Problem> {
     let ignored = ignored();

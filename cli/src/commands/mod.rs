@@ -3,6 +3,7 @@
 pub mod about;
 pub mod bench;
 pub mod chat;
+pub mod checkpoint;
 pub mod compare;
 pub mod data;
 pub mod export;

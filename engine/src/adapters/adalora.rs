@@ -29,7 +29,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -411,7 +411,7 @@ impl Method for Triples {
 
     fn save_state(&self, dir: &Path) -> Result<()> {
         let state = self.state();
-        let mut tensors = HashMap::new();
+        let mut tensors = BTreeMap::new();
         let row = |values: &[f32]| Tensor::from_slice(values, values.len(), &Device::Cpu);
         for (name, (importance, unsure)) in &state.importance {
             tensors.insert(format!("importance.{name}"), row(importance)?);
@@ -421,7 +421,7 @@ impl Method for Triples {
             let alive: Vec<f32> = alive.iter().map(|alive| if *alive { 1.0 } else { 0.0 }).collect();
             tensors.insert(format!("alive.{name}"), row(&alive)?);
         }
-        Ok(candle_core::safetensors::save(&tensors, dir.join(STATE))?)
+        crate::files::tensors::write(&dir.join(STATE), &tensors)
     }
 
     fn restore_state(&self, checkpoint: &Path) -> Result<()> {

@@ -1,7 +1,7 @@
 //! What makes a run need less: settings to change, with what it would need then.
 
 use super::{Load, by_part};
-use crate::model::ModelConfig;
+use crate::{model::ModelConfig, train::checkpoint::Space};
 use api::{
     RunConfig,
     plan::{Fix, Plan},
@@ -13,8 +13,6 @@ const SHARE: f64 = 0.95;
 const WORTH: f64 = 0.05;
 /// Samples aren't cut below so many tokens.
 const SHORTEST: usize = 128;
-/// Checkpoints that stand at once with `save_total_limit: 1`.
-const LEAST_CHECKPOINTS: u64 = 2;
 
 /// A run as its estimate sees it.
 pub struct Needs<'a> {
@@ -30,16 +28,9 @@ pub struct Needs<'a> {
     pub longest: usize,
     /// Values and bytes of the base in 4 bits, where it can be kept so and isn't.
     pub in_4_bits: Option<(u64, u64)>,
-    pub disk: Disk,
-}
-
-/// What the files of a run take, in bytes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Disk {
-    pub result: u64,
-    pub checkpoint: u64,
-    /// Checkpoints that stand at once.
-    pub kept: u64,
+    /// What its files take as it is asked for, and with as few checkpoints as there can be.
+    pub disk: Space,
+    pub disk_with_fewest: Space,
 }
 
 /// The settings that are changed; as they are asked for where nothing is.
@@ -129,9 +120,7 @@ impl Needs<'_> {
     }
 
     fn disk(&self, change: Change) -> u64 {
-        let Disk { result, checkpoint, kept } = self.disk;
-        let kept = if change.fewer_checkpoints { kept.min(LEAST_CHECKPOINTS) } else { kept };
-        result + kept * checkpoint
+        if change.fewer_checkpoints { self.disk_with_fewest.total() } else { self.disk.total() }
     }
 
     fn fix(&self, change: Change) -> Fix {
@@ -201,7 +190,8 @@ mod tests {
             accumulation: 2,
             longest: 2048,
             in_4_bits: Some((parameters / 2, parameters / 4)),
-            disk: Disk { result: 1_000_000, checkpoint: 10_000_000, kept: 20 },
+            disk: Space { result: 1_000_000, checkpoint: 10_000_000, at_once: 20 },
+            disk_with_fewest: Space { result: 1_000_000, checkpoint: 10_000_000, at_once: 2 },
         }
     }
 

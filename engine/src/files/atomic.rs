@@ -1,8 +1,9 @@
 //! Files and folders that appear whole or not at all: written beside their place, flushed to the disk, then renamed.
 
+use super::disk::{self, File};
 use crate::{Error, Result};
 use std::{
-    fs::{self, File},
+    fs,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
@@ -20,12 +21,12 @@ pub(super) fn create_atomically(path: &Path, write: impl FnOnce(&mut BufWriter<F
         let mut out = BufWriter::with_capacity(1 << 20, file);
         write(&mut out)?;
         let file = out.into_inner().map_err(|error| Error::io(path)(error.into_error()))?;
-        let placed = file.sync_all().and_then(|()| fs::rename(&beside, path));
-        placed.and_then(|()| sync_folder(parent(path))).map_err(Error::io(path))
+        let placed = file.sync().and_then(|()| disk::rename(&beside, path));
+        placed.and_then(|()| disk::sync_dir(parent(path))).map_err(Error::io(path))
     });
     if written.is_err() {
         // The first error is the one to tell; a leftover is only litter.
-        let _ = fs::remove_file(&beside);
+        let _ = disk::remove_file(&beside);
     }
     written
 }
@@ -37,22 +38,22 @@ pub(super) fn create_atomically(path: &Path, write: impl FnOnce(&mut BufWriter<F
 pub fn replace_dir(from: &Path, to: &Path) -> Result<()> {
     sync_tree(from).map_err(Error::io(from))?;
     let old = beside(to);
-    let had_old = match fs::rename(to, &old) {
+    let had_old = match disk::rename(to, &old) {
         Ok(()) => true,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
         Err(error) => return Err(Error::io(to)(error)),
     };
-    if let Err(error) = fs::rename(from, to) {
+    if let Err(error) = disk::rename(from, to) {
         if had_old {
             // Back to how it was; the error below tells what happened.
-            let _ = fs::rename(&old, to);
+            let _ = disk::rename(&old, to);
         }
         return Err(Error::io(to)(error));
     }
-    sync_folder(parent(to)).map_err(Error::io(to))?;
+    disk::sync_dir(parent(to)).map_err(Error::io(to))?;
     if had_old {
         // A file where a folder shall stand is replaced as well.
-        let _ = fs::remove_dir_all(&old).or_else(|_| fs::remove_file(&old));
+        let _ = disk::remove_dir(&old).or_else(|_| disk::remove_file(&old));
     }
     Ok(())
 }
@@ -61,8 +62,34 @@ pub fn replace_dir(from: &Path, to: &Path) -> Result<()> {
 pub fn folder_beside(path: &Path) -> Result<PathBuf> {
     fs::create_dir_all(parent(path)).map_err(Error::io(parent(path)))?;
     let folder = beside(path);
-    fs::create_dir(&folder).map_err(Error::io(&folder))?;
+    disk::make_dir(&folder).map_err(Error::io(&folder))?;
     Ok(folder)
+}
+
+/// Removes what killed processes left beside `path`. To be called by who alone writes there.
+pub fn clear_beside(path: &Path) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    for entry in fs::read_dir(parent(path)).into_iter().flatten().flatten() {
+        let left = entry.file_name();
+        let process = left.to_str().and_then(|left| maker(left, &name));
+        if process.is_some_and(|id| !is_alive(id)) {
+            // It is only litter.
+            let _ = disk::remove_dir(&entry.path()).or_else(|_| disk::remove_file(&entry.path()));
+        }
+    }
+}
+
+/// The process that made a name of [`beside`], if it is one of `name`.
+fn maker(left: &str, name: &str) -> Option<u32> {
+    let rest = left.strip_prefix('.')?.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".tmp")?;
+    let (process, count) = rest.split_once('.')?;
+    count.parse::<u64>().ok().and(process.parse().ok())
+}
+
+fn is_alive(process: u32) -> bool {
+    let process = i32::try_from(process).map(nix::unistd::Pid::from_raw);
+    // A signal of number 0 is none: it only asks.
+    process.is_ok_and(|process| !matches!(nix::sys::signal::kill(process, None), Err(nix::errno::Errno::ESRCH)))
 }
 
 /// A name in the same folder that nothing has. A killed process with our number may have left some of these names.
@@ -90,20 +117,11 @@ fn sync_tree(folder: &Path) -> std::io::Result<()> {
         let entry = entry?;
         match entry.file_type()? {
             kind if kind.is_dir() => sync_tree(&entry.path())?,
-            kind if kind.is_file() => File::open(entry.path())?.sync_all()?,
+            kind if kind.is_file() => disk::sync_file(&entry.path())?,
             _ => {}
         }
     }
-    sync_folder(folder)
-}
-
-/// Makes renames in a folder last through a power cut.
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    #[cfg(unix)]
-    File::open(folder)?.sync_all()?;
-    #[cfg(not(unix))]
-    let _ = folder;
-    Ok(())
+    disk::sync_dir(folder)
 }
 
 #[cfg(test)]

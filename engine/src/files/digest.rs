@@ -26,6 +26,11 @@ pub fn of_file(path: &Path) -> io::Result<(u64, String)> {
     }
 }
 
+/// SHA-256 of bytes.
+pub fn of_bytes(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
 /// SHA-256 of texts, each told apart from its neighbours by its length.
 pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a str>) -> [u8; 32] {
     let mut hash = Sha256::new();

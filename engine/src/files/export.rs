@@ -1,7 +1,7 @@
 //! A whole model as a Hugging Face folder, written tensor by tensor.
 
 use super::{
-    ModelFiles, atomic,
+    ModelFiles, atomic, disk,
     shard::{self, Planned},
     tokenizer::read_json_if_there,
 };
@@ -76,13 +76,14 @@ pub fn write_model(
 ) -> Result<Vec<PathBuf>> {
     let dir = std::path::absolute(dir.as_ref()).map_err(Error::io(dir.as_ref()))?;
     check_place(&dir, files)?;
+    atomic::clear_beside(&dir);
     let folder = atomic::folder_beside(&dir)?;
     let written = write_into(&folder, files, weights, shard_bytes, dtype, tensors, progress)
         .and_then(|()| write_tokenizer(&folder, files))
         .and_then(|()| atomic::replace_dir(&folder, &dir));
     if let Err(error) = written {
         // The first error is the one to tell; a leftover is only litter.
-        let _ = fs::remove_dir_all(&folder);
+        let _ = disk::remove_dir(&folder);
         return Err(error);
     }
     let mut paths: Vec<PathBuf> = Vec::new();

@@ -3,6 +3,7 @@
 pub mod adapter;
 pub mod atomic;
 pub mod digest;
+pub mod disk;
 pub mod export;
 mod folder;
 pub mod gguf;

@@ -47,6 +47,7 @@ fn type_name(dtype: DType) -> Result<&'static str> {
         DType::F32 => Ok("F32"),
         DType::F16 => Ok("F16"),
         DType::BF16 => Ok("BF16"),
+        DType::U8 => Ok("U8"),
         other => Err(Error::Internal(format!("{other:?} is not written to safetensors"))),
     }
 }
@@ -77,6 +78,7 @@ fn write_tensor(out: &mut impl Write, tensor: &Tensor) -> Result<io::Result<()>>
     Ok(match tensor.dtype() {
         DType::F32 => write_elements(out, &flat.to_vec1::<f32>()?, |x| x.to_le_bytes()),
         DType::F16 => write_elements(out, &flat.to_vec1::<half::f16>()?, |x| x.to_le_bytes()),
+        DType::U8 => out.write_all(&flat.to_vec1::<u8>()?),
         _ => write_elements(out, &flat.to_vec1::<half::bf16>()?, |x| x.to_le_bytes()),
     })
 }

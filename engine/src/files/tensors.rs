@@ -26,7 +26,13 @@ pub fn read(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
     Ok(tensors)
 }
 
-/// Writes tensors of float32, float16 or bfloat16 as they are.
+/// Names and shapes of all tensors of a file, whatever their types.
+pub fn shapes(path: &Path) -> Result<Vec<(String, Vec<usize>)>> {
+    let entries = read_header(&Source::open(path)?)?;
+    Ok(entries.into_iter().map(|entry| (entry.name, entry.shape)).collect())
+}
+
+/// Writes tensors of float32, float16, bfloat16 or bytes as they are.
 pub fn write(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     let planned = |(name, tensor): (&String, &Tensor)| Planned {
         name: name.clone(),

@@ -38,6 +38,7 @@ fn parts(of: &Provenance) -> BTreeMap<(&'static str, String), Value> {
         text("input", "weights", &hashes.weights),
         text("input", "tokenizer", &hashes.tokenizer),
         text("input", "data", &hashes.data),
+        text("input", "held_back", &hashes.held_back),
         text("input", "order", &hashes.order),
     ]);
     parts.extend(settings(config).map(|(key, value)| (("config", key.to_string()), value.clone())));

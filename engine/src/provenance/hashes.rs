@@ -51,21 +51,19 @@ pub fn tokenizer(encoder: &Encoder) -> Result<String> {
     encoder.fingerprint()
 }
 
-/// Hash of the encoded samples of several sets, in their order: tokens, which of them are trained, marks.
-pub fn data<'a>(sets: impl IntoIterator<Item = &'a Samples>) -> Result<String> {
+/// Hash of encoded samples in their order: tokens, which of them are trained, marks.
+pub fn data(samples: &Samples) -> Result<String> {
     let mut hash = Sha256::new();
-    for samples in sets {
-        hash.update((samples.len() as u64).to_le_bytes());
-        let all: Vec<u32> = (0..samples.len() as u32).collect();
-        for some in all.chunks(TOGETHER) {
-            let batch = samples.batch(some)?;
-            let lengths = batch.lengths.iter().map(|length| *length as u32);
-            let words = batch.ids.iter().copied().chain(lengths).chain(batch.rows.iter().copied());
-            let marks = batch.marks.iter().map(|mark| mark.to_bits());
-            let bytes: Vec<u8> = words.chain(marks).flat_map(u32::to_le_bytes).collect();
-            hash.update(bytes);
-            crate::pulse::beat();
-        }
+    hash.update((samples.len() as u64).to_le_bytes());
+    let all: Vec<u32> = (0..samples.len() as u32).collect();
+    for some in all.chunks(TOGETHER) {
+        let batch = samples.batch(some)?;
+        let lengths = batch.lengths.iter().map(|length| *length as u32);
+        let words = batch.ids.iter().copied().chain(lengths).chain(batch.rows.iter().copied());
+        let marks = batch.marks.iter().map(|mark| mark.to_bits());
+        let bytes: Vec<u8> = words.chain(marks).flat_map(u32::to_le_bytes).collect();
+        hash.update(bytes);
+        crate::pulse::beat();
     }
     Ok(digest::hex(&hash.finalize()))
 }
@@ -205,7 +203,7 @@ mod tests {
             }
             Samples::whole(spool).unwrap()
         };
-        let hash = |rows: &[(&[u32], bool)]| data([&samples(rows)]).unwrap();
+        let hash = |rows: &[(&[u32], bool)]| data(&samples(rows)).unwrap();
         let one = hash(&[(&[1, 2, 3], false), (&[4, 5], false)]);
         assert_eq!(one, hash(&[(&[1, 2, 3], false), (&[4, 5], false)]));
         for other in [

@@ -55,8 +55,9 @@ pub struct Hashes {
     pub weights: String,
     /// Tokenizer, template and what else decides how a row becomes tokens.
     pub tokenizer: String,
-    /// Tokens, loss masks and marks of all samples, held back ones included.
+    /// Tokens, loss masks and marks of the samples that are learned, in their order, and of those that are held back.
     pub data: String,
+    pub held_back: String,
     /// Which samples each step takes.
     pub order: String,
 }
@@ -83,7 +84,8 @@ impl Provenance {
             config: config(asked),
             weights: weights(&prepared.files, &prepared.model, &FileHashes::at(places))?,
             tokenizer: tokenizer(&prepared.encoder)?,
-            data: data([&prepared.samples, &prepared.eval])?,
+            data: data(&prepared.samples)?,
+            held_back: data(&prepared.eval)?,
             order: order(&prepared.sampler),
         };
         let machine = Machine::of(&prepared.plan);

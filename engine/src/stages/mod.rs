@@ -125,8 +125,14 @@ pub trait Objective: Send {
         Ok(())
     }
 
-    /// Takes up what [`save`](Self::save) and [`save_state`](Self::save_state) wrote into a checkpoint.
+    /// Takes up what [`save`](Self::save) wrote into a checkpoint.
     fn restore(&mut self, checkpoint: &Path) -> Result<()> {
+        let _ = checkpoint;
+        Ok(())
+    }
+
+    /// Takes up what [`save_state`](Self::save_state) wrote into a checkpoint.
+    fn restore_state(&mut self, checkpoint: &Path) -> Result<()> {
         let _ = checkpoint;
         Ok(())
     }

@@ -27,10 +27,10 @@ impl Before {
         })
     }
 
-    /// Takes back all that was done since; `updates` is how many the optimizer had made.
+    /// Takes back all that was done since; `updates` is how many the run had made.
     pub fn put_back(self, run: &mut Run, updates: u64) -> Result<()> {
         self.values.into_iter().for_each(|(parameter, value)| parameter.set(value));
         run.average = self.average;
-        run.optimizer.restore(run.store, self.optimizer, updates)
+        run.optimizer.restore(run.store, self.optimizer, run.earlier + updates)
     }
 }

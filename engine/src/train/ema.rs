@@ -3,15 +3,12 @@
 
 use crate::{
     Error, Result,
+    files::tensors,
     model::{Parameter, Store},
 };
 use api::Problem;
 use candle_core::{DType, Device, Tensor};
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 const FILE: &str = "ema.safetensors";
 
@@ -53,9 +50,8 @@ impl Average {
 
     /// Writes the averages into the folder of a checkpoint.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        let tensors: HashMap<String, Tensor> =
-            self.values.iter().map(|(name, (_, value))| (name.clone(), value.clone())).collect();
-        Ok(candle_core::safetensors::save(&tensors, dir.join(FILE))?)
+        let values = self.values.iter().map(|(name, (_, value))| (name.clone(), value.clone()));
+        tensors::write(&dir.join(FILE), &values.collect())
     }
 
     /// Takes up what [`save`](Self::save) wrote.

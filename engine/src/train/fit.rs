@@ -1,7 +1,9 @@
 //! The training loop, top to bottom.
 
 use super::{
-    Average, Loader, Optimizer, Sampler, TrainerLog, checkpoint, clip, schedule,
+    Average, Loader, Optimizer, Sampler, TrainerLog,
+    checkpoint::{self, Best, Cursor, Keeper, Manifest},
+    clip, schedule,
     sentinel::{Sentinel, diverged, no_targets},
 };
 use crate::{
@@ -48,6 +50,15 @@ pub struct Run<'a> {
     pub steps: u64,
     /// Updates of the optimizer that were made: stages that sample make several in a step.
     pub updates: u64,
+    /// Those that it had made before the first step, where a run took up its moments alone.
+    pub earlier: u64,
+    /// The last learning rate.
+    pub rate: f64,
+    pub keeper: Keeper,
+    /// What all checkpoints of the run say alike.
+    pub manifest: Manifest,
+    /// The best checkpoint, where one is looked for.
+    pub best: Option<Best>,
     pub dir: &'a Path,
     pub sink: &'a mut dyn FnMut(Event) -> Result<()>,
     pub stop: &'a AtomicBool,
@@ -94,6 +105,7 @@ impl Run<'_> {
         }
         self.tuning.after_step(self.tuned, grads, factor, self.updates)?;
         self.updates += 1;
+        self.rate = rate;
         Ok(Ok(Update { rate, norm, penalty }))
     }
 
@@ -104,18 +116,53 @@ impl Run<'_> {
         (self.sink)(Event::Metrics { step: self.step, epoch, values })
     }
 
-    /// A checkpoint where one is due.
+    /// Tells what a validation of the present step measured.
+    pub fn tell_validation(&mut self, values: BTreeMap<String, f64>) -> Result<()> {
+        let epoch = self.epoch();
+        self.log.evaluation(self.step, epoch, &values)?;
+        if let Some(best) = &mut self.best {
+            best.measured(self.step, &values)?;
+        }
+        (self.sink)(Event::Metrics { step: self.step, epoch, values })
+    }
+
+    /// A checkpoint where one is due. One that the disk refuses is told of, and the run goes on; at its end it is an error.
     pub fn save_if_due(&mut self, objective: &(impl Objective + ?Sized)) -> Result<()> {
-        match self.every(self.output.save_steps) || self.step == self.steps {
-            true => self.save(objective),
-            false => Ok(()),
+        let (last, best) = (self.step == self.steps, self.best.as_ref().is_some_and(Best::is_due));
+        if last {
+            self.save(objective)
+        } else if best || self.every(self.output.save_steps) {
+            self.try_save(objective)
+        } else {
+            Ok(())
         }
     }
 
-    /// A checkpoint of the present step; older ones go once it has been verified.
+    /// A checkpoint of the present step; older ones go once it has been read back.
     pub fn save(&mut self, objective: &(impl Objective + ?Sized)) -> Result<()> {
-        let state = self.log.state(self.step, self.epoch());
-        let (name, bytes) = checkpoint::write(self.dir, self.step, &self.optimizer.state(), &state, |dir| {
+        Ok(self.written(objective)??)
+    }
+
+    /// As [`save`](Self::save), but what the disk refuses is only told of.
+    fn try_save(&mut self, objective: &(impl Objective + ?Sized)) -> Result<()> {
+        match self.written(objective)? {
+            Ok(()) => Ok(()),
+            Err(problem) => (self.sink)(Event::Note { problem }),
+        }
+    }
+
+    fn written(&mut self, objective: &(impl Objective + ?Sized)) -> Result<std::result::Result<(), Problem>> {
+        if self.keeper.has(self.step) {
+            return Ok(Ok(()));
+        }
+        let state = self.log.state(self.step, self.epoch(), self.best.as_ref());
+        let manifest = Manifest {
+            step: self.step,
+            cursor: self.cursor(),
+            best: self.best.as_ref().and_then(Best::name),
+            ..self.manifest.clone()
+        };
+        let saved = self.keeper.save(manifest, &self.optimizer.state(), &state, |dir| {
             self.tuning.save(dir, self.model, self.tuned, &self.base, Precision::Exact)?;
             if let Some(average) = &self.average {
                 average.save(dir)?;
@@ -123,14 +170,31 @@ impl Run<'_> {
             objective.save(dir)?;
             objective.save_state(dir)
         })?;
-        if let Some(limit) = self.output.save_total_limit {
-            let faults = checkpoint::damage(&self.dir.join(&name));
-            if !faults.is_empty() {
-                return Err(Error::Internal(format!("{name} could not be verified: {}", faults.join("; "))));
-            }
-            checkpoint::prune(self.dir, limit)?;
+        let is_best = self.best.as_ref().is_some_and(Best::is_due);
+        if let Some(best) = &mut self.best {
+            best.settle(saved.is_ok());
         }
-        (self.sink)(Event::Checkpoint { step: self.step, name, bytes })
+        match saved {
+            Ok(checkpoint::Saved { name, bytes }) => {
+                (self.sink)(Event::Checkpoint { step: self.step, name, bytes, best: is_best })?;
+                self.keeper.prune(self.best.as_ref().and_then(Best::name).as_deref(), false)?;
+                Ok(Ok(()))
+            }
+            Err(problem) => Ok(Err(problem)),
+        }
+    }
+
+    /// How far the run is.
+    fn cursor(&self) -> Cursor {
+        let each = (self.sampler.batch * self.sampler.accumulation) as u64;
+        let steps = self.step % self.sampler.steps_per_epoch().max(1);
+        Cursor {
+            epoch: self.epoch(),
+            samples: (steps * each).min(self.sampler.samples as u64),
+            metrics: self.log.history.len() as u64,
+            updates: self.earlier + self.updates,
+            learning_rate: self.rate,
+        }
     }
 
     /// One step of the optimizer, which the average follows. False if it made a value infinite or no number: then all
@@ -150,8 +214,7 @@ impl Run<'_> {
 
     /// A checkpoint of the step before one that failed, unless there is one or nothing was learned yet.
     pub fn keep_last_good(&mut self, objective: &(impl Objective + ?Sized)) -> Result<()> {
-        let known = checkpoint::all(self.dir).iter().any(|(step, _)| *step == self.step);
-        if self.step > 0 && !known { self.save(objective) } else { Ok(()) }
+        if self.step > 0 { self.try_save(objective) } else { Ok(()) }
     }
 
     /// Ends the run at its last good step.
@@ -180,10 +243,7 @@ impl Run<'_> {
             Ok::<_, Error>(())
         })?;
         let values = values(objective, &found, over.max(1)).into_iter();
-        let values: BTreeMap<String, f64> = values.map(|(name, value)| (validation_name(&name), value)).collect();
-        let epoch = self.epoch();
-        self.log.evaluation(self.step, epoch, &values)?;
-        (self.sink)(Event::Metrics { step: self.step, epoch, values })
+        self.tell_validation(values.map(|(name, value)| (validation_name(&name), value)).collect())
     }
 }
 

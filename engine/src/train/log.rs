@@ -1,5 +1,6 @@
 //! The files that tools of the field read: `trainer_log.jsonl`, `trainer_state.json`, `train_results.json`.
 
+use super::checkpoint::Best;
 use crate::{Error, Result, files::atomic::write_atomically};
 use api::{
     job::validated,
@@ -87,10 +88,12 @@ impl TrainerLog {
     }
 
     /// transformers' `TrainerState`.
-    pub fn state(&self, step: u64, epoch: f64) -> Value {
+    pub fn state(&self, step: u64, epoch: f64, best: Option<&Best>) -> Value {
         let Settings { epochs, batch, logging_steps, eval_steps, save_steps } = self.settings;
+        let (best_step, best_metric) = best.and_then(Best::at).unzip();
+        let best_place = best.and_then(Best::name).map(|name| self.dir.join(name));
         json!({
-            "best_global_step": null, "best_metric": null, "best_model_checkpoint": null,
+            "best_global_step": best_step, "best_metric": best_metric, "best_model_checkpoint": best_place,
             "epoch": epoch, "eval_steps": eval_steps, "global_step": step,
             "is_hyper_param_search": false, "is_local_process_zero": true, "is_world_process_zero": true,
             "log_history": self.history, "logging_steps": logging_steps, "max_steps": self.total,
@@ -102,7 +105,7 @@ impl TrainerLog {
 
     /// Writes `trainer_state.json`, `train_results.json` and `all_results.json` at the end of a run that went through
     /// `samples` samples.
-    pub fn finish(&self, step: u64, epoch: f64, samples: f64) -> Result<BTreeMap<String, f64>> {
+    pub fn finish(&self, step: u64, epoch: f64, samples: f64, best: Option<&Best>) -> Result<BTreeMap<String, f64>> {
         let seconds = self.begun.elapsed().as_secs_f64();
         let losses: Vec<f64> = self.history.iter().filter_map(|h| h["loss"].as_f64()).collect();
         let mut results = BTreeMap::from([
@@ -110,7 +113,7 @@ impl TrainerLog {
             ("train_loss".to_string(), losses.iter().sum::<f64>() / losses.len().max(1) as f64),
             ("train_runtime".to_string(), seconds),
             ("train_samples_per_second".to_string(), samples / seconds.max(1e-9)),
-            ("train_steps_per_second".to_string(), (step - self.first) as f64 / seconds.max(1e-9)),
+            ("train_steps_per_second".to_string(), step.saturating_sub(self.first) as f64 / seconds.max(1e-9)),
         ]);
         let evaluated = self
             .history
@@ -121,7 +124,7 @@ impl TrainerLog {
         let measured = evaluated.into_iter().flatten().filter(|(name, _)| validated(name).is_some());
         results.extend(measured.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))));
         for (name, value) in [
-            ("trainer_state.json", self.state(step, epoch)),
+            ("trainer_state.json", self.state(step, epoch, best)),
             ("train_results.json", json!(results)),
             ("all_results.json", json!(results)),
         ] {
@@ -132,7 +135,7 @@ impl TrainerLog {
 
     fn line(&self, step: u64, epoch: f64, values: &BTreeMap<String, f64>) -> Result<()> {
         let elapsed = self.begun.elapsed().as_secs_f64();
-        let left = elapsed / (step - self.first).max(1) as f64 * self.total.saturating_sub(step) as f64;
+        let left = elapsed / step.saturating_sub(self.first).max(1) as f64 * self.total.saturating_sub(step) as f64;
         let mut line = Map::new();
         line.insert("current_steps".into(), step.into());
         line.insert("total_steps".into(), self.total.into());
@@ -176,7 +179,7 @@ mod tests {
         for step in 1..=4 {
             log.step(step, 0.1, &BTreeMap::from([("loss".into(), step as f64)])).unwrap();
         }
-        let state = log.state(4, 0.4);
+        let state = log.state(4, 0.4, None);
         for (key, value) in
             [("eval_steps", 7), ("save_steps", 11), ("logging_steps", 2), ("train_batch_size", 3), ("max_steps", 20)]
         {

@@ -1,12 +1,13 @@
 //! Training: the loop, the optimizer, schedules, the order of samples, checkpoints, and the files that a run leaves.
 
 mod before;
+pub mod begin;
 pub mod checkpoint;
 mod clip;
 mod ema;
 mod fit;
 mod loader;
-mod log;
+pub(crate) mod log;
 mod metrics;
 pub mod optimizers;
 mod sampler;

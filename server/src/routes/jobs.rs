@@ -10,7 +10,7 @@ use crate::{
 };
 use api::{
     Job, JobState, Problem,
-    job::{Checkpoint, JobKind, Metric, NewChain, NewJob},
+    job::{Checkpoint, JobKind, Metric, NewChain, NewJob, Resume},
     queue::{Place, Queue, SetQueue},
     rollout::Rollout,
     routes::{
@@ -18,7 +18,7 @@ use api::{
     },
 };
 use axum::{
-    extract::{Path, Query, State},
+    extract::{FromRequest, Path, Query, Request, State},
     http::{Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
@@ -68,8 +68,14 @@ pub fn routes() -> Vec<Route> {
             .takes(Content::json::<SetQueue>())
             .gives(StatusCode::OK, Content::json::<Queue>()),
         Route::new(Method::POST, JOB_STOP, "Save and stop", post(stop)).gives(StatusCode::OK, Content::json::<Job>()),
-        Route::new(Method::POST, JOB_RESUME, "Go on from the last whole checkpoint", post(resume))
-            .gives(StatusCode::OK, Content::json::<Job>()),
+        Route::new(
+            Method::POST,
+            JOB_RESUME,
+            "Go on from a checkpoint, the newest whole one if none is named",
+            post(resume),
+        )
+        .takes(Content::json::<Resume>())
+        .gives(StatusCode::OK, Content::json::<Job>()),
         Route::new(Method::GET, JOB_METRICS, "Points of the curves, thinned to 2000", get(metrics))
             .query("after", "Only steps after this one")
             .gives(StatusCode::OK, Content::json::<Vec<Metric>>()),
@@ -191,8 +197,13 @@ async fn stop(State(app): State<App>, Path(id): Path<String>) -> Reply<axum::Jso
     app.supervisor.stop(&id).await.map(axum::Json)
 }
 
-async fn resume(State(app): State<App>, Path(id): Path<String>) -> Reply<axum::Json<Job>> {
-    app.supervisor.resume(&id).await.map(axum::Json)
+async fn resume(State(app): State<App>, Path(id): Path<String>, request: Request) -> Reply<axum::Json<Job>> {
+    // No body asks for nothing in particular.
+    let wish = match request.headers().contains_key(header::CONTENT_TYPE) {
+        true => Json::<Resume>::from_request(request, &()).await?.0,
+        false => Resume::default(),
+    };
+    app.supervisor.resume(&id, &wish).await.map(axum::Json)
 }
 
 #[derive(Deserialize)]

@@ -89,7 +89,7 @@ pub fn apply(record: &mut Record, pace: &mut Pace, line: Line, dir: &Path) -> Ef
             }
             Effect::Metric(Metric { step, epoch, time: line.time, values })
         }
-        Event::Checkpoint { step, name, bytes } => {
+        Event::Checkpoint { step, name, bytes, .. } => {
             if !is_beneath(&name) {
                 return Effect::Note(bad_name(&name));
             }

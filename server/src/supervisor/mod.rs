@@ -32,7 +32,7 @@ use crate::{
 };
 use api::{
     Job, JobKind, JobState, Problem, Text,
-    job::{Feed, NewJob, Spec, wished_id},
+    job::{Feed, NewJob, Resume, Spec, wished_id},
     queue::Queue,
 };
 use serde_json::Value;
@@ -197,8 +197,8 @@ impl Supervisor {
         Ok(record.job)
     }
 
-    /// Puts an ended job in the queue again; a training run goes on from its last whole checkpoint.
-    pub async fn resume(&self, id: &str) -> Reply<Job> {
+    /// Puts an ended job in the queue again; a training run goes on from the checkpoint and with the settings of the wish.
+    pub async fn resume(&self, id: &str, wish: &Resume) -> Reply<Job> {
         self.let_go(id).await?;
         let _gate = self.gate.lock().await;
         let mut change = self.base.store.begin().await?;
@@ -212,7 +212,11 @@ impl Supervisor {
             let hint = ["Start a new run to train further.", "如需继续训练，请新建运行。"];
             return Err(Failure::conflict(problem.hint(hint[0], hint[1])));
         }
-        queue::go_on(&mut record);
+        if record.job.kind == JobKind::Train {
+            let dir = self.dir(id).map_err(|e| Failure::io(["Finding the run folder", "查找运行文件夹"], &e))?;
+            record.job.config = wish.apply(&record.job.config, &dir).ok_or_else(|| no_such_checkpoint(wish))?;
+        }
+        record.worker = None;
         (record.restarts, record.attempts.count) = (true, 0);
         change.save_job(&record).await?;
         change.move_to_end(id).await?;
@@ -370,6 +374,18 @@ impl Supervisor {
         }
         replace_file(&dir.join("spec.json"), &serde_json::to_vec_pretty(&spec)?)
     }
+}
+
+fn no_such_checkpoint(wish: &Resume) -> Failure {
+    let name = wish.checkpoint.as_deref().unwrap_or_default();
+    let problem = Problem::new(
+        "no_checkpoint",
+        format!("The run has no checkpoint {name}."),
+        format!("此运行没有检查点 {name}。"),
+    );
+    let hint =
+        ["Choose one of its list, best, or none for the newest.", "请从列表中选择，或用 best，或留空使用最新的。"];
+    Failure::bad(problem.hint(hint[0], hint[1]).field("checkpoint"))
 }
 
 fn missing(id: &str) -> Failure {

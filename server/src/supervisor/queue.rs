@@ -25,7 +25,7 @@ use std::{
     fs::File,
     io::{self, Read},
     path::Path,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -167,7 +167,8 @@ impl Supervisor {
                 continue;
             }
             let mut change = self.base.store.begin().await?;
-            go_on(&mut record);
+            let saved = self.has_saved(&record.job);
+            go_on(&mut record, saved);
             if advance(&mut record.job, Cause::Restarted, now()) {
                 change.save_job(&record).await?;
                 change.tell(&Feed::Job { job: Box::new(record.job) }).await?;
@@ -250,6 +251,16 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Whether a training has saved a checkpoint since it was last started.
+    fn has_saved(&self, job: &Job) -> bool {
+        let began = job.started_at.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds.max(0.0)));
+        let entries = self.dir(&job.id).and_then(std::fs::read_dir).into_iter().flatten().flatten();
+        let checkpoints = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("checkpoint-"));
+        let written =
+            checkpoints.filter_map(|entry| entry.path().join("manifest.json").metadata().ok()?.modified().ok());
+        written.max() > began
+    }
+
     fn told(&self) -> std::sync::MutexGuard<'_, Queue> {
         self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -259,10 +270,14 @@ impl Supervisor {
     }
 }
 
-/// A job that starts once more goes on where it was.
-pub(super) fn go_on(record: &mut Record) {
-    if record.job.kind == api::JobKind::Train {
-        record.job.config.set("resume_from_checkpoint", true);
+/// A job that starts once more goes on where it was. What a person chose of an earlier checkpoint counts until it has
+/// `saved` one since.
+pub(super) fn go_on(record: &mut Record, saved: bool) {
+    let config = &mut record.job.config;
+    let chosen = config.get("resume_from_checkpoint").is_some();
+    if record.job.kind == api::JobKind::Train && (saved || !chosen) {
+        config.set("resume_from_checkpoint", true);
+        config.remove("resume_mode");
     }
     record.worker = None;
 }

@@ -84,7 +84,7 @@ impl World {
                 life.record.job.restart.as_ref().is_some_and(|restart| self.restarts.left(restart, self.now) <= 0.0);
             if due && life.record.job.state == JobState::Interrupted {
                 assert!(!life.settled, "{} starts by itself", life.record.job.id);
-                go_on(&mut life.record);
+                go_on(&mut life.record, true);
                 assert!(advance(&mut life.record.job, Cause::Restarted, self.now));
             }
         }

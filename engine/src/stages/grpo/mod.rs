@@ -201,7 +201,7 @@ impl Objective for Learner {
         self.state.save(dir)
     }
 
-    fn restore(&mut self, checkpoint: &Path) -> Result<()> {
+    fn restore_state(&mut self, checkpoint: &Path) -> Result<()> {
         self.state = State::read(checkpoint)?;
         Ok(())
     }

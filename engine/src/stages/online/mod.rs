@@ -269,10 +269,7 @@ impl Online {
         let answered = Average::instead(run.average.as_ref(), || self.answered(run, &run.eval, rows, &draw, 1))?;
         let Some((groups, _)) = answered else { return Ok(()) };
         let sum: f64 = groups.iter().flatten().map(|episode| episode.worth.total).sum();
-        let values = BTreeMap::from([(validation_name("reward"), sum / groups.len().max(1) as f64)]);
-        let (step, epoch) = (run.step, run.epoch());
-        run.log.evaluation(step, epoch, &values)?;
-        (run.sink)(api::Event::Metrics { step, epoch, values })
+        run.tell_validation(BTreeMap::from([(validation_name("reward"), sum / groups.len().max(1) as f64)]))
     }
 
     /// All answers with their rewards, those of a prompt together; nothing if the run is to stop.

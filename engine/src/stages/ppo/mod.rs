@@ -235,7 +235,10 @@ impl Objective for Learner {
     }
 
     fn restore(&mut self, checkpoint: &Path) -> Result<()> {
-        self.head()?.restore(checkpoint)?;
+        self.head()?.restore(checkpoint)
+    }
+
+    fn restore_state(&mut self, checkpoint: &Path) -> Result<()> {
         self.state = State::read(checkpoint)?;
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What can be done with a run: stop, resume, delete, chat, export, use its settings again.
 
+use super::resume::ResumeDialog;
 use crate::{
     client,
     form::train_form,
@@ -13,7 +14,7 @@ use crate::{
     store::store,
     ui,
 };
-use api::{Job, JobState, routes};
+use api::{Job, JobKind, JobState, routes};
 use leptos::{prelude::*, task::spawn_local};
 use leptos_router::hooks::use_navigate;
 
@@ -53,6 +54,7 @@ pub fn Actions(job: Memo<Option<Job>>, state: Memo<JobState>) -> impl IntoView {
     let form = train_form();
     let id = move || job.with_untracked(|j| j.as_ref().map(|j| j.id.clone()).unwrap_or_default());
     let (show_yaml, ask_stop, ask_delete) = (RwSignal::new(false), RwSignal::new(false), RwSignal::new(false));
+    let ask_resume = RwSignal::new(false);
     let yaml = Signal::derive(move || job.with(|j| j.as_ref().map(|j| j.config.to_yaml()).unwrap_or_default()));
     let navigate = use_navigate();
     let reuse = {
@@ -80,6 +82,10 @@ pub fn Actions(job: Memo<Option<Job>>, state: Memo<JobState>) -> impl IntoView {
         .into_any(),
         JobState::Stopping => ().into_any(),
         state => {
+            let resumable = can_resume(state) && job.with(|j| j.as_ref().is_some_and(|j| j.kind == JobKind::Train));
+            let resume_as = resumable.then(|| view! {
+                <button type="button" class="btn" data-testid="run-resume-as" on:click=move |_| ask_resume.set(true)>{icon("redo", 18)}{w.resume_as}</button>
+            });
             let resume = can_resume(state).then(|| view! {
                 <button type="button" class="btn primary" data-testid="run-resume" on:click=move |_| order(routes::JOB_RESUME, id(), Some(w.resumed))>
                     {icon("play", 18)}{w.resume}
@@ -90,7 +96,7 @@ pub fn Actions(job: Memo<Option<Job>>, state: Memo<JobState>) -> impl IntoView {
             });
             view! {
                 <button type="button" class="btn quiet" data-testid="run-delete" on:click=move |_| ask_delete.set(true)>{icon("trash", 18)}{w.delete}</button>
-                {resume}{talk}
+                {resume_as}{resume}{talk}
             }
             .into_any()
         }
@@ -111,6 +117,7 @@ pub fn Actions(job: Memo<Option<Job>>, state: Memo<JobState>) -> impl IntoView {
                 <button type="button" class="btn s" on:click=move |_| show_yaml.set(false)>{w.close}</button>
             </div>
         </Dialog>
+        <ResumeDialog open=ask_resume job />
         <Confirm open=ask_stop title=Signal::derive(move || fill(w.stop_title, &[("step", &crate::format::count(steps()))]))
             text=w.stop_help symbol="stop" action=w.stop_save other=w.keep_running testid="run-stop-confirm"
             act=Callback::new(move |()| order(routes::JOB_STOP, id(), None)) />

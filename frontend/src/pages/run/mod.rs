@@ -2,6 +2,7 @@
 
 mod actions;
 mod loss;
+mod resume;
 mod rollouts;
 mod side;
 mod small;
