@@ -20,6 +20,10 @@ pub enum Question {
     Check {
         config: RunConfig,
     },
+    /// The plan of a training run as two steps of it, made for this, say.
+    Measure {
+        config: RunConfig,
+    },
     /// Every entry of the dataset folder's `dataset_info.json`.
     Datasets,
     /// Some rows of a dataset.

@@ -38,6 +38,9 @@ pub enum Command {
         /// A YAML file with LLaMA-Factory's argument names, and key=value words that change it
         #[arg(value_name = "RUN.yaml | key=value")]
         words: Vec<String>,
+        /// Make two steps, keep nothing, and say what the run would take: memory, time, disk
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Make a run again and say whether its files come out the same to the bit
     Rerun {

@@ -72,7 +72,8 @@ fn run(args: Args, environment: &Environment, say: &Say, begun: Instant) -> Outc
     }
     match command {
         Command::Webui(webui) => commands::webui::run(webui, environment, say),
-        Command::Train { words } => commands::train::run(&words, environment, say),
+        Command::Train { words, dry_run: true } => commands::train::dry_run(&words, environment, say),
+        Command::Train { words, .. } => commands::train::run(&words, environment, say),
         Command::Rerun { run } => commands::compare::rerun(&run, environment, say),
         Command::Diff { runs } => commands::compare::diff([&runs[0], &runs[1]], environment, say),
         Command::Chat { words, prompt, system } => commands::chat::run(&words, prompt, system, environment, say),
