@@ -104,7 +104,7 @@ pub enum Question {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Answer {
-    Checked { reply: CheckReply },
+    Checked { reply: Box<CheckReply> },
     Datasets { datasets: Vec<DatasetInfo> },
     Rows { preview: Preview },
     Columns { columns: Columns },

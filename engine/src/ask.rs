@@ -83,5 +83,5 @@ fn checked(plan: Result<Plan>) -> Answer {
         Ok(plan) => CheckReply { plan: Some(plan), problems: Vec::new() },
         Err(error) => CheckReply { plan: None, problems: error.into_problems() },
     };
-    Answer::Checked { reply }
+    Answer::Checked { reply: Box::new(reply) }
 }

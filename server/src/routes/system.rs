@@ -74,14 +74,14 @@ async fn system(State(app): State<App>) -> Reply<axum::Json<System>> {
 
 async fn check(State(app): State<App>, Json(config): Json<RunConfig>) -> Reply<axum::Json<CheckReply>> {
     match app.ask.ask(&Question::Check { config }).await? {
-        Answer::Checked { reply } => Ok(axum::Json(reply)),
+        Answer::Checked { reply } => Ok(axum::Json(*reply)),
         other => Err(crate::ask::unexpected(&other)),
     }
 }
 
 async fn measure(State(app): State<App>, Json(config): Json<RunConfig>) -> Reply<axum::Json<CheckReply>> {
     match app.ask.ask_patiently(&Question::Measure { config }).await? {
-        Answer::Checked { reply } => Ok(axum::Json(reply)),
+        Answer::Checked { reply } => Ok(axum::Json(*reply)),
         other => Err(crate::ask::unexpected(&other)),
     }
 }
