@@ -20,6 +20,10 @@ pub enum Question {
     Check {
         config: RunConfig,
     },
+    /// The plan of a training run as two steps of it, made for this, say.
+    Measure {
+        config: RunConfig,
+    },
     /// Every entry of the dataset folder's `dataset_info.json`.
     Datasets,
     /// Some rows of a dataset.
@@ -100,7 +104,7 @@ pub enum Question {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Answer {
-    Checked { reply: CheckReply },
+    Checked { reply: Box<CheckReply> },
     Datasets { datasets: Vec<DatasetInfo> },
     Rows { preview: Preview },
     Columns { columns: Columns },

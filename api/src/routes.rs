@@ -9,6 +9,8 @@ pub const CATALOG: &str = "/api/catalog";
 pub const SYSTEM: &str = "/api/system";
 /// `POST` a [`RunConfig`](crate::RunConfig), answers [`CheckReply`](crate::question::CheckReply).
 pub const CHECK: &str = "/api/check";
+/// `POST` a [`RunConfig`](crate::RunConfig): makes two steps of it, answers [`CheckReply`](crate::question::CheckReply).
+pub const MEASURE: &str = "/api/measure";
 /// `POST` YAML or JSON text, answers a [`RunConfig`](crate::RunConfig).
 pub const CONFIG: &str = "/api/config";
 /// `GET` lists [`Job`](crate::Job)s, newest first, from `?before=CREATED_AT,ID` on; `POST` a [`NewJob`](crate::job::NewJob), answers the `Job`.

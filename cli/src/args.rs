@@ -42,6 +42,9 @@ pub enum Command {
         /// Go on with a run though its settings or rows changed; the same as accept_changes=true
         #[arg(long)]
         accept_changes: bool,
+        /// Make two steps, keep nothing, and say what the run would take: memory, time, disk
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Make a run again and say whether its files come out the same to the bit
     Rerun {

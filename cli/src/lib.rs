@@ -73,9 +73,12 @@ fn run(args: Args, environment: &Environment, say: &Say, begun: Instant) -> Outc
     }
     match command {
         Command::Webui(webui) => commands::webui::run(webui, environment, say),
-        Command::Train { mut words, accept_changes } => {
+        Command::Train { mut words, accept_changes, dry_run } => {
             words.extend(accept_changes.then(|| "accept_changes=true".to_string()));
-            commands::train::run(&words, environment, say)
+            match dry_run {
+                true => commands::train::dry_run(&words, environment, say),
+                false => commands::train::run(&words, environment, say),
+            }
         }
         Command::Rerun { run } => commands::compare::rerun(&run, environment, say),
         Command::Diff { runs } => commands::compare::diff([&runs[0], &runs[1]], environment, say),

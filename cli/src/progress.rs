@@ -130,7 +130,8 @@ fn listed(values: &BTreeMap<String, f64>) -> String {
     shown.collect::<Vec<_>>().join("  ")
 }
 
-fn planned(plan: &Plan, chinese: bool) -> String {
+/// A plan in a line.
+pub fn planned(plan: &Plan, chinese: bool) -> String {
     let Plan { model, samples, steps, trainable, device, compute, .. } = plan;
     let millions = *trainable as f64 / 1e6;
     let gigabytes = plan.memory.iter().map(|part| part.bytes).sum::<u64>() as f64 / 1e9;

@@ -65,14 +65,19 @@ impl Say {
 
     /// `error: field: message`, and each next step on a line of its own.
     pub fn problem(&self, problem: &Problem) -> String {
+        let error = if self.is_chinese() { "错误：" } else { "error: " };
+        format!("{error}{}", self.warning(problem))
+    }
+
+    /// The same of what stops nothing.
+    pub fn warning(&self, problem: &Problem) -> String {
         let message = problem.message_in(&self.language);
         let hint = problem.hint_in(&self.language);
-        let error = if self.is_chinese() { "错误：" } else { "error: " };
         let field = problem.field.as_ref().filter(|field| !message.contains(field.as_str()));
         let field = field.map(|field| format!("{field}: ")).unwrap_or_default();
         let hint = if hint.is_empty() { String::new() } else { format!("\n  {hint}") };
         let steps: String = problem.steps.iter().map(|step| format!("\n  - {}", self.text(step))).collect();
-        format!("{error}{field}{message}{hint}{steps}")
+        format!("{field}{message}{hint}{steps}")
     }
 
     pub fn is_chinese(&self) -> bool {

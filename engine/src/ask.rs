@@ -3,10 +3,15 @@
 use crate::{
     Error, Places, Result,
     data::{edit, export::Export, hub, inspect, preference, preview},
+    estimate::measure::measure,
     files::locate,
+    make,
     prepare::plan,
 };
-use api::question::{Answer, CheckReply, Question};
+use api::{
+    Plan,
+    question::{Answer, CheckReply, Question},
+};
 use std::io::Write;
 
 /// Answers one question on `out`: a line of JSON, and behind that of an export the file.
@@ -34,12 +39,8 @@ pub fn answer(question: Question, places: &Places) -> Answer {
 fn try_answer(question: Question, places: &Places) -> Result<Answer> {
     let dir = places.datasets();
     Ok(match question {
-        Question::Check { config } => Answer::Checked {
-            reply: match plan(&config, places) {
-                Ok(plan) => CheckReply { plan: Some(plan), problems: Vec::new() },
-                Err(error) => CheckReply { plan: None, problems: error.into_problems() },
-            },
-        },
+        Question::Check { config } => checked(plan(&config, places)),
+        Question::Measure { config } => checked(measure(&config, places, &make::no_endpoints)),
         Question::Datasets => Answer::Datasets { datasets: preview::list(&dir)? },
         Question::Rows { dataset, wanted } => Answer::Rows { preview: preview::rows(&dir, &dataset, &wanted)? },
         Question::Columns { dataset } => Answer::Columns { columns: preview::columns(&dir, &dataset)? },
@@ -75,4 +76,12 @@ fn try_answer(question: Question, places: &Places) -> Result<Answer> {
         }
         Question::Models => Answer::Models { models: locate::list(places) },
     })
+}
+
+fn checked(plan: Result<Plan>) -> Answer {
+    let reply = match plan {
+        Ok(plan) => CheckReply { plan: Some(plan), problems: Vec::new() },
+        Err(error) => CheckReply { plan: None, problems: error.into_problems() },
+    };
+    Answer::Checked { reply: Box::new(reply) }
 }

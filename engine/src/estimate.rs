@@ -1,6 +1,7 @@
 //! Memory and time of a run before it begins. The formulas count what the blocks keep; the speed is measured.
 
 pub mod fit;
+pub mod measure;
 
 use crate::{
     base,
@@ -18,6 +19,18 @@ use crate::{
 use api::{Text, plan::Part};
 use candle_core::{DType, Device, Tensor};
 use std::time::Instant;
+
+/// What a token costs that is only validated, as a share of one that is learned from.
+pub const FORWARD: f64 = 0.4;
+/// Bytes of the program with its tokenizer, and what the allocator comes to hold on to.
+const PROGRAM: u64 = 115_000_000;
+/// Bytes a second that are written to the disk, flushed, and read back for their hashes.
+const WRITTEN: f64 = 4e8;
+
+/// Seconds in which so many bytes are saved.
+pub fn saving(bytes: u64) -> f64 {
+    bytes as f64 / WRITTEN
+}
 
 /// What the estimate of a run depends on.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +154,7 @@ pub fn by_part(c: &ModelConfig, load: &Load) -> Vec<Part> {
         part("gradients and optimizer", "梯度与优化器", load.trainable * 8 + load.state),
         part("activations", "激活", activations),
         part("head", "输出层", head),
-        part("program and data", "程序与数据", 60_000_000 + load.samples * 20),
+        part("program and data", "程序与数据", PROGRAM + load.samples * 20),
     ];
     if let Some(more) = rollouts.checked_sub(activations + head).filter(|more| *more > 0) {
         parts.push(part("sampling", "采样", more));

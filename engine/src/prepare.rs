@@ -13,11 +13,12 @@ use crate::{
         self, Cache, ChatTemplate, EncodeOptions, Encoder, LoadOptions, Loader, Needs, Reading, Registry, Samples,
         SpecialTokens,
     },
-    estimate::{self, fit},
+    estimate::{self, fit, measure::Estimated},
     files::{ModelFiles, ModelTokenizer, adapter, disk, grow::grown_note, locate},
     kernels::{cpu::Compute, quantised::Quantisation},
     memory,
     model::{ModelConfig, encoder_decoder::EncoderDecoderConfig, families::family},
+    provenance::Machine,
     stages::{Sampled, Stage, online as rollout, reference, stage},
     train::{
         Order, Sampler,
@@ -63,6 +64,7 @@ pub struct Prepared {
     pub sampler: Sampler,
     /// What the run's files take.
     pub space: Space,
+    pub estimated: Estimated,
     pub plan: Plan,
 }
 
@@ -224,6 +226,13 @@ fn resolve(
     let epochs = steps as f64 / sampler.steps_per_epoch().max(1) as f64;
     let tokens: u64 = (0..samples.len()).map(|i| samples.length(i) as u64).sum();
     let trained: u64 = (0..samples.len()).map(|i| samples.targets(i) as u64).sum();
+    let validations = match eval.is_empty() {
+        true => 0,
+        false => {
+            steps.div_ceil(if output.eval_steps > 0 { output.eval_steps } else { sampler.steps_per_epoch().max(1) })
+        }
+    };
+    let validated = validations * (0..eval.len()).map(|i| eval.length(i) as u64).sum::<u64>();
     // No adapter beside the weights: what is trained and saved is the model itself.
     let full = trainable == opened.config.layout().parameters();
     let mut load = estimate::Load {
@@ -233,7 +242,7 @@ fn resolve(
         samples: (samples.len() + eval.len()) as u64,
         batch_tokens: largest_batch(&samples, &sampler, steps)
             + (tuning.tokens_ahead() * train.per_device_train_batch_size) as u64,
-        total_tokens: (tokens as f64 * epochs) as u64,
+        total_tokens: (tokens as f64 * epochs + validated as f64 * estimate::FORWARD) as u64,
         trained_share: trained as f64 / tokens.max(1) as f64,
         compute: compute.dtype(),
         recompute: train.gradient_checkpointing,
@@ -253,7 +262,17 @@ fn resolve(
     let too_large = if undecided { estimate::too_large(&opened.config, &load) } else { None };
     load.recompute |= too_large.is_some();
     let recompute = load.recompute;
-    let (seconds, basis) = estimate::seconds(&opened.config, &load);
+    let machine =
+        Machine { compute: compute::describe(&device, compute), threads: rayon::current_num_threads(), device };
+    let estimated = Estimated::new(load, others, &opened.files, &train, &machine, places);
+    let measured = estimated.measured();
+    let (seconds, basis) = match &measured {
+        Some(measured) => (measured.seconds(&load, steps), measured_basis()),
+        None => estimate::seconds(&opened.config, &load),
+    };
+    let mut memory: Vec<Part> =
+        estimate::by_part(&opened.config, &load).into_iter().chain(other_models(others)).collect();
+    measured.iter().for_each(|measured| measured.correct(&mut memory));
     let saved = if tuning.saves_model() { load.parameters * 2 } else { trainable * 4 };
     let held = if tuning.saves_model() { load.parameters } else { trainable };
     Best::check(&output, stage, !eval.is_empty())?;
@@ -270,10 +289,11 @@ fn resolve(
     let can_be_quantised = quantised.is_none()
         && !full
         && base::check(&bits, tuning.as_ref(), opened.config.layout(), &train.finetuning_type).is_ok();
+    let saving = estimate::saving(saved + saves * space.checkpoint);
     let needs = fit::Needs {
         model: &opened.config,
         load,
-        factor: 1.0,
+        factor: measured.map_or(1.0, |measured| measured.factor()),
         others,
         batch: train.per_device_train_batch_size,
         accumulation: if sampled.is_some() { 0 } else { train.gradient_accumulation_steps },
@@ -304,13 +324,14 @@ fn resolve(
         epochs,
         steps_per_epoch: sampler.steps_per_epoch(),
         steps,
-        memory: estimate::by_part(&opened.config, &load).into_iter().chain(other_models(others)).collect(),
+        memory,
         checkpoint: space.checkpoint,
         disk: space.total(),
-        compute: compute::describe(&device, compute),
-        device,
-        seconds: Some(seconds),
+        compute: machine.compute,
+        device: machine.device,
+        seconds: Some(seconds + saving),
         basis,
+        measured: measured.is_some(),
         warnings: loaded
             .notes
             .into_iter()
@@ -344,6 +365,7 @@ fn resolve(
         eval,
         sampler,
         space,
+        estimated,
         plan,
     })
 }
@@ -365,6 +387,10 @@ fn recomputing((needed, free): (u64, u64)) -> Problem {
         "耗时约增加三分之一。缩短样本、减小批大小，或设置 gradient_checkpointing: false 可避免。",
     )
     .field("gradient_checkpointing")
+}
+
+fn measured_basis() -> Text {
+    Text::new("measured with two steps of such a run on this computer", "依据在本机上实测的两步")
 }
 
 /// A warning where a run needs more memory than there is.

@@ -8,7 +8,7 @@ use crate::{
     store::Store,
     ui,
 };
-use api::{Catalog, Plan, Problem, RunConfig, catalog::Preset, question::CheckReply, routes};
+use api::{Catalog, Plan, Problem, RunConfig, catalog::Preset, plan::Fix, question::CheckReply, routes};
 use gloo_timers::future::TimeoutFuture;
 use leptos::{prelude::*, task::spawn_local};
 use serde_json::Value;
@@ -77,6 +77,8 @@ pub struct TrainForm {
     pub plan: RwSignal<Option<Plan>>,
     /// The plan belongs to older values; a newer one is on its way.
     pub checking: RwSignal<bool>,
+    /// Two steps of the run are being made, to measure it.
+    pub measuring: RwSignal<bool>,
     /// Groups that stand open.
     pub open: RwSignal<HashSet<String>>,
     /// What runs before it, if it is the last of a chain.
@@ -97,6 +99,7 @@ impl TrainForm {
             preset: RwSignal::new(None),
             plan: RwSignal::new(None),
             checking: RwSignal::new(false),
+            measuring: RwSignal::new(false),
             open: RwSignal::default(),
             chain: RwSignal::new(None),
             before: RwSignal::default(),
@@ -217,6 +220,28 @@ impl TrainForm {
         self.preset.set(None);
         self.values.preset.set(RunConfig::default());
         self.values.set.set(config);
+    }
+
+    /// Takes up settings with which the run fits.
+    pub fn take_up(self, fix: &Fix) {
+        self.values.set.update(|set| fix.changes.0.iter().for_each(|(key, value)| set.set(key, value.clone())));
+    }
+
+    /// Has two steps of the run made, for a plan that rests on them.
+    pub fn measure(self) {
+        let (config, turn) = (untrack(|| self.config()), self.turn.get_untracked());
+        self.measuring.set(true);
+        spawn_local(async move {
+            let reply = client::post::<_, CheckReply>(routes::MEASURE, &config).await;
+            self.measuring.set(false);
+            match reply {
+                // Meanwhile the form may have become another; what was measured is known to the next plan anyway.
+                Ok(CheckReply { plan: Some(plan), .. }) if self.turn.get_untracked() == turn => {
+                    self.plan.set(Some(plan))
+                }
+                Ok(CheckReply { problems, .. }) | Err(problems) => self.store.complain(&problems),
+            }
+        });
     }
 
     /// Back to the preset, or to the defaults.

@@ -171,11 +171,15 @@ fn ask() -> Result {
         Question::Check { config } if config.get("crash").is_some() => std::process::exit(3),
         Question::Check { config } if config.get("steps").is_some_and(|s| !s.is_u64()) => {
             let problem = Problem::new("type", "steps is not a number.", "steps 不是数字。").field("steps");
-            Answer::Checked { reply: CheckReply { plan: None, problems: vec![problem] } }
+            Answer::Checked { reply: Box::new(CheckReply { plan: None, problems: vec![problem] }) }
         }
         Question::Check { config } => {
             let plan = Plan { steps: number(&config, "steps", 10), ..Plan::default() };
-            Answer::Checked { reply: CheckReply { plan: Some(plan), problems: Vec::new() } }
+            Answer::Checked { reply: Box::new(CheckReply { plan: Some(plan), problems: Vec::new() }) }
+        }
+        Question::Measure { .. } => {
+            let plan = Plan { measured: true, ..Plan::default() };
+            Answer::Checked { reply: Box::new(CheckReply { plan: Some(plan), problems: Vec::new() }) }
         }
         Question::Datasets => {
             let names = fs::read_dir(datasets)?.flatten().filter_map(|e| e.file_name().into_string().ok());

@@ -263,6 +263,8 @@ async fn a_configuration_is_read_and_the_machine_described() {
     assert!(bad.text().await.unwrap().contains("line "));
     let plan = studio.post("/api/check", json!({"steps": 7})).await.1;
     assert_eq!(plan["plan"]["steps"], 7);
+    let measured = studio.post("/api/measure", json!({"steps": 7})).await.1;
+    assert_eq!((&measured["plan"]["measured"], &measured["problems"]), (&json!(true), &json!([])));
     let problems = studio.post("/api/check", json!({"steps": "x"})).await.1;
     assert_eq!(problems["problems"][0]["field"], "steps");
     let system = studio.get("/api/system").await;

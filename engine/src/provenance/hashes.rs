@@ -75,6 +75,7 @@ pub fn order(sampler: &Sampler) -> String {
         Order::Random => 0,
         Order::Grouped(_) => 1,
         Order::AsGiven => 2,
+        Order::Listed(_) => 3,
     };
     let mut hash = Sha256::new();
     [*samples as u64, *batch as u64, *accumulation as u64, *seed, kind]

@@ -23,6 +23,8 @@ pub enum Order {
     Grouped(Arc<[u32]>),
     /// As the files have them (`disable_shuffling`).
     AsGiven,
+    /// These samples.
+    Listed(Arc<[u32]>),
 }
 
 impl Sampler {
@@ -60,6 +62,9 @@ impl Sampler {
     }
 
     fn order(&self, epoch: u64) -> Vec<u32> {
+        if let Order::Listed(order) = &self.order {
+            return order.to_vec();
+        }
         let mut order: Vec<u32> = (0..self.samples as u32).collect();
         if matches!(self.order, Order::AsGiven) {
             return order;

@@ -164,6 +164,11 @@ words! {
     ready: "Ready", "就绪";
     checking: "Checking…", "正在检查…";
     not_yet: "Not yet", "还不行";
+    measure: "Measure with two steps", "用两步实测";
+    measuring: "Measuring with two steps…", "正在用两步实测……";
+    fit_title: "As it is, the run doesn't fit.", "按当前设置无法运行。";
+    fit_text: "With {settings} it needs {memory} of memory and {disk} on the disk.", "设置 {settings} 后，需要 {memory} 内存和 {disk} 磁盘空间。";
+    fit_apply: "Make it fit", "一键调整";
     plan_empty: "Choose a model and at least one dataset, and the plan appears here.", "选择模型和至少一个数据集后，计划会显示在这里。";
     time: "Time", "时间";
     time_unknown: "known after a few steps", "几步之后可知";

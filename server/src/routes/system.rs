@@ -10,7 +10,7 @@ use crate::{
 use api::{
     Problem, RunConfig,
     question::{Answer, CheckReply, Question},
-    routes::{CATALOG, CHECK, CONFIG, HEALTH, SYSTEM, System},
+    routes::{CATALOG, CHECK, CONFIG, HEALTH, MEASURE, SYSTEM, System},
 };
 use axum::{
     extract::{Request, State},
@@ -38,6 +38,9 @@ pub fn routes() -> Vec<Route> {
             .gives(StatusCode::OK, Content::json::<api::Catalog>()),
         Route::new(Method::GET, SYSTEM, "This computer", get(system)).gives(StatusCode::OK, Content::json::<System>()),
         Route::new(Method::POST, CHECK, "The plan of a training run, or every problem", post(check))
+            .takes(Content::json::<RunConfig>())
+            .gives(StatusCode::OK, Content::json::<CheckReply>()),
+        Route::new(Method::POST, MEASURE, "The plan of a training run, by two steps of it", post(measure))
             .takes(Content::json::<RunConfig>())
             .gives(StatusCode::OK, Content::json::<CheckReply>()),
         Route::new(Method::POST, CONFIG, "Read a configuration from YAML or JSON", post(config))
@@ -72,7 +75,14 @@ async fn system(State(app): State<App>) -> Reply<axum::Json<System>> {
 
 async fn check(State(app): State<App>, Json(config): Json<RunConfig>) -> Reply<axum::Json<CheckReply>> {
     match app.ask.ask(&Question::Check { config }).await? {
-        Answer::Checked { reply } => Ok(axum::Json(reply)),
+        Answer::Checked { reply } => Ok(axum::Json(*reply)),
+        other => Err(crate::ask::unexpected(&other)),
+    }
+}
+
+async fn measure(State(app): State<App>, Json(config): Json<RunConfig>) -> Reply<axum::Json<CheckReply>> {
+    match app.ask.ask_patiently(&Question::Measure { config }).await? {
+        Answer::Checked { reply } => Ok(axum::Json(*reply)),
         other => Err(crate::ask::unexpected(&other)),
     }
 }

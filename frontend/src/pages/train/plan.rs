@@ -8,7 +8,7 @@ use crate::{
     store::store,
     ui,
 };
-use api::{Plan, Problem};
+use api::{Plan, Problem, plan::Fix};
 use leptos::prelude::*;
 
 /// Series colours of the parts of the memory.
@@ -51,14 +51,25 @@ pub fn PlanCard(start: Callback<()>, starting: RwSignal<bool>) -> impl IntoView 
     };
     let basis = move || {
         let basis = form.plan.with(|p| p.as_ref().map(|p| ui::language().of(&p.basis))).filter(|b| !b.is_empty());
-        basis.map(|basis| view! { <p class="xs muted aside">{basis}</p> })
+        let measured = form.plan.with(|p| p.as_ref().is_none_or(|p| p.measured));
+        let measure = (!measured && form.chain.with(Option::is_none)).then(|| {
+            view! {
+                <button type="button" class="link" data-testid="plan-measure" disabled=form.measuring
+                    on:click=move |_| form.measure()>
+                    {move || if form.measuring.get() { w.measuring } else { w.measure }}
+                </button>
+            }
+        });
+        basis.map(|basis| view! { <p class="xs muted aside" data-testid="plan-basis">{basis}" "{measure}</p> })
     };
+    let fit = move || form.plan.with(|p| p.as_ref().and_then(|p| p.fit.clone())).map(fit);
     let blocked = move || problems.with(|p| !p.is_empty()).then(|| view! { <p class="xs muted">{w.start_blocked}</p> });
     view! {
         <section class="card plan" data-testid="plan" aria-live="polite" class:stale=form.checking>
             <div class="card-h flat"><h2>{w.plan}</h2>{state}</div>
             {body}
             {notes}
+            {fit}
             {warnings}
             {ignored}
             <div class="stack tight wide-only">
@@ -136,6 +147,26 @@ fn note(problem: Problem, warn: bool) -> impl IntoView {
     match show {
         Some(show) => view! { <ProblemNote problem warn>{show}</ProblemNote> }.into_any(),
         None => view! { <ProblemNote problem warn /> }.into_any(),
+    }
+}
+
+/// What makes a run fit that doesn't, for one click.
+fn fit(fix: Fix) -> impl IntoView {
+    let w = ui::words();
+    let form = train_form();
+    let (settings, memory, disk) = (fix.settings(), format::bytes(fix.memory), format::bytes(fix.disk));
+    let text = fill(w.fit_text, &[("settings", &settings), ("memory", &memory), ("disk", &disk)]);
+    view! {
+        <div class="note warn" data-testid="plan-short">
+            {icon("warn", 18)}
+            <b>{w.fit_title}</b>
+            <span>{text}</span>
+            <span class="acts">
+                <button type="button" class="btn" data-testid="plan-fit" on:click=move |_| form.take_up(&fix)>
+                    {w.fit_apply}
+                </button>
+            </span>
+        </div>
     }
 }
 
