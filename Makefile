@@ -70,19 +70,27 @@ test-smollm2:
 	LATHE_ORACLES=$(ORACLES) $(CARGO) test --locked -p cli --test identity_smollm2 -- --ignored --nocapture
 
 # A minute of cargo-fuzz for each target (FUZZ_SECONDS), with nightly Rust; where that can't be had, of plain changes to the
-# committed corpus. What is found lies in fuzz/artifacts: mend it, and put the file into fuzz/corpus/TARGET as found-….
+# committed corpus, as always for what reads requests. What is found lies in fuzz/artifacts: mend it, and put the file into
+# fuzz/corpus/TARGET as found-…. Each target gets a line in fuzz/LEDGER.md. Longer: make fuzz FUZZ_SECONDS=3600
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS = $(notdir $(wildcard fuzz/corpus/*))
+FUZZ_REQUESTS = door names config upload
+FUZZ_TARGETS = $(filter-out $(FUZZ_REQUESTS),$(notdir $(wildcard fuzz/corpus/*)))
 
 fuzz:
 	@if { cargo +nightly fuzz --version >/dev/null 2>&1 \
 	  || { rustup toolchain install nightly --profile minimal && $(CARGO) install --locked cargo-fuzz; }; } \
 	  && (cd fuzz; cargo +nightly fuzz build --fuzz-dir .); then cd fuzz; \
-	  for target in $(FUZZ_TARGETS); do mkdir -p found/$$target; \
+	  for target in $(FUZZ_TARGETS); do mkdir -p found/$$target artifacts/$$target; \
+	    before=$$(ls artifacts/$$target | wc -l); ended=0; \
 	    cargo +nightly fuzz run --fuzz-dir . $$target found/$$target corpus/$$target -- \
-	      -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1; done; \
+	      -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 2>&1 \
+	      | tee found/$$target.log || ended=$$?; \
+	    runs=$$(sed -n 's/^stat::number_of_executed_units: *//p' found/$$target.log); \
+	    echo "| $$target | cargo-fuzz | $$(date -u +%F) | $${runs:-0} | $(FUZZ_SECONDS) | $$(( $$(ls artifacts/$$target | wc -l) - before )) |" \
+	      >> LEDGER.md; [ "$$ended" = 0 ] || exit "$$ended"; done; cd ..; \
 	else echo "cargo-fuzz can't be had: changing the corpus without it." >&2; \
 	  LATHE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked -p engine --test corpus -- --ignored --nocapture; fi
+	LATHE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked -p server --lib corpus -- --ignored --nocapture
 
 lint:
 	$(CARGO) fmt --all --check

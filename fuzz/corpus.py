@@ -160,6 +160,40 @@ def conversations():
     put("template", "deep", "{{ " + "[" * 200 + "]" * 200 + " }}")
 
 
+def requests():
+    put("door", "own", "GET /api/jobs\nhost: localhost:7860\norigin: http://localhost:7860\nsec-fetch-site: same-origin")
+    put("door", "link", "GET /runs/x\nhost: studio.example\nsec-fetch-site: cross-site\nsec-fetch-mode: navigate\nsec-fetch-dest: document")
+    put("door", "form", "POST /api/jobs\nhost: 127.0.0.1:7860\norigin: null\nsec-fetch-site: cross-site\ncookie: lathe_7860=x")
+    put("door", "rebound", "DELETE /api/jobs/x\nhost: evil.com:7860\norigin: http://evil.com:7860")
+    put("door", "two", "GET http://localhost:7860/v1/models\nhost: localhost:7860\nhost: [::1]:7860\nauthorization: Bearer x")
+    put("door", "ports", "PUT /\nhost: studio.example:007860\norigin: https://studio.example:007860")
+    put("names", "plain", "run\nworker.log")
+    put("names", "linked", "run\nlinked")
+    put("names", "relative", "run\nrelative")
+    put("names", "up", "../runs/run\n../../outside")
+    put("names", "encoded", "run%2f..%2f..\nC:\\x.json")
+    put("config", "usual", "### model\nmodel_name_or_path: starter\ndataset: a,b\nlearning_rate: 1.0e-4\nbf16: true\nlora_rank: 8\nsystem: null\nlist: [1, 'a', {b: ~}]\n")
+    put("config", "json", '{"model_name_or_path": "starter", "learning_rate": 0.0001, "text": "a\\u00e9\\n", "big": 18446744073709551615}')
+    put("config", "aliases", "a: &a {x: 1}\nb: *a\nc: [*a, *a]\n")
+    put("config", "texts", "a: |\n  one\n  two\nb: >-\n  three\n  four\nc: 'it''s'\nd: \"\\x41\\t\"\ne: 0x1F\nf: .inf\ng: 1_000\nh: yes\ni: 2001-01-01\n")
+    put("config", "twice", "a: 1\na: 2\n")
+    put("config", "deep", "[" * 100 + "]" * 100)
+    put("upload", "rows", '[{"instruction": "a"}]')
+    put("upload", "line-breaks", "a\r\n--c\r\n\r\nb\n--")
+    put("upload", "form", '\0--b\r\nContent-Disposition: form-data; name="name"\r\n\r\nx\r\n--b\r\nContent-Disposition: form-data; name="file"; filename="a.json"\r\n\r\n[]\r\n--b--\r\n')
+    put("upload", "hostile", '\0--b\r\nContent-Disposition: form-data; name="file"; filename="../../a.json"\r\nContent-Type: x\r\n\r\n[]\r\n--b\r\n\r\n')
+    put("upload", "cut", '\0--b\r\nContent-Disposition: form-data; name="file"; filename="a.json"\r\n\r\n[')
+
+
+def renderings():
+    talk = [{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}, {"role": "assistant", "content": "<think>t</think>a"}]
+    put("render", "talk", json.dumps(talk))
+    put("render", "parts", json.dumps([{"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "image"}]}]))
+    put("render", "tools", json.dumps([{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": [1, "é"]}}}]}, {"role": "tool", "content": "1"}]))
+    put("render", "odd", json.dumps([{"role": 3}, "x", None, {"content": {"a": []}}, {"role": "user", "content": "<|im_end|>" * 9}]))
+    put("render", "empty", "[]")
+
+
 def models():
     tokenizer = {
         "version": "1.0", "added_tokens": [{"id": 2, "content": "</s>", "special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}],
@@ -202,4 +236,6 @@ rows_of_text()
 tables()
 registries()
 conversations()
+renderings()
+requests()
 models()

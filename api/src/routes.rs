@@ -90,6 +90,23 @@ pub fn fill(route: &str, name: &str) -> String {
     route.replace("{id}", &encoded).replace("{name}", &encoded)
 }
 
+/// `POST` the token as a form begins a session, where there is a token; any answer leads to the studio or asks again.
+pub const LOGIN: &str = "/login";
+/// `POST` ends the session.
+pub const LOGOUT: &str = "/logout";
+
+/// How far the kernel keeps a worker to the files it needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Confinement {
+    /// Files, network, programs.
+    Whole,
+    /// What an older kernel knows of it.
+    Partly,
+    #[default]
+    None,
+}
+
 /// Answer of `GET /api/system`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub struct System {
@@ -102,4 +119,8 @@ pub struct System {
     pub disk_free: u64,
     /// For example `AVX-512`.
     pub processor: String,
+    /// How far the system keeps workers to their files.
+    pub confinement: Confinement,
+    /// Whether a token is asked for: then there is a session that can be ended.
+    pub has_token: bool,
 }

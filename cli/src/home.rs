@@ -1,9 +1,10 @@
 //! The data folder at the first start: the starter model and the demo datasets are unpacked out of the binary.
 
 use crate::outcome::{Failure, Outcome};
+use api::Problem;
 use rust_embed::{Embed, EmbeddedFile};
 use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 /// Not in the CUDA worker, which travels alone: `lathe` unpacks it.
@@ -32,6 +33,32 @@ pub fn set_up(home: &Path) -> Outcome {
         unpack(&home.join("datasets"), Datasets::iter(), Datasets::get)?;
     }
     Ok(())
+}
+
+/// The token that the studio asks for, where the data folder has a file `token`.
+///
+/// # Errors
+/// If others than its owner may read the file: then it keeps nobody out.
+pub fn token(home: &Path) -> Outcome<Option<String>> {
+    let path = home.join("token");
+    let mode = match fs::metadata(&path) {
+        Ok(meta) => meta.permissions().mode() & 0o777,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Failure::io(&path, error)),
+    };
+    if mode & 0o077 != 0 {
+        let shown = path.display();
+        return Err(Failure::wrong(
+            Problem::new(
+                "token_readable",
+                format!("Others may read {shown} (mode {mode:o})."),
+                format!("其他用户可以读取 {shown}（权限 {mode:o}）。"),
+            )
+            .hint(format!("Run: chmod 600 {shown}"), format!("请运行：chmod 600 {shown}")),
+        ));
+    }
+    let text = fs::read_to_string(&path).map_err(|e| Failure::io(&path, e))?;
+    Ok(Some(text.trim().to_owned()))
 }
 
 fn unpack(

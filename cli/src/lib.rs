@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod config;
+pub mod confine;
 mod environment;
 mod events;
 mod gpu;

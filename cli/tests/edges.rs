@@ -9,6 +9,8 @@ use std::process::Command;
 struct Graph {
     edges: BTreeMap<String, BTreeSet<String>>,
     members: BTreeSet<String>,
+    /// Where each package that isn't ours comes from.
+    sources: BTreeMap<String, String>,
 }
 
 impl Graph {
@@ -41,7 +43,10 @@ impl Graph {
             }
         }
         let members = metadata["workspace_members"].as_array().unwrap().iter().map(name).collect();
-        Self { edges, members }
+        let foreign = metadata["packages"].as_array().unwrap().iter().filter(|package| !package["source"].is_null());
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let sources = foreign.map(|package| (text(&package["name"]), text(&package["source"]))).collect();
+        Self { edges, members, sources }
     }
 
     /// The way from one crate to another, if there is one.
@@ -108,6 +113,31 @@ fn crates_link_what_the_design_allows() {
     assert_eq!(graph.members_of("server"), ["api"]);
     assert_eq!(graph.members_of("frontend"), ["api"]);
     assert_eq!(graph.members_of("cli"), ["api", "engine", "server"]);
+}
+
+/// The bans of `deny.toml` hold on every run, also where cargo-deny isn't installed.
+#[test]
+fn what_is_banned_is_not_linked() {
+    let graph = Graph::read();
+    let rules = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deny.toml")).unwrap();
+    let rules: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("{ name = ")).collect();
+    assert!(rules.len() > 5);
+    for rule in rules {
+        let mut quoted = rule.split('"').skip(1).step_by(2);
+        let name = quoted.next().unwrap();
+        // Those that may bring it in all the same.
+        let wrappers: Vec<&str> = if rule.contains("wrappers = [") {
+            rule.split_once('[').unwrap().1.split_once(']').unwrap().0.split('"').skip(1).step_by(2).collect()
+        } else {
+            Vec::new()
+        };
+        let users = graph.edges.iter().filter(|(_, used)| used.contains(name)).map(|(user, _)| user.as_str());
+        let users: Vec<&str> = users.filter(|user| !wrappers.contains(user)).collect();
+        assert!(users.is_empty(), "{name} is linked by {users:?}");
+        assert!(!wrappers.is_empty() || !graph.sources.contains_key(name), "{name} is in Cargo.lock");
+    }
+    let elsewhere: Vec<_> = graph.sources.iter().filter(|(_, source)| !source.starts_with("registry+")).collect();
+    assert!(elsewhere.is_empty(), "{elsewhere:?}");
 }
 
 /// Only `cli` reads argv and environment; only the server and cli open sockets.

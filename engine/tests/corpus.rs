@@ -1,128 +1,24 @@
-//! The committed corpus of the fuzz targets (`fuzz/corpus/TARGET`), replayed: small files made by hand, and every file that
-//! once broke something; then each with some of its bytes changed.
+//! The targets of `fuzz/` that read files, over their committed corpus.
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    fs,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
-
+#[path = "../../fuzz/src/plain.rs"]
+mod plain;
 #[path = "../../fuzz/src/targets.rs"]
 mod targets;
 
-fn corpus(target: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
-    files.sort();
-    assert!(!files.is_empty(), "{target} has no corpus");
-    files
-}
-
 #[test]
 fn what_was_ever_found_holds() {
-    for (name, target) in targets::TARGETS {
-        for file in corpus(name) {
-            // Shown where the target panics.
-            println!("{}", file.display());
-            target(&fs::read(&file).unwrap());
-        }
-    }
+    plain::replay(targets::TARGETS);
 }
 
 #[test]
 fn changed_bytes_break_nothing() {
-    for (name, target) in targets::TARGETS {
-        mutate(name, *target, 1, |tried, _| tried < 60);
-    }
+    plain::change_a_little(targets::TARGETS);
 }
 
-/// A fuzzer without knowledge of the code, for machines without nightly Rust:
-/// `LATHE_FUZZ_SECONDS=60 cargo test -p engine --test corpus -- --ignored --nocapture`, for one target with
-/// `LATHE_FUZZ_TARGET`.
+/// `LATHE_FUZZ_SECONDS=60 cargo test -p engine --test corpus -- --ignored --nocapture`
 #[test]
 #[ignore = "takes a minute for each target"]
 fn changed_bytes_for_long() {
-    let seconds = std::env::var("LATHE_FUZZ_SECONDS").map_or(60, |seconds| seconds.parse().unwrap());
-    let only = std::env::var("LATHE_FUZZ_TARGET").unwrap_or_default();
-    let seed = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-    for (name, target) in targets::TARGETS.iter().filter(|(name, _)| only.is_empty() || *name == only) {
-        let tried = mutate(name, *target, seed | 1, |_, time| time < Duration::from_secs(seconds));
-        println!("{name}: {tried} files in {seconds} s");
-    }
-}
-
-/// Runs the target on changed files of its corpus, as long as `go_on` says by their number and the time. A file that
-/// breaks it is kept in the folder for temporary files, and its name told. Gives the number of files.
-fn mutate(name: &str, target: targets::Target, seed: u64, go_on: impl Fn(usize, Duration) -> bool) -> usize {
-    let files: Vec<Vec<u8>> = corpus(name).iter().map(|file| fs::read(file).unwrap()).collect();
-    let (mut random, mut tried, begun) = (Random(seed), 0, Instant::now());
-    while go_on(tried, begun.elapsed()) {
-        let mut bytes = files[random.below(files.len())].clone();
-        for _ in 0..=random.below(6) {
-            change(&mut bytes, &files, &mut random);
-        }
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| target(&bytes))) {
-            let path = std::env::temp_dir().join(format!("lathe-{name}-{tried}"));
-            fs::write(&path, &bytes).unwrap();
-            let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            panic!("{name} breaks on {}: {said:?}", path.display());
-        }
-        tried += 1;
-    }
-    tried
-}
-
-/// One change: bytes replaced, taken out, doubled, put in from another file, or a number made extreme.
-fn change(bytes: &mut Vec<u8>, files: &[Vec<u8>], random: &mut Random) {
-    const WORDS: [&[u8]; 12] = [
-        b"\"",
-        b"\\u",
-        b"[",
-        b"}",
-        b"\n",
-        b"\0",
-        b"\xFF\xFE",
-        b"\xF0\x9D",
-        b"{{",
-        b"%}",
-        b"1e999",
-        b"\xFF\xFF\xFF\x7F",
-    ];
-    let at = random.below(bytes.len() + 1);
-    let end = (at + random.below(16)).min(bytes.len());
-    match random.below(7) {
-        0 if at < bytes.len() => bytes[at] = random.next() as u8,
-        1 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
-        2 => drop(bytes.drain(at..end)),
-        3 => {
-            let part = bytes[at..end].to_vec();
-            bytes.splice(at..at, part);
-        }
-        4 => drop(bytes.splice(at..at, WORDS[random.below(WORDS.len())].iter().copied())),
-        5 => {
-            let other = &files[random.below(files.len())];
-            let from = random.below(other.len() + 1);
-            let part = other[from..(from + random.below(64)).min(other.len())].to_vec();
-            bytes.splice(at..at, part);
-        }
-        _ => bytes.truncate(at),
-    }
-}
-
-/// xorshift64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
+    plain::change_for_long(targets::TARGETS);
 }

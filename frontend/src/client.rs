@@ -76,6 +76,13 @@ fn both(
         .hint(hint(&ENGLISH), hint(&CHINESE))
 }
 
+/// Ends the session; the page that asks for the token follows.
+pub async fn sign_out() {
+    // Its answer leads to the studio, which is closed now: nothing of it is of interest.
+    let _ = Request::post(api::routes::LOGOUT).send().await;
+    let _ = leptos::prelude::window().location().reload();
+}
+
 async fn send(request: RequestBuilder) -> Result<Response> {
     checked(request.send().await.map_err(|_| vec![no_answer()])?).await
 }
@@ -90,6 +97,10 @@ async fn checked(response: Response) -> Result<Response> {
         return Ok(response);
     }
     let status = response.status();
+    if status == 401 {
+        // The session has ended: the page that asks for the token comes in the place of this one.
+        let _ = leptos::prelude::window().location().reload();
+    }
     Err(problems(status, &response.text().await.unwrap_or_default()))
 }
 

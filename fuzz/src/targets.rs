@@ -35,6 +35,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("dataset_info", dataset_info),
     ("rows", rows),
     ("template", template),
+    ("render", render),
     ("tokenizer", tokenizer),
     ("gguf", gguf),
     ("safetensors", safetensors),
@@ -150,6 +151,23 @@ pub fn template(bytes: &[u8]) {
     }
     let messages = talk();
     encode_with(template, &Example { messages, ..Example::default() });
+}
+
+/// A conversation as transformers takes it, rendered by every named template: bounded, or a problem.
+pub fn render(bytes: &[u8]) {
+    static TEMPLATES: LazyLock<Vec<ChatTemplate>> = LazyLock::new(|| {
+        let sources = template::NAMES.iter().map(|name| template::named(name).expect("a named template"));
+        sources.map(|source| ChatTemplate::new(source, Some("<s>"), Some("</s>")).expect("it compiles")).collect()
+    });
+    let Ok(messages) = serde_json::from_slice::<Vec<Value>>(bytes) else { return };
+    for template in TEMPLATES.iter() {
+        for prompt in [false, true] {
+            match template.render_values(&messages, None, prompt, &Map::new()) {
+                Ok(text) => assert!(text.len() <= template::MAX_OUTPUT),
+                Err(error) => check(error.into_problem()),
+            }
+        }
+    }
 }
 
 /// A `tokenizer.json` and, behind a zero byte, a `tokenizer_config.json`.

@@ -1,6 +1,7 @@
 //! The data folder: `lathe.db`, `lock`, `datasets/`, `models/`, `runs/ID/`, `exports/`, `uploads/`.
 
 use crate::error::Error;
+use cap_std::{ambient_authority, fs::Dir};
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
@@ -72,6 +73,41 @@ impl Home {
         self.0.join("runs")
     }
 
+    /// The handles beneath which files are opened whose names came from outside: no `..` and no link leads out of them, also
+    /// none that is put there in between (openat2 on Linux).
+    pub fn datasets_dir(&self) -> io::Result<Dir> {
+        Dir::open_ambient_dir(self.datasets(), ambient_authority())
+    }
+
+    pub fn uploads_dir(&self) -> io::Result<Dir> {
+        Dir::open_ambient_dir(self.uploads(), ambient_authority())
+    }
+
+    fn runs_dir(&self) -> io::Result<Dir> {
+        Dir::open_ambient_dir(self.runs(), ambient_authority())
+    }
+
+    /// A file in the folder of a run, to be read; nothing if it isn't there. A run in a folder of the person's own is a link
+    /// that `lathe train` made, which is followed as it says; what stands in the folder leads nowhere else.
+    pub fn run_file(&self, id: &str, name: &str) -> io::Result<Option<File>> {
+        if !is_name(id) || !is_name(name) {
+            return Ok(None);
+        }
+        let open = || -> io::Result<File> {
+            let runs = self.runs_dir()?;
+            let run = match runs.symlink_metadata(id)?.is_symlink() {
+                true => Dir::open_ambient_dir(runs.read_link_contents(id)?, ambient_authority())?,
+                false => runs.open_dir(id)?,
+            };
+            Ok(run.open(name)?.into_std())
+        };
+        match open() {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The folder of a run; nothing for a name that isn't one.
     pub fn run(&self, id: &str) -> Option<PathBuf> {
         is_name(id).then(|| self.runs().join(id))
@@ -106,22 +142,30 @@ impl Home {
         }
     }
 
-    /// Takes the folder of a run out of sight at once; gives the place in the trash from where it is then deleted. Of one
-    /// that stands elsewhere, only the link to it goes.
-    pub fn trash_run(&self, id: &str) -> io::Result<Option<PathBuf>> {
-        let Some(path) = self.run(id) else { return Ok(None) };
-        match fs::symlink_metadata(&path) {
+    /// Takes the folder of a run out of sight at once; gives the name in the trash under which it is then deleted
+    /// ([`empty`](Self::empty)). Of one that stands elsewhere, only the link to it goes.
+    pub fn trash_run(&self, id: &str) -> io::Result<Option<String>> {
+        if !is_name(id) {
+            return Ok(None);
+        }
+        let runs = self.runs_dir()?;
+        match runs.symlink_metadata(id) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
             Ok(meta) if meta.is_dir() => {
-                let name = |number: u32| self.runs().join(format!("{TRASH}{id}-{number}"));
-                let trash = (1..).map(name).find(|trash| fs::symlink_metadata(trash).is_err());
+                let name = |number: u32| format!("{TRASH}{id}-{number}");
+                let trash = (1..).map(name).find(|trash| runs.symlink_metadata(trash).is_err());
                 let trash = trash.ok_or(io::ErrorKind::AlreadyExists)?;
-                fs::rename(&path, &trash)?;
+                runs.rename(id, &runs, &trash)?;
                 Ok(Some(trash))
             }
-            Ok(_) => fs::remove_file(&path).map(|()| None),
+            Ok(_) => runs.remove_file(id).map(|()| None),
         }
+    }
+
+    /// Deletes what is in the trash under a name, file by file.
+    pub fn empty(&self, trash: &str) -> io::Result<()> {
+        self.runs_dir()?.remove_dir_all(trash)
     }
 }
 
@@ -151,10 +195,10 @@ pub fn is_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
-/// Writes a file so that it is either whole or as before.
+/// Writes a file, its owner's alone, so that it is either whole or as before.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let part = path.with_extension("part");
-    let mut file = File::create(&part)?;
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&part)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&part, path)
@@ -185,8 +229,7 @@ mod tests {
         std::os::unix::fs::symlink(elsewhere.path(), home.runs().join("own/inner")).unwrap();
         for id in ["linked", "own", "never", "..", "../datasets"] {
             let trash = home.trash_run(id).unwrap();
-            assert!(trash.as_ref().is_none_or(|trash| trash.parent() == Some(&home.runs())), "{trash:?}");
-            trash.map(fs::remove_dir_all).transpose().unwrap();
+            trash.map(|trash| home.empty(&trash)).transpose().unwrap();
         }
         assert!(elsewhere.path().join("model.safetensors").exists());
         assert_eq!(fs::read_dir(home.runs()).unwrap().count(), 0);

@@ -3,6 +3,8 @@
 
 mod ask;
 mod chat;
+#[cfg(test)]
+mod corpus;
 mod error;
 mod extract;
 mod gate;
@@ -11,6 +13,7 @@ pub mod hub;
 mod listen;
 mod observe;
 mod openapi;
+mod random;
 mod router;
 mod routes;
 mod security;
@@ -64,6 +67,8 @@ pub struct Options {
     pub catalog: api::Catalog,
     /// Instructions that the workers compute with, for people: `AVX-512`.
     pub processor: String,
+    /// How far the workers are confined.
+    pub confinement: api::routes::Confinement,
     pub hub: HubSettings,
     /// Largest upload in bytes.
     pub upload_limit: u64,
@@ -87,6 +92,7 @@ impl Options {
             program,
             catalog,
             processor: std::env::consts::ARCH.into(),
+            confinement: Default::default(),
             hub,
             upload_limit: 8 << 30,
             stop_limit: Duration::from_secs(60),
@@ -110,16 +116,17 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// Training goes on after it returns; chat ends with it.
 pub async fn serve(options: Options, on_ready: impl FnOnce(SocketAddr)) -> Result<(), Error> {
     let wanted = SocketAddr::new(options.host, options.port);
-    Rules::new(wanted, &options.names, options.token.as_deref())?;
+    Rules::new(wanted, &options.names, options.token.as_deref(), None)?;
     options.webhook.as_ref().map(|webhook| webhook::parse(&webhook.url)).transpose()?;
     let home = Home::open(&options.home)?;
     let mut lock = home.lock()?;
+    listen::room_for_files();
     let listener = listen::bind(wanted).await?;
     let address = listener.local_addr().map_err(|source| Error::Listen { address: wanted, source })?;
     if let Err(error) = lock.describe(&format!("Lathe with pid {} at http://{address}", std::process::id())) {
         tracing::warn!("lock: {error}");
     }
-    let rules = Rules::new(address, &options.names, options.token.as_deref())?;
+    let rules = Rules::new(address, &options.names, options.token.as_deref(), Some(&home))?;
     let (gate, counters, ending) = (Gate::default(), Arc::<Counters>::default(), CancellationToken::new());
     let guard = Guard::new(gate.clone(), rules);
     // From here on requests are answered, if only with the word that the studio loads.
@@ -180,6 +187,8 @@ impl Studio {
             ask,
             chats: chats.clone(),
             processor: options.processor,
+            confinement: options.confinement,
+            has_token: options.token.is_some(),
             catalog: serde_json::to_vec(&options.catalog).unwrap_or_default().into(),
             version: if version.is_empty() { env!("CARGO_PKG_VERSION").into() } else { version },
             upload_limit: options.upload_limit,

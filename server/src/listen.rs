@@ -1,24 +1,66 @@
 //! The socket: bounded connections, headers and waits.
 
-use crate::{error::Error, gate::Gate, observe::Counters, security::Guard};
-use axum::{body::Body, extract::Request};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use crate::{
+    error::Error,
+    gate::Gate,
+    observe::Counters,
+    security::{Guard, Peer},
+};
+use axum::{
+    body::{Body, Bytes, HttpBody},
+    extract::Request,
+};
+use hyper::{
+    body::{Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpSocket},
     signal::unix::{SignalKind, signal},
     sync::Semaphore,
     task::JoinSet,
+    time::{Instant, Sleep, sleep},
 };
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
-/// Connections at once; most systems give a process 1024 files.
-const CONNECTIONS: usize = 800;
+/// Connections at once. A process gets files for them and for all else when the server starts ([`room_for_files`]).
+const CONNECTIONS: usize = 1024;
+/// Files that all else may need: the database, run folders, pipes of workers, uploads.
+const OTHER_FILES: u64 = 1024;
 /// A request's headers have to come within this.
 const HEADERS: Duration = Duration::from_secs(10);
+/// The next piece of a request's body has to come within this.
+const BODY_IDLE: Duration = Duration::from_secs(30);
+/// Whoever takes nothing of an answer for so long is cut off; a page goes on from its last event.
+const WRITE_IDLE: Duration = Duration::from_secs(60);
 /// Answers under way have so long to end when the server does.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Asks the system for as many open files as the connections and all else may need; says so where it doesn't give them.
+pub fn room_for_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let wanted = CONNECTIONS as u64 + OTHER_FILES;
+    let given = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let raised = wanted.min(hard).max(soft);
+        setrlimit(Resource::RLIMIT_NOFILE, raised, hard).map(|()| raised)
+    });
+    match given {
+        Ok(given) if given >= wanted => {}
+        Ok(given) => tracing::warn!("{given} files may be open at once, {wanted} may be needed (ulimit -n)"),
+        Err(error) => tracing::warn!("the limit of open files can't be raised: {error}"),
+    }
+}
 
 /// Listens on the address asked for and no other.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
@@ -38,6 +80,7 @@ pub async fn accept(listener: TcpListener, guard: Guard<Gate>, counters: Arc<Cou
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_header_size(64 << 10);
+    let asks_who = guard.rules().asks_who();
     let mut connections = JoinSet::new();
     let end = ended();
     tokio::pin!(end);
@@ -51,8 +94,8 @@ pub async fn accept(listener: TcpListener, guard: Guard<Gate>, counters: Arc<Cou
             () = &mut end => break,
         };
         while connections.try_join_next().is_some() {}
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // For example no more files: the ones that are open will close.
                 tracing::warn!("accept: {error}");
@@ -62,12 +105,18 @@ pub async fn accept(listener: TcpListener, guard: Guard<Gate>, counters: Arc<Cou
         };
         let _ = stream.set_nodelay(true);
         let (guard, counters, farewell) = (guard.clone(), counters.clone(), ending.clone());
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let request: Request = request.map(Body::new);
-            counters.observe(guard.clone(), request)
-        });
-        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let http = http.clone();
         connections.spawn(async move {
+            let own = stream.local_addr().ok().filter(|_| asks_who);
+            let peer = Peer::of(address, own).await;
+            let service = service_fn(move |request: hyper::Request<Incoming>| {
+                let mut request: Request = request.map(impatient);
+                request.extensions_mut().insert(peer);
+                counters.observe(guard.clone(), request)
+            });
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_write_timeout(Some(WRITE_IDLE));
+            let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
             tokio::pin!(connection);
             let answered = tokio::select! {
                 answered = connection.as_mut() => answered,
@@ -87,6 +136,44 @@ pub async fn accept(listener: TcpListener, guard: Guard<Gate>, counters: Arc<Cou
     tracing::info!("ending");
     let all = async { while connections.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(FAREWELL, all).await;
+}
+
+/// A request's body that fails when nothing of it comes for [`BODY_IDLE`].
+struct Impatient {
+    body: Incoming,
+    wait: Pin<Box<Sleep>>,
+}
+
+fn impatient(body: Incoming) -> Body {
+    if body.is_end_stream() {
+        return Body::empty();
+    }
+    Body::new(Impatient { body, wait: Box::pin(sleep(BODY_IDLE)) })
+}
+
+impl HttpBody for Impatient {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            self.wait.as_mut().reset(Instant::now() + BODY_IDLE);
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        self.wait.as_mut().poll(context).map(|()| Some(Err(io::Error::from(io::ErrorKind::TimedOut).into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    /// What the sender says of its length is looked at before anything is read.
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 async fn ended() {

@@ -22,6 +22,9 @@ pub struct Inner {
     pub version: String,
     /// Instructions that the workers compute with.
     pub processor: String,
+    /// How far they are confined.
+    pub confinement: api::routes::Confinement,
+    pub has_token: bool,
     /// Largest upload in bytes.
     pub upload_limit: u64,
     /// Resumable uploads that requests work on now.

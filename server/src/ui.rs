@@ -26,6 +26,17 @@ pub fn page(path: &str, headers: &HeaderMap) -> Response {
     file("index.html", headers).unwrap_or_else(not_built)
 }
 
+/// Whether `path` is a file of the interface that pages refer to: nothing in it is anybody's.
+pub fn is_asset(path: &str) -> bool {
+    let name = path.trim_start_matches('/');
+    !name.starts_with('.') && !name.ends_with(".html") && Dist::get(name).is_some()
+}
+
+/// The name of the style sheet, once the interface is built.
+pub fn style() -> Option<String> {
+    Dist::iter().find(|name| name.ends_with(".css")).map(Cow::into_owned)
+}
+
 fn file(name: &str, headers: &HeaderMap) -> Option<Response> {
     let file = Dist::get(name).filter(|_| !name.starts_with('.'))?;
     let hash = file.metadata.sha256_hash();

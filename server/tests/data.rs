@@ -310,8 +310,9 @@ async fn an_upload_goes_on_after_a_dropped_connection_and_a_restart() {
     let studio = start(&home);
     let path = begin(&studio, ROWS.len(), TOLD).await;
     assert_eq!(offset(&studio, &path).await, 0);
-    drop(half_a_piece(&studio, &path, 0, ROWS.len(), &ROWS[..10]));
+    let cut_off = half_a_piece(&studio, &path, 0, ROWS.len(), &ROWS[..10]);
     until_offset(&studio, &path, 10).await;
+    drop(cut_off);
     // The piece that was cut off lets go of the upload at once.
     let since = Instant::now();
     let mut status = 423;

@@ -3,44 +3,13 @@
 
 mod common;
 
-use common::{Home, Studio, start, try_start};
+use common::{Home, is_problem, raw, request, start, try_start};
 use serde_json::{Value, json};
 use std::{
-    io::{Read, Write},
+    io::Write,
     net::{Shutdown, TcpStream},
     time::{Duration, Instant},
 };
-
-/// Status, headers and body of a request written byte by byte.
-fn raw(studio: &Studio, request: &str) -> (u16, String, String) {
-    let mut socket = TcpStream::connect(studio.address).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    socket.write_all(request.as_bytes()).unwrap();
-    let mut answer = Vec::new();
-    let _ = socket.read_to_end(&mut answer);
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-    (status, head.to_ascii_lowercase(), body.to_owned())
-}
-
-fn request(studio: &Studio, method: &str, path: &str, extra: &str) -> (u16, String, String) {
-    let host = studio.address;
-    raw(studio, &format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{extra}\r\n"))
-}
-
-fn is_problem(answer: &(u16, String, String)) -> Value {
-    assert!(answer.1.contains("content-type: application/problem+json"), "{answer:?}");
-    let body: Value = serde_json::from_str(&answer.2).unwrap();
-    assert_eq!(body["status"], answer.0);
-    for problem in body["problems"].as_array().unwrap() {
-        assert!(!problem["message"].as_str().unwrap().is_empty());
-        assert!(!problem["zh"]["message"].as_str().unwrap().is_empty(), "{problem}");
-        assert!(!problem["hint"].as_str().unwrap_or_default().is_empty(), "{problem}");
-    }
-    assert!(!body["problems"].as_array().unwrap().is_empty());
-    body
-}
 
 #[tokio::test]
 async fn every_failure_is_a_problem_in_both_languages() {
@@ -94,7 +63,7 @@ async fn the_guard_stands_before_every_route_and_method() {
             let answer =
                 raw(&studio, &format!("{method} {path} HTTP/1.1\r\nHost: evil.com\r\nConnection: close\r\n\r\n"));
             assert_eq!(answer.0, 421, "{method} {path}");
-            assert!(answer.1.contains("content-security-policy: default-src 'self'"));
+            assert!(answer.1.contains("content-security-policy: default-src 'none'"));
             assert!(answer.1.contains("x-content-type-options: nosniff"));
             if !matches!(method, "GET" | "HEAD") {
                 let answer = request(&studio, method, &path, "Origin: null\r\n");
@@ -122,7 +91,9 @@ async fn a_token_opens_everything_and_nothing_opens_without() {
     assert_eq!(request(&studio, "GET", "/api/jobs", "Authorization: Bearer correct-horse-battery\r\n").0, 200);
     let linked = request(&studio, "GET", "/?token=correct-horse-battery", "");
     assert!(linked.1.contains("location: /\r\n") && linked.1.contains("httponly; samesite=strict"), "{linked:?}");
-    let cookie = format!("Cookie: lathe_{}=correct-horse-battery\r\n", studio.address.port());
+    let cookie = linked.1.lines().find_map(|line| line.strip_prefix("set-cookie: ")?.split(';').next()).unwrap();
+    assert!(cookie.starts_with(&format!("lathe_{}=", studio.address.port())) && !cookie.contains("horse"), "{cookie}");
+    let cookie = format!("Cookie: {cookie}\r\n");
     assert_eq!(request(&studio, "GET", "/api/jobs", &cookie).0, 200);
     assert_eq!(request(&studio, "GET", "/health", "").0, 200);
 }

@@ -271,7 +271,7 @@ async fn waits_as_long_as_the_server_asks() {
 }
 
 #[tokio::test]
-async fn the_token_stays_with_its_host() {
+async fn m26_the_token_stays_with_its_host() {
     let home = tempfile::tempdir().unwrap();
     let (storage, storage_address) = Mock::start(Faults { cuts: 1, ..Faults::default() }).await;
     let (mock, address) = Mock::start(Faults { storage: Some(storage_address), ..Faults::default() }).await;

@@ -2,6 +2,7 @@
 
 use crate::{
     args::Webui,
+    confine,
     environment::{self, Environment},
     gpu, home, log,
     outcome::{self, FAILED, Failure, HELD, Outcome, WRONG},
@@ -27,7 +28,11 @@ pub fn run(args: Webui, environment: &Environment, say: &Say) -> Outcome {
     options.processor = engine::compute::processor().into();
     options.host = args.host.unwrap_or(options.host);
     options.port = args.port.unwrap_or(options.port);
-    options.token = args.token.or_else(|| environment.token.clone());
+    options.token = match args.token.or_else(|| environment.token.clone()) {
+        None => home::token(&environment.home)?,
+        given => given,
+    };
+    options.confinement = confine::offered();
     options.names = args.name;
     options.restarts.most = args.restarts.unwrap_or(options.restarts.most);
     let webhook = args.webhook.or_else(|| environment.webhook.clone());

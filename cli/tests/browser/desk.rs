@@ -26,6 +26,11 @@ impl Studio {
     /// # Panics
     /// If the user interface is not built, or the studio doesn't say within a minute where it is.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// As [`start`](Self::start), with these words on its command line.
+    pub fn start_with(words: &[&str]) -> Self {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../static/dist/index.html");
         assert!(page.exists(), "static/dist holds no user interface: run `make ui` first, then these tests");
         let dir = TempDir::new().unwrap();
@@ -33,6 +38,7 @@ impl Studio {
         let mut child = Command::new(env!("CARGO_BIN_EXE_lathe"))
             .args(["--port", "0", "--json", "--home"])
             .arg(&home)
+            .args(words)
             .env("HF_HOME", dir.path().join("hub"))
             .env("HF_HUB_OFFLINE", "1")
             .env_remove("LATHE_TOKEN")

@@ -6,6 +6,7 @@
 mod chain;
 mod data;
 mod desk;
+mod museum;
 mod pictures;
 mod preferences;
 

@@ -398,6 +398,9 @@ fn unknown_tensor(path: &Path, name: &str) -> Problem {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+mod museum;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -31,6 +31,11 @@ words! {
     other_language: "中文", "English";
     memory: "Memory", "内存";
     cores: "{n} cores, {name}", "{n} 核，{name}";
+    confined_not: "Workers aren't confined", "工作进程未受限制";
+    confined_not_hint: "This system can't keep a worker to its files: train only with models and data that you trust. Linux 6.12 can.", "此系统无法将工作进程限制在其文件范围内：请仅使用可信的模型和数据。Linux 6.12 及以上支持。";
+    confined_partly: "Workers are confined in part", "工作进程仅部分受限";
+    confined_partly_hint: "This kernel keeps a worker to its files, but not from the network. Linux 6.12 does both.", "此内核可限制工作进程访问的文件，但不能限制其网络访问。Linux 6.12 及以上两者皆可。";
+    sign_out: "Sign out", "退出登录";
     offline: "Lathe does not answer. Trying again…", "Lathe 没有响应，正在重试…";
     offline_hint: "Runs go on without this page. If it lasts, start `lathe` again.", "没有此页面，运行也会继续。如果一直这样，请重新启动 `lathe`。";
     not_found: "Nothing is here", "这里什么也没有";

@@ -1,8 +1,8 @@
 //! What stands around every page: the rail with the run in progress, the bar of a phone, and the toasts.
 
 use crate::{
-    format,
-    i18n::{Language, fill},
+    client, format,
+    i18n::{Language, Words, fill},
     parts::{
         icon,
         icon::mark,
@@ -11,7 +11,7 @@ use crate::{
     store::store,
     ui::{self, Ui},
 };
-use api::{Job, JobKind};
+use api::{Job, JobKind, routes::Confinement};
 use leptos::prelude::*;
 use leptos_router::hooks::use_location;
 
@@ -133,10 +133,25 @@ fn Machine() -> impl IntoView {
                     <span class="pair"><span>{w.memory}</span><span class="num">{format!("{used} / {}", format::bytes(system.memory_total))}</span></span>
                     <span class="parts"><i style=("--w", format!("{:.1}%", part * 100.0))></i></span>
                     <span class="pair">{icon("chip", 14)}<span>{cores}</span></span>
+                    {unconfined(system.confinement, w)}
+                    {system.has_token.then(|| view! {
+                        <button type="button" class="link" data-testid="sign-out"
+                            on:click=move |_| leptos::task::spawn_local(client::sign_out())>{w.sign_out}</button>
+                    })}
                 </div>
             }
         })
     }
+}
+
+/// Says where the system can't keep workers to their files.
+fn unconfined(confinement: Confinement, w: &'static Words) -> Option<impl IntoView> {
+    let (word, why) = match confinement {
+        Confinement::Whole => return None,
+        Confinement::Partly => (w.confined_partly, w.confined_partly_hint),
+        Confinement::None => (w.confined_not, w.confined_not_hint),
+    };
+    Some(view! { <span class="pair" title=why data-testid="unconfined">{icon("warn", 14)}<span>{word}</span></span> })
 }
 
 /// News for a few seconds, and the word that the server doesn't answer.

@@ -27,7 +27,6 @@ use serde::Deserialize;
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
-    path::PathBuf,
 };
 
 /// Jobs of one page of the list, and words of one search.
@@ -228,9 +227,10 @@ struct LogQuery {
 
 async fn log(State(app): State<App>, Path(id): Path<String>, Query(query): Query<LogQuery>) -> Reply<Response> {
     known(&app, &id).await?;
-    let path = app.home.run(&id).ok_or_else(|| missing(&id))?.join("worker.log");
     let lines = query.lines.unwrap_or(200).min(10_000);
-    let text = tokio::task::spawn_blocking(move || tail(path, lines)).await.map_err(Failure::internal)?;
+    let text = tokio::task::spawn_blocking(move || tail(app.home.run_file(&id, "worker.log")?, lines))
+        .await
+        .map_err(Failure::internal)?;
     let text = text.map_err(|e| Failure::io(["Reading the log", "读取日志"], &e))?;
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
 }
@@ -251,25 +251,22 @@ async fn rollouts(
     Query(query): Query<RolloutsQuery>,
 ) -> Reply<axum::Json<Vec<Rollout>>> {
     known(&app, &id).await?;
-    let path = app.home.run(&id).ok_or_else(|| missing(&id))?.join("rollouts.jsonl");
-    let found = tokio::task::spawn_blocking(move || of_step(path, query.step)).await.map_err(Failure::internal)?;
+    let read = move || of_step(app.home.run_file(&id, "rollouts.jsonl")?, query.step);
+    let found = tokio::task::spawn_blocking(read).await.map_err(Failure::internal)?;
     let found = found.map_err(|e| Failure::io(["Reading the rollouts", "读取采样记录"], &e))?;
     Ok(axum::Json(found))
 }
 
 /// The lines of a step in a file of rollouts, of the newest if none is given; none of a file that isn't there, and nothing of
 /// a line that is still being written.
-fn of_step(path: PathBuf, step: Option<u64>) -> io::Result<Vec<Rollout>> {
+fn of_step(file: Option<File>, step: Option<u64>) -> io::Result<Vec<Rollout>> {
     #[derive(Deserialize)]
     struct Stepped {
         step: u64,
     }
     let mut text = String::new();
-    match File::open(path) {
-        Ok(file) => file.take(LARGEST_ROLLOUTS).read_to_string(&mut text)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
+    let Some(file) = file else { return Ok(Vec::new()) };
+    file.take(LARGEST_ROLLOUTS).read_to_string(&mut text)?;
     let stepped = |line: &'_ str| serde_json::from_str::<Stepped>(line).ok().map(|found| found.step);
     let Some(wanted) = step.or_else(|| text.lines().rev().find_map(stepped)) else { return Ok(Vec::new()) };
     let lines = text.lines().filter(|line| stepped(line) == Some(wanted));
@@ -285,12 +282,8 @@ fn missing(id: &str) -> Failure {
 }
 
 /// The last lines of a file; a log that isn't there yet is empty.
-fn tail(path: PathBuf, lines: usize) -> io::Result<String> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
-        Err(error) => return Err(error),
-    };
+fn tail(file: Option<File>, lines: usize) -> io::Result<String> {
+    let Some(mut file) = file else { return Ok(String::new()) };
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
     let mut bytes = Vec::new();
@@ -309,9 +302,10 @@ mod tests {
     fn the_end_of_a_log() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("worker.log");
-        assert_eq!(tail(path.clone(), 5).unwrap(), "");
+        assert_eq!(tail(None, 5).unwrap(), "");
         std::fs::write(&path, b"a\nb\n\xff\nd").unwrap();
-        assert_eq!(tail(path.clone(), 2).unwrap(), "\u{fffd}\nd\n");
-        assert_eq!(tail(path, 50).unwrap(), "a\nb\n\u{fffd}\nd\n");
+        let open = || File::open(&path).ok();
+        assert_eq!(tail(open(), 2).unwrap(), "\u{fffd}\nd\n");
+        assert_eq!(tail(open(), 50).unwrap(), "a\nb\n\u{fffd}\nd\n");
     }
 }

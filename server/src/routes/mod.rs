@@ -8,10 +8,12 @@ mod metrics;
 mod models;
 mod preferences;
 mod system;
-mod upload;
+pub mod upload;
 pub mod uploads;
 
 use crate::router::Route;
+#[cfg(test)]
+pub use system::read_config;
 
 /// Every route but `/openapi.json`, which is made from these.
 pub fn all() -> Vec<Route> {

@@ -68,6 +68,8 @@ async fn system(State(app): State<App>) -> Reply<axum::Json<System>> {
             memory_used,
             disk_free: app.home.free().unwrap_or(0),
             processor: app.processor.clone(),
+            confinement: app.confinement,
+            has_token: app.has_token,
         }
     });
     Ok(axum::Json(system.await.map_err(Failure::internal)?))
@@ -102,7 +104,7 @@ async fn config(request: Request) -> Reply<axum::Json<RunConfig>> {
 }
 
 /// A flat map from YAML, of which JSON is a part. A problem names line and column.
-fn read_config(text: &str) -> Reply<RunConfig> {
+pub fn read_config(text: &str) -> Reply<RunConfig> {
     let text = text.trim_start_matches('\u{feff}');
     if text.trim().is_empty() {
         return Ok(RunConfig::default());

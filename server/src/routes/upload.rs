@@ -9,14 +9,13 @@ use axum::{
     extract::{Multipart, multipart::Field},
     http::StatusCode,
 };
+use cap_std::fs::{Dir, OpenOptions};
 use std::{
-    fs::OpenOptions,
     io,
-    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
-use tokio::io::AsyncWriteExt;
+use tokio::{fs::File, io::AsyncWriteExt};
 
 /// Longest wait for the next piece.
 const IDLE: Duration = Duration::from_secs(60);
@@ -31,35 +30,39 @@ pub struct Uploaded {
     file: Removed,
 }
 
-/// A file that is deleted when this is dropped.
-struct Removed(Option<PathBuf>);
+/// A file of a folder that is deleted when this is dropped.
+struct Removed {
+    folder: Dir,
+    name: Option<String>,
+}
 
 impl Uploaded {
     pub fn file_name(&self) -> String {
-        let name = self.file.0.as_deref().and_then(Path::file_name).unwrap_or_default();
-        name.to_string_lossy().into_owned()
+        self.file.name.clone().unwrap_or_default()
     }
 
     pub fn keep(mut self) {
-        self.file.0 = None;
+        self.file.name = None;
     }
 
-    /// Moves a file that is whole into the dataset folder.
-    pub fn take(home: &Home, path: &Path, name: String, stored: &str) -> Reply<Self> {
-        Ok(Self { name, file: move_in(path, &home.datasets(), stored).map_err(not_stored)? })
+    /// Moves a file of `uploads/` that is whole into the dataset folder.
+    pub fn take(home: &Home, upload: &str, name: String, stored: &str) -> Reply<Self> {
+        let moved = || move_in(&home.uploads_dir()?, upload, home.datasets_dir()?, stored);
+        Ok(Self { name, file: moved().map_err(not_stored)? })
     }
 
     /// Moves it back to where it came from.
-    pub fn give_back(mut self, path: &Path) -> Reply<()> {
-        let file = self.file.0.take().unwrap_or_default();
-        std::fs::rename(file, path).map_err(not_stored)
+    pub fn give_back(mut self, home: &Home, upload: &str) -> Reply<()> {
+        let file = self.file.name.take().unwrap_or_default();
+        let moved = || self.file.folder.rename(file, &home.uploads_dir()?, upload);
+        moved().map_err(not_stored)
     }
 }
 
 impl Drop for Removed {
     fn drop(&mut self) {
-        if let Some(path) = self.0.take() {
-            let _ = std::fs::remove_file(path);
+        if let Some(name) = self.name.take() {
+            let _ = self.folder.remove_file(name);
         }
     }
 }
@@ -83,7 +86,7 @@ pub async fn receive(home: &Home, mut form: Multipart, limit: u64) -> Reply<Uplo
     let (given, part) = file.ok_or_else(no_file)?;
     let name = name.as_deref().map(str::trim).filter(|name| !name.is_empty());
     let (name, stored) = names(name, &given)?;
-    Uploaded::take(home, part.0.as_deref().unwrap_or(Path::new("")), name, &stored)
+    Uploaded::take(home, part.name.as_deref().unwrap_or_default(), name, &stored)
 }
 
 /// The names of a dataset and of its file: the given ones if they are plain; the file's gives the dataset's.
@@ -113,10 +116,11 @@ pub fn not_a_form() -> Failure {
 async fn store(home: &Home, mut field: Field<'_>, limit: u64) -> Reply<Removed> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let name = format!("{}-{}.part", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let path = home.uploads().join(name);
     let failed = |e: io::Error| Failure::io(["Storing the upload", "保存上传的文件"], &e);
-    let mut out = tokio::fs::OpenOptions::new().create_new(true).write(true).open(&path).await.map_err(failed)?;
-    let part = Removed(Some(path));
+    let folder = home.uploads_dir().map_err(failed)?;
+    let out = folder.open_with(&name, OpenOptions::new().create_new(true).write(true)).map_err(failed)?;
+    let mut out = File::from_std(out.into_std());
+    let part = Removed { folder, name: Some(name) };
     let (mut bytes, mut room) = (0u64, Room::of(home));
     loop {
         let piece = tokio::time::timeout(IDLE, field.chunk()).await.map_err(|_| cut_off())?;
@@ -168,19 +172,18 @@ fn not_stored(error: io::Error) -> Failure {
 }
 
 /// Moves the upload under a name that no other file has.
-fn move_in(path: &Path, folder: &Path, name: &str) -> io::Result<Removed> {
+fn move_in(from: &Dir, upload: &str, folder: Dir, name: &str) -> io::Result<Removed> {
     let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
     for number in 1..1000 {
         let name = if number == 1 { name.to_owned() } else { format!("{stem}-{number}.{ending}") };
-        let target = folder.join(name);
         // Takes the name first; then the rename replaces only our own empty file.
-        match OpenOptions::new().create_new(true).write(true).open(&target) {
+        match folder.open_with(&name, OpenOptions::new().create_new(true).write(true)) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
             Err(error) => return Err(error),
         }
-        let moved = Removed(Some(target.clone()));
-        std::fs::rename(path, &target)?;
+        let moved = Removed { folder, name: Some(name.clone()) };
+        from.rename(upload, &moved.folder, &name)?;
         return Ok(moved);
     }
     Err(io::ErrorKind::AlreadyExists.into())
@@ -339,12 +342,12 @@ mod tests {
     fn a_file_never_replaces_another() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("x.json"), "first").unwrap();
-        let part = dir.path().join("1.part");
-        std::fs::write(&part, "second").unwrap();
-        let moved = move_in(&part, dir.path(), "x.json").unwrap();
+        std::fs::write(dir.path().join("1.part"), "second").unwrap();
+        let open = || Dir::open_ambient_dir(dir.path(), cap_std::ambient_authority()).unwrap();
+        let moved = move_in(&open(), "1.part", open(), "x.json").unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("x-2.json")).unwrap(), "second");
         assert_eq!(std::fs::read_to_string(dir.path().join("x.json")).unwrap(), "first");
-        assert!(!part.exists());
+        assert!(!dir.path().join("1.part").exists());
         drop(moved);
         assert!(!dir.path().join("x-2.json").exists());
     }

@@ -5,6 +5,7 @@ use super::{datasets, upload};
 use crate::{
     error::{Failure, Reply},
     home::{Home, replace_file},
+    random,
     router::{Content, Route},
     state::State as App,
 };
@@ -23,19 +24,17 @@ use axum::{
     routing::{MethodRouter, delete, head, options, patch, post},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use cap_std::fs::{Dir, OpenOptions};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
-    fmt::Write,
-    fs::{self, File},
-    io::{self, Read},
-    path::PathBuf,
+    io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
-    fs::OpenOptions,
+    fs::File,
     io::{AsyncSeekExt, AsyncWriteExt},
 };
 use tokio_util::sync::CancellationToken;
@@ -124,14 +123,17 @@ async fn create(State(app): State<App>, headers: HeaderMap) -> Reply<Response> {
         return Err(taken(&name));
     }
     let failed = |e: io::Error| Failure::io(["Storing the upload", "保存上传的文件"], &e);
-    let begun = fs::read_dir(app.home.uploads()).map_err(failed)?.flatten();
-    if begun.filter(|entry| entry.path().extension().is_some_and(|e| e == "upload")).count() >= MOST {
+    let folder = app.home.uploads_dir().map_err(failed)?;
+    let begun = folder.entries().map_err(failed)?.flatten();
+    if begun.filter(|entry| entry.file_name().to_string_lossy().ends_with(".upload")).count() >= MOST {
         return Err(too_many());
     }
-    let id = new_id().map_err(failed)?;
+    // 128 random bits: nobody guesses another's upload.
+    let id = random::hex(16).map_err(failed)?;
     let told = serde_json::to_vec(&Told { name, file, length }).map_err(Failure::internal)?;
-    let [data, record] = paths(&app.home, &id)?;
-    File::create_new(&data).and_then(|_| replace_file(&record, &told)).map_err(failed)?;
+    let [data, record] = files(&id)?;
+    let made = folder.open_with(&data, OpenOptions::new().create_new(true).write(true));
+    made.and_then(|_| replace_file(&app.home.uploads().join(record), &told)).map_err(failed)?;
     let headers = [(header::LOCATION.as_str(), fill(UPLOAD, &id)), ("upload-offset", "0".into())];
     Ok((StatusCode::CREATED, headers).into_response())
 }
@@ -177,8 +179,9 @@ async fn give_up(State(app): State<App>, Path(id): Path<String>) -> Reply<Status
 /// Writes the body behind what is there; gives the new offset. What came before the body ended, in whatever way, is kept.
 async fn receive(app: &App, hold: &Hold, body: Body, start: u64, length: u64) -> Reply<u64> {
     let failed = |e: io::Error| Failure::io(["Storing the upload", "保存上传的文件"], &e);
-    let [path, _] = paths(&app.home, &hold.id)?;
-    let mut out = OpenOptions::new().write(true).open(&path).await.map_err(failed)?;
+    let [data, _] = files(&hold.id)?;
+    let out = app.home.uploads_dir().and_then(|folder| folder.open_with(data, OpenOptions::new().write(true)));
+    let mut out = File::from_std(out.map_err(failed)?.into_std());
     out.seek(io::SeekFrom::Start(start)).await.map_err(failed)?;
     let mut room = upload::Room::of(&app.home);
     let (mut pieces, mut offset) = (body.into_data_stream(), start);
@@ -211,7 +214,7 @@ async fn receive(app: &App, hold: &Hold, body: Body, start: u64, length: u64) ->
 /// Makes a dataset of a whole upload. One that can't be read is deleted; where something else went wrong, the upload stays,
 /// and another request at its end tries again.
 async fn finish(app: &App, id: &str, told: &Told) -> Reply<DatasetInfo> {
-    let [data, _] = paths(&app.home, id)?;
+    let [data, _] = files(id)?;
     let moved = upload::Uploaded::take(&app.home, &data, told.name.clone(), &told.file)?;
     match datasets::register(app, &moved).await {
         Ok(dataset) => {
@@ -224,7 +227,7 @@ async fn finish(app: &App, id: &str, told: &Told) -> Reply<DatasetInfo> {
             Err(failure)
         }
         Err(failure) => {
-            moved.give_back(&data)?;
+            moved.give_back(&app.home, &data)?;
             Err(failure)
         }
     }
@@ -262,24 +265,28 @@ impl Drop for Hold {
     }
 }
 
-/// The data and the record of an upload.
-fn paths(home: &Home, id: &str) -> Reply<[PathBuf; 2]> {
+/// The names of the data and the record of an upload.
+fn files(id: &str) -> Reply<[String; 2]> {
     let is_id = id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let path = |ending: &str| home.uploads().join(format!("{id}.{ending}"));
-    if is_id { Ok([path("upload"), path("json")]) } else { Err(missing(id)) }
+    if is_id { Ok(["upload", "json"].map(|ending| format!("{id}.{ending}"))) } else { Err(missing(id)) }
+}
+
+fn folder(home: &Home) -> Reply<Dir> {
+    home.uploads_dir().map_err(|e| Failure::io(["Opening the uploads", "打开上传文件夹"], &e))
 }
 
 /// What was told of an upload, and how much of it is there.
 fn find(home: &Home, id: &str) -> Reply<(Told, u64)> {
-    let [data, record] = paths(home, id)?;
-    let (Ok(meta), Ok(text)) = (fs::metadata(data), fs::read(record)) else { return Err(missing(id)) };
+    let ([data, record], folder) = (files(id)?, folder(home)?);
+    let (Ok(meta), Ok(text)) = (folder.metadata(data), folder.read(record)) else { return Err(missing(id)) };
     let told = serde_json::from_slice(&text).map_err(Failure::internal)?;
     Ok((told, meta.len()))
 }
 
 fn remove(home: &Home, id: &str) -> Reply<()> {
-    for path in paths(home, id)? {
-        match fs::remove_file(path) {
+    let folder = folder(home)?;
+    for file in files(id)? {
+        match folder.remove_file(file) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(Failure::io(["Deleting the upload", "删除上传的文件"], &e));
             }
@@ -289,19 +296,9 @@ fn remove(home: &Home, id: &str) -> Reply<()> {
     Ok(())
 }
 
-/// 128 random bits: nobody guesses another's upload.
-fn new_id() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().fold(String::new(), |mut id, byte| {
-        let _ = write!(id, "{byte:02x}");
-        id
-    }))
-}
-
 /// Whether a dataset of that name is registered, told before its bytes are sent; the registration itself looks again.
 fn is_taken(home: &Home, name: &str) -> bool {
-    let text = fs::read(home.datasets().join("dataset_info.json")).unwrap_or_default();
+    let text = home.datasets_dir().and_then(|folder| folder.read("dataset_info.json")).unwrap_or_default();
     let known: HashMap<String, serde::de::IgnoredAny> = serde_json::from_slice(&text).unwrap_or_default();
     known.contains_key(name)
 }

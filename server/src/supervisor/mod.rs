@@ -274,10 +274,11 @@ impl Supervisor {
             return Err(Failure::conflict(problem.hint("Stop or delete that job first.", "请先停止或删除那个任务。")));
         }
         let (home, owned) = (self.base.home.clone(), id.to_owned());
-        let trashed = tokio::task::spawn_blocking(move || home.trash_run(&owned)).await.map_err(Failure::internal)?;
-        let trash = trashed.map_err(|e| Failure::io(["Deleting the run folder", "删除运行文件夹"], &e))?;
+        let trashing = move || home.trash_run(&owned).map(|trash| (home, trash));
+        let trashed = tokio::task::spawn_blocking(trashing).await.map_err(Failure::internal)?;
+        let (home, trash) = trashed.map_err(|e| Failure::io(["Deleting the run folder", "删除运行文件夹"], &e))?;
         // Gigabytes of checkpoints take their time; what a server leaves of it goes at the next start.
-        tokio::task::spawn_blocking(move || trash.map(std::fs::remove_dir_all));
+        tokio::task::spawn_blocking(move || trash.map(|trash| home.empty(&trash)));
         let mut change = self.base.store.begin().await?;
         change.doom_job(id).await?;
         change.tell(&Feed::Gone { job: id.to_owned() }).await?;

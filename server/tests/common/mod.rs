@@ -5,7 +5,8 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use server::{Error, Options, Program, hub::HubSettings};
 use std::{
-    net::SocketAddr,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -235,6 +236,39 @@ impl Studio {
         assert!(!response.headers().contains_key("content-encoding"));
         Events { stream: Box::pin(response.bytes_stream()), text: String::new() }
     }
+}
+
+/// Status, headers and body of a request written byte by byte.
+pub fn raw(studio: &Studio, request: &str) -> (u16, String, String) {
+    let mut socket = TcpStream::connect(studio.address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    // One that is refused before its end is answered all the same.
+    let _ = socket.write_all(request.as_bytes());
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+    (status, head.to_ascii_lowercase(), body.to_owned())
+}
+
+pub fn request(studio: &Studio, method: &str, path: &str, extra: &str) -> (u16, String, String) {
+    let host = studio.address;
+    raw(studio, &format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{extra}\r\n"))
+}
+
+/// The body of a failure, told in both languages with a next step.
+pub fn is_problem(answer: &(u16, String, String)) -> Value {
+    assert!(answer.1.contains("content-type: application/problem+json"), "{answer:?}");
+    let body: Value = serde_json::from_str(&answer.2).unwrap();
+    assert_eq!(body["status"], answer.0);
+    for problem in body["problems"].as_array().unwrap() {
+        assert!(!problem["message"].as_str().unwrap().is_empty());
+        assert!(!problem["zh"]["message"].as_str().unwrap().is_empty(), "{problem}");
+        assert!(!problem["hint"].as_str().unwrap_or_default().is_empty(), "{problem}");
+    }
+    assert!(!body["problems"].as_array().unwrap().is_empty());
+    body
 }
 
 impl Drop for Studio {
