@@ -480,7 +480,7 @@ async fn r29_files_threads_and_children_come_back() {
         let mut events = studio.events(Some(0)).await;
         events.next().await.unwrap();
         studio.until(&id, "succeeded").await;
-        if round % 2 == 0 {
+        if round.is_multiple_of(2) {
             assert_eq!(studio.delete(&format!("/api/jobs/{id}")).await, 204);
         }
     };

@@ -4,7 +4,8 @@ use super::{Change, Result, Store, feed::encode};
 use api::job::{Checkpoint, Metric};
 use sqlx::{Row as _, sqlite::SqliteRow};
 
-// Literals, since only those are safe SQL: of each pair, the second reads the index of evaluations alone.
+// Literals, since only those are safe SQL: of each pair, the second reads the index of evaluations alone. CROSS JOIN keeps
+// SQLite from beginning with all points of the job.
 const ALL_STEPS: &str =
     "SELECT step, epoch, time, value FROM metrics WHERE job = ? AND step > ? AND kind = 'train' ORDER BY step LIMIT ?";
 const ALL_EVALUATIONS: &str =
@@ -16,14 +17,14 @@ const SOME_STEPS: &str = "WITH RECURSIVE mark (step) AS (
      chosen (step) AS (
          SELECT DISTINCT (SELECT m.step FROM metrics m WHERE m.job = ?1 AND m.step <= mark.step AND m.step >= ?2
                           AND m.kind = 'train' ORDER BY m.step DESC LIMIT 1) FROM mark)
-     SELECT m.step, epoch, time, value FROM chosen JOIN metrics m ON m.job = ?1 AND m.step = chosen.step AND m.kind = 'train'
+     SELECT m.step, epoch, time, value FROM chosen CROSS JOIN metrics m ON m.job = ?1 AND m.step = chosen.step AND m.kind = 'train'
      ORDER BY m.step";
 const SOME_EVALUATIONS: &str = "WITH RECURSIVE mark (step) AS (
          SELECT ?3 UNION ALL SELECT step - ?4 FROM mark WHERE step > ?2),
      chosen (step) AS (
          SELECT DISTINCT (SELECT m.step FROM metrics m WHERE m.job = ?1 AND m.step <= mark.step AND m.step >= ?2
                           AND m.kind = 'eval' ORDER BY m.step DESC LIMIT 1) FROM mark)
-     SELECT m.step, epoch, time, value FROM chosen JOIN metrics m ON m.job = ?1 AND m.step = chosen.step AND m.kind = 'eval'
+     SELECT m.step, epoch, time, value FROM chosen CROSS JOIN metrics m ON m.job = ?1 AND m.step = chosen.step AND m.kind = 'eval'
      ORDER BY m.step";
 
 impl Store {
