@@ -79,11 +79,22 @@ pub fn clear_beside(path: &Path) {
     }
 }
 
+/// Whether a file or folder of this name stood beside its place until it was whole.
+pub fn is_beside(left: &str) -> bool {
+    parts(left).is_some()
+}
+
 /// The process that made a name of [`beside`], if it is one of `name`.
 fn maker(left: &str, name: &str) -> Option<u32> {
-    let rest = left.strip_prefix('.')?.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".tmp")?;
-    let (process, count) = rest.split_once('.')?;
-    count.parse::<u64>().ok().and(process.parse().ok())
+    parts(left).filter(|(of, _)| *of == name).map(|(_, process)| process)
+}
+
+/// What a name of [`beside`] is for, and the process that made it.
+fn parts(left: &str) -> Option<(&str, u32)> {
+    let mut parts = left.strip_prefix('.')?.strip_suffix(".tmp")?.rsplitn(3, '.');
+    let count = parts.next()?.parse::<u64>();
+    let process = parts.next()?.parse().ok()?;
+    Some((parts.next().filter(|_| count.is_ok())?, process))
 }
 
 fn is_alive(process: u32) -> bool {
@@ -158,6 +169,10 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(replace_dir(&dir.path().join("missing"), &to).is_err());
         assert!(to.join("two").exists());
+        assert!(is_beside(".a.b.7.0.tmp") && maker(".a.b.7.0.tmp", "a.b") == Some(7));
+        for name in [".notes.tmp", ".a.7.tmp", "a.7.0.tmp", ".a.x.0.tmp", ".a.7.0.part"] {
+            assert!(!is_beside(name), "{name}");
+        }
         // What a killed process with our number left is in nobody's way.
         for count in 0..1000 {
             fs::create_dir(dir.path().join(format!(".model.{}.{count}.tmp", std::process::id()))).unwrap();

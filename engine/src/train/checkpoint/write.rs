@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Error, Result,
     files::{
-        atomic::{replace_dir, write_atomically},
+        atomic::{is_beside, replace_dir, write_atomically},
         disk, tensors,
     },
     train::log::pretty,
@@ -73,7 +73,7 @@ pub fn clear_leftovers(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let half = name.starts_with("checkpoint-") && (name.ends_with(PARTIAL) || name.ends_with(REMOVED));
-        if half || (name.starts_with('.') && name.ends_with(".tmp")) {
+        if half || is_beside(&name) {
             // It is only litter.
             let _ = disk::remove_dir(&entry.path()).or_else(|_| disk::remove_file(&entry.path()));
         }
