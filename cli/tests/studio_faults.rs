@@ -75,7 +75,8 @@ fn r12_of_many_that_start_at_once_exactly_one_wins() {
             .inspect(|s| assert_eq!(s.code(), Some(3)))
             .count();
     }
-    let winner = all.iter_mut().find(|child| child.try_wait().unwrap().is_none()).unwrap();
+    let place = all.iter_mut().position(|child| child.try_wait().unwrap().is_none()).unwrap();
+    let winner = &mut all[place];
     let mut line = String::new();
     BufReader::new(winner.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert!(line.contains("http://127.0.0.1"), "{line}");

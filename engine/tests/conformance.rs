@@ -20,7 +20,7 @@ use engine::{
     stages::{self, STAGES},
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs, path::Path, sync::atomic::AtomicBool};
+use std::{collections::BTreeMap, fs, path::Path};
 
 /// A data folder with a tiny model (random weights, the starter's tokenizer) and a dataset.
 struct Home {
