@@ -129,19 +129,28 @@ mod system {
     /// Files and TCP, without which nobody is confined wholly: Linux 6.7.
     const NEEDED: ABI = ABI::V4;
 
-    /// Libraries, what the C library reads, and what the kernel tells of the machine. Other processes' secrets in `/proc` are
-    /// closed by Landlock itself, which forbids to look into processes outside.
-    const SYSTEM: [&str; 13] = [
+    /// Libraries, what the C library reads, and what the kernel tells of the machine and of this process alone: the environment
+    /// of others holds secrets.
+    const SYSTEM: &[&str] = &[
         "/usr",
         "/lib",
         "/lib64",
+        "/opt/cuda",
         "/nix/store",
         "/run/opengl-driver",
-        "/proc",
+        "/proc/self",
+        "/proc/cpuinfo",
+        "/proc/devices",
+        "/proc/driver",
+        "/proc/filesystems",
+        "/proc/meminfo",
+        "/proc/modules",
+        "/proc/stat",
+        "/proc/sys",
+        "/proc/version",
         "/sys",
         "/etc/ld.so.cache",
         "/etc/localtime",
-        "/etc/OpenCL",
         "/dev/zero",
         "/dev/random",
         "/dev/urandom",
@@ -247,7 +256,7 @@ mod system {
     /// `/dev/null`, and the devices of GPUs, which are driven by ioctl.
     fn devices() -> Vec<PathBuf> {
         let entries = fs::read_dir("/dev").into_iter().flatten().flatten();
-        let is_gpu = |name: &str| name.starts_with("nvidia") || name == "dri" || name == "kfd";
+        let is_gpu = |name: &str| name.starts_with("nvidia") || matches!(name, "dri" | "dxg" | "kfd");
         let gpus = entries.filter(|entry| is_gpu(&entry.file_name().to_string_lossy())).map(|entry| entry.path());
         gpus.chain([PathBuf::from("/dev/null")]).collect()
     }

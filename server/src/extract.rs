@@ -7,7 +7,9 @@ use axum::{
     extract::{FromRequest, Request},
     http::{StatusCode, header},
 };
+use futures::StreamExt;
 use serde::de::DeserializeOwned;
+use std::time::Duration;
 
 /// The largest JSON body in bytes.
 pub const LARGEST_JSON: usize = 16 << 20;
@@ -48,6 +50,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 pub async fn bounded(body: Body, most: usize) -> Reply<Bytes> {
     // What says itself that it is too large isn't waited for.
     if body.size_hint().lower() > most as u64 {
+        forget(body, most).await;
         return Err(too_large(most));
     }
     to_bytes(body, most).await.map_err(|error| {
@@ -58,6 +61,22 @@ pub async fn bounded(body: Body, most: usize) -> Reply<Bytes> {
         let problem = Problem::new("cut_off", "The request was cut off.", "请求中断。");
         Failure::bad(problem.hint("Send it again.", "请重新发送。"))
     })
+}
+
+/// Takes in a little of what is refused: who is still sending would else see a broken connection in the place of the sentence.
+async fn forget(body: Body, most: usize) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let (mut pieces, mut taken) = (body.into_data_stream(), 0);
+    let all = async {
+        while let Some(Ok(piece)) = pieces.next().await {
+            taken += piece.len();
+            if taken > 2 * most {
+                break;
+            }
+        }
+    };
+    // Out of time or not, the answer is the same.
+    let _ = tokio::time::timeout(PATIENCE, all).await;
 }
 
 fn too_large(most: usize) -> Failure {

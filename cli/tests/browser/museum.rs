@@ -96,7 +96,9 @@ async fn m17_hostile_texts_are_shown_as_texts() {
     browser.until("the runs", 20, "return document.body.innerText.includes('script')").await;
     assert_untouched(&browser, &studio, "runs").await;
     let jobs = studio.ask("GET", "/api/jobs", None).1;
-    let id = jobs[0]["id"].as_str().unwrap().to_owned();
+    // One whose address is not a file's.
+    let mut ids = jobs.as_array().unwrap().iter().filter_map(|job| job["id"].as_str());
+    let id = ids.find(|id| !id.contains('.')).unwrap().to_owned();
     goto(&format!("/runs/{id}"), "h1").await;
     browser.until("why it failed", 60, "return document.querySelector('[data-testid=run-problem]')").await;
     assert_untouched(&browser, &studio, "a run").await;

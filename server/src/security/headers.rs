@@ -1,7 +1,7 @@
 //! What every answer carries, whoever made it.
 
 use axum::{
-    http::{HeaderName, HeaderValue, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
 
@@ -21,6 +21,7 @@ const ALWAYS: [(HeaderName, &str); 5] = [
 
 /// Adds them. A page may have a policy of its own, a file of the interface may be kept; all else is neither.
 pub fn finish(mut response: Response) -> Response {
+    let status = response.status();
     let headers = response.headers_mut();
     let media = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let (is_page, is_stream) = (media.starts_with(b"text/html"), media.starts_with(b"text/event-stream"));
@@ -36,6 +37,8 @@ pub fn finish(mut response: Response) -> Response {
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
     ];
+    // "As before" has no content of its own: what it says replaces what the browser kept with the page.
+    let defaults = defaults.into_iter().filter(|_| status != StatusCode::NOT_MODIFIED);
     for (name, value) in defaults {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
