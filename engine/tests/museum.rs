@@ -134,6 +134,10 @@ fn m28_templates_without_end_are_refused() {
         ("a text for ever", "{% for i in range(99999) %}{{ 'a' * 9999 }}{% endfor %}".into()),
         ("nested lists", "{{ ".to_owned() + &"[".repeat(10_000) + &"]".repeat(10_000) + " }}"),
         ("a source of 2 MiB", "x".repeat(2 << 20)),
+        ("a chain of filters", format!("{{{{ 1{} }}}}", "|list".repeat(100_000))),
+        ("a sum", format!("{{{{ 1{} }}}}", "+1".repeat(400_000))),
+        ("50,000 branches", format!("{{% if 0 %}}{}{{% endif %}}", "{% elif 0 %}x".repeat(50_000))),
+        ("a chain behind braces", format!("{{{{ [{{'a': {{}}}}]{} }}}}", "|list".repeat(100_000))),
         ("parentheses", format!("{{{{ {}1{} }}}}", "(".repeat(10_000), ")".repeat(10_000))),
     ] {
         let begun = Instant::now();

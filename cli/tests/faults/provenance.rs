@@ -30,7 +30,7 @@ fn a_run_is_made_again_to_the_bit_and_what_differs_is_named() {
     assert_eq!((again.status.code(), &result["same"]), (Some(1), &json!(false)));
     let names: Vec<&str> =
         result["differences"].as_array().unwrap().iter().map(|d| d["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["data", "adapter_model.safetensors"]);
+    assert_eq!(names, ["data", "held_back", "adapter_model.safetensors"]);
 
     let mut other = config;
     other["seed"] = json!(7);

@@ -50,7 +50,7 @@ fn numeric(value: &Value, fields: &mut Vec<String>) {
 
 /// M33: no archive is taken apart; what is uploaded as one is refused by its kind, and nothing of it is left.
 #[test]
-fn m33_archives_are_refused() {
+fn m23_m33_archives_are_refused() {
     let studio = Studio::start_with(&[], &[]);
     let before = fs::read_dir(studio.home.join("datasets")).unwrap().count();
     for name in ["a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.7z", "a.rar", "a.zst", "a.json.zip"] {

@@ -29,6 +29,10 @@ const MAX_SOURCE: usize = 1 << 20;
 /// Instructions for one conversation; templates take some hundred for a message.
 const FUEL: u64 = 20_000_000;
 const RECURSION: usize = 100;
+/// Words and signs in one tag, and branches in all: what follows each other there is compiled one inside the other, and too
+/// much of it ends the process by its stack. The longest tag of a hundred models' templates has 35.
+const MAX_TAG: usize = 500;
+const MAX_BRANCHES: usize = 200;
 
 /// A compiled chat template. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -52,6 +56,18 @@ impl ChatTemplate {
                 format!("对话模板有 {} 字节，超过 {MAX_SOURCE}。", source.len()),
             );
             return Err(template_problem("template_too_large", en, zh).into());
+        }
+        let (longest, branches) = (source::longest_tag(source), source.matches("elif").count());
+        if longest > MAX_TAG || branches > MAX_BRANCHES {
+            let (en, zh) = (
+                format!(
+                    "The chat template has a tag of {longest} words and signs (at most {MAX_TAG}) or {branches} branches (at most {MAX_BRANCHES})."
+                ),
+                format!(
+                    "对话模板中有一个标签含 {longest} 个词和符号（最多 {MAX_TAG}），或有 {branches} 个分支（最多 {MAX_BRANCHES}）。"
+                ),
+            );
+            return Err(template_problem("template_too_deep", en, zh).into());
         }
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();

@@ -31,7 +31,7 @@ pub fn making_job(job: Job, also: impl IntoView + 'static) -> impl IntoView {
     let active = job.state.is_active();
     let act = move |route: &'static str, id: String| {
         spawn_local(async move {
-            if let Err(problems) = client::order(&routes::fill(route, &id), &()).await {
+            if let Err(problems) = client::order(&routes::fill(route, &id), &serde_json::json!({})).await {
                 store.complain(&problems);
             }
         });

@@ -18,7 +18,7 @@ use api::{
     },
 };
 use axum::{
-    extract::{FromRequest, Path, Query, Request, State},
+    extract::{Path, Query, State},
     http::{Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
@@ -196,12 +196,7 @@ async fn stop(State(app): State<App>, Path(id): Path<String>) -> Reply<axum::Jso
     app.supervisor.stop(&id).await.map(axum::Json)
 }
 
-async fn resume(State(app): State<App>, Path(id): Path<String>, request: Request) -> Reply<axum::Json<Job>> {
-    // No body asks for nothing in particular.
-    let wish = match request.headers().contains_key(header::CONTENT_TYPE) {
-        true => Json::<Resume>::from_request(request, &()).await?.0,
-        false => Resume::default(),
-    };
+async fn resume(State(app): State<App>, Path(id): Path<String>, Json(wish): Json<Resume>) -> Reply<axum::Json<Job>> {
     app.supervisor.resume(&id, &wish).await.map(axum::Json)
 }
 

@@ -184,7 +184,7 @@ async fn m14_names_in_bodies_are_no_paths() {
 }
 
 #[tokio::test]
-async fn m22_an_upload_is_found_by_128_bits_and_not_by_a_path() {
+async fn m19_m22_an_upload_is_found_by_128_bits_and_not_by_a_path() {
     let home = Home::new();
     let studio = with_canaries(&home).await;
     let mut ids = Vec::new();

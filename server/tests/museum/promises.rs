@@ -37,6 +37,8 @@ fn m12_every_promise_has_a_test() {
     let rows: Vec<&str> = quoted.filter(is_row).collect();
     assert!(rows.len() > 25, "{rows:?}");
     for row in rows {
-        assert!(sources.contains(&format!("fn {row}_")), "no test is named after {row}");
+        // One test may be that of two rows.
+        let is_named = sources.contains(&format!("fn {row}_")) || sources.contains(&format!("_{row}_"));
+        assert!(is_named, "no test is named after {row}");
     }
 }

@@ -17,6 +17,46 @@ pub fn adapted(source: &str) -> (String, bool) {
     (plain, marks_answers)
 }
 
+/// Words and signs of the longest `{{ }}` or `{% %}`, texts in quotes left out.
+pub fn longest_tag(source: &str) -> usize {
+    let (mut longest, mut count, mut braces) = (0, 0, 0_usize);
+    let (mut inside, mut comment, mut in_word, mut quote) = (false, false, false, None);
+    let mut chars = source.chars().peekable();
+    while let Some(c) = chars.next() {
+        let next = chars.peek().copied();
+        match quote {
+            Some(_) if c == '\\' => drop(chars.next()),
+            Some(open) if c == open => quote = None,
+            Some(_) => {}
+            None if comment => comment = !(c == '#' && next == Some('}')),
+            None if !inside => {
+                comment = c == '{' && next == Some('#');
+                inside = c == '{' && matches!(next, Some('%' | '{'));
+                if inside {
+                    (count, braces) = (0, 0);
+                    chars.next();
+                }
+            }
+            None if c == '\'' || c == '"' => quote = Some(c),
+            None if braces == 0 && matches!((c, next), ('%' | '}', Some('}'))) => inside = false,
+            None => {
+                match c {
+                    '{' => braces += 1,
+                    '}' => braces = braces.saturating_sub(1),
+                    _ => {}
+                }
+                let is_word = c.is_alphanumeric() || c == '_';
+                if !(c.is_whitespace() || is_word && in_word) {
+                    count += 1;
+                    longest = longest.max(count);
+                }
+                in_word = is_word;
+            }
+        }
+    }
+    longest
+}
+
 /// In Python's string literals a backslash at the end of a line joins it with the next; minijinja's know no such escape.
 /// Takes these two characters out of the literals inside `{{ }}` and `{% %}`.
 fn joined_lines(source: &str) -> String {
