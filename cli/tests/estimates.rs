@@ -19,7 +19,9 @@ fn lathe(home: &Path, words: &[&str]) -> Command {
 
 /// The words of `LATHE_ESTIMATE` (`model_name_or_path=… dataset=…`), or a run of the starter.
 fn words() -> Vec<String> {
-    let usual = "model_name_or_path=starter dataset=identity,instructions_en num_train_epochs=1 save_steps=0";
+    // Large enough that what the allocator happens to hold, some tens of megabytes, is little of it.
+    let usual = "model_name_or_path=starter dataset=identity,instructions_en packing=true cutoff_len=1024 \
+                 per_device_train_batch_size=8 gradient_accumulation_steps=1 max_steps=4 save_steps=0";
     let words = std::env::var("LATHE_ESTIMATE").unwrap_or_else(|_| usual.into());
     words.split_whitespace().map(str::to_owned).collect()
 }

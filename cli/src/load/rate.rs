@@ -12,18 +12,19 @@ const TURNS: u32 = 4;
 
 pub async fn mixed(studio: &Studio, plan: &Plan) -> Result<Row> {
     let training = studio.train().await?;
-    let paths = [
-        JOBS.to_owned(),
-        fill(JOB, &training.id),
-        format!("{}?after={}", fill(JOB_METRICS, &training.id), training.step()),
-        SYSTEM.to_owned(),
-        CATALOG.to_owned(),
-        "/".to_owned(),
-    ];
     let spell = plan.seconds / TURNS;
     let (mut paces, mut waits, mut answers) = (Vec::new(), Vec::new(), Counts::new());
     for _ in 0..TURNS {
         let alone = training.pace(spell).await;
+        // What a page asks for that comes back.
+        let paths = [
+            JOBS.to_owned(),
+            fill(JOB, &training.id),
+            format!("{}?after={}", fill(JOB_METRICS, &training.id), training.step()),
+            SYSTEM.to_owned(),
+            CATALOG.to_owned(),
+            "/".to_owned(),
+        ];
         let begun = Instant::now();
         let mut callers = tokio::task::JoinSet::new();
         for caller in 0..CONNECTIONS {

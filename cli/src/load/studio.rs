@@ -67,11 +67,11 @@ impl Studio {
         self.child.id()
     }
 
-    /// Starts a training that goes on until the studio ends, and waits for its first steps.
+    /// Starts a training of some twenty steps a second that goes on until the studio ends, and waits for its first steps.
     pub async fn train(&self) -> Result<Training> {
         let config = json!({
             "model_name_or_path": "starter", "stage": "sft", "finetuning_type": "lora", "dataset": "instructions_en",
-            "max_steps": 1_000_000, "save_steps": 0, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1
+            "max_steps": 1_000_000, "save_steps": 0, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1
         });
         let new = json!({ "kind": "train", "name": "load", "config": config });
         let job = self.client().await?.ask(Method::POST, JOBS, Some(&new)).await?;

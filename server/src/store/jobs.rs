@@ -88,7 +88,9 @@ impl Store {
     pub async fn jobs(&self, wanted: &Wanted) -> Result<Vec<Job>> {
         let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM jobs WHERE NOT doomed");
         if let Some((time, id)) = &wanted.before {
-            query.push(" AND (created_at, id) < (").push_bind(time).push(", ").push_bind(id).push(")");
+            // Whoever read the time as JSON may have rounded its last bit: as long as the job is there, its own counts.
+            query.push(" AND (created_at, id) < (coalesce((SELECT created_at FROM jobs WHERE id = ").push_bind(id);
+            query.push("), ").push_bind(time).push("), ").push_bind(id).push(")");
         }
         if let Some(kind) = &wanted.kind {
             query.push(" AND kind = ").push_bind(word(kind)?);
