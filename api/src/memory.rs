@@ -6,6 +6,9 @@ use crate::{
     problem::Problem,
 };
 
+/// The code of the problem.
+pub const OUT_OF_MEMORY: &str = "out_of_memory";
+
 /// What is known of a worker whose memory ran out.
 #[derive(Clone, Debug, Default)]
 pub struct Exhausted<'a> {
@@ -34,7 +37,7 @@ impl Exhausted<'_> {
             en += &format!(" of {} that it might have", gigabytes(limit));
             zh += &format!("，上限为 {}", gigabytes(limit));
         }
-        let problem = Problem::new("out_of_memory", format!("{en}."), format!("{zh}。"));
+        let problem = Problem::new(OUT_OF_MEMORY, format!("{en}."), format!("{zh}。"));
         let problem = match self.saved {
             Some(step) => problem.hint(
                 format!("Resume it from step {step} after one of these:"),

@@ -1,18 +1,15 @@
 //! `lathe checkpoint`: what it says of whole and of damaged checkpoints, and how it ends.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use common::lathe;
 use serde_json::Value;
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output, Stdio},
-};
+use std::{fs, path::Path, process::Output};
 use tempfile::TempDir;
 
 fn run(home: &Path, words: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lathe"));
-    command.args(words).env_clear().env("HOME", home).env("LATHE_HOME", home.join("lathe")).stdin(Stdio::null());
-    command.output().unwrap()
+    lathe(home, words).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -1,20 +1,16 @@
 //! The command line as scripts use it: exit codes, JSON on stdout, problems that name their key.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use common::lathe;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use tempfile::TempDir;
-
-/// The binary with a data folder of its own and nothing of this machine's environment.
-fn lathe(home: &Path, words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lathe"));
-    command.args(words).env_clear().env("HOME", home).env("LATHE_HOME", home.join("lathe")).stdin(Stdio::null());
-    command
-}
 
 fn run(home: &Path, words: &[&str]) -> Output {
     lathe(home, words).output().unwrap()

@@ -1,21 +1,16 @@
 //! What a plan promises, against what the run takes.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use common::lathe;
 use serde_json::Value;
 use std::{
     fs,
-    path::Path,
-    process::{Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
-
-fn lathe(home: &Path, words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lathe"));
-    command.args(words).env_clear().env("HOME", home).env("LATHE_HOME", home.join("lathe")).stdin(Stdio::null());
-    command
-}
 
 /// The words of `LATHE_ESTIMATE` (`model_name_or_path=… dataset=…`), or a run of the starter.
 fn words() -> Vec<String> {

@@ -1,13 +1,15 @@
 //! `lathe data make` with a teacher behind a stand-in of an OpenAI-compatible server, from the command line to the dataset.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use serde_json::{Value, json};
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::Path,
-    process::{Command, Output, Stdio},
+    process::Output,
     sync::{Arc, Mutex},
 };
 use tempfile::TempDir;
@@ -63,9 +65,7 @@ fn request(stream: &TcpStream) -> Option<(String, Value)> {
 }
 
 fn lathe(home: &Path, words: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lathe"));
-    command.args(words).env_clear().env("HOME", home).env("LATHE_HOME", home.join("lathe"));
-    command.env("LATHE_TEACHER_API_KEY", "sk-verysecret").stdin(Stdio::null()).output().unwrap()
+    common::lathe(home, words).env("LATHE_TEACHER_API_KEY", "sk-verysecret").output().unwrap()
 }
 
 fn rows(home: &Path, name: &str) -> Vec<Value> {

@@ -1,12 +1,10 @@
 //! `lathe data pairs`: from scores, rankings and votes to a dataset that trains.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use serde_json::{Value, json};
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output, Stdio},
-};
+use std::{fs, path::Path, process::Output};
 use tempfile::TempDir;
 
 /// A data folder with scored, ranked and twice answered questions.
@@ -31,9 +29,8 @@ fn home() -> TempDir {
 }
 
 fn lathe(home: &TempDir, words: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lathe"));
-    command.args(["data", "pairs"]).args(words).env_clear().env("HOME", home.path()).env("LATHE_HOME", home.path());
-    command.stdin(Stdio::null()).output().unwrap()
+    let words = [&["data", "pairs"], words].concat();
+    common::lathe(home.path(), &words).env("LATHE_HOME", home.path()).output().unwrap()
 }
 
 fn told(home: &TempDir, words: &[&str]) -> Value {

@@ -5,12 +5,15 @@
 mod common;
 
 use api::{
-    Event, JobKind, Outcome, Problem, RunConfig,
+    Event, JobKind, Outcome,
     data::Message,
     job::Spec,
     params::{ComputeType, GenerateParams, ModelParams},
 };
-use common::Case;
+use common::{
+    Case,
+    jobs::{Ended, config_of, heard, places},
+};
 use engine::{
     Places,
     files::disk::{Op, Verdict, observed},
@@ -26,19 +29,13 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     rc::Rc,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::AtomicBool,
 };
 
 /// A data folder with a tiny Llama and a dataset.
 struct Home {
     dir: tempfile::TempDir,
     case: Case,
-}
-
-struct Ended {
-    dir: PathBuf,
-    outcome: Outcome,
-    events: Vec<Event>,
 }
 
 /// How often faults are tried, if the environment variable `LATHE_FAULTS` doesn't say.
@@ -70,10 +67,6 @@ impl Home {
         self.dir.path()
     }
 
-    fn places(&self) -> Places {
-        Places { home: self.path().into(), hub_cache: self.path().join("hub") }
-    }
-
     /// Eight steps of LoRA with a checkpoint at each second one.
     fn config(&self, more: Value) -> Value {
         let mut config = json!({
@@ -91,8 +84,8 @@ impl Home {
 
     fn stopped(&self, name: &str, config: Value, stop_after: Option<u64>) -> Ended {
         let dir = self.path().join("runs").join(name);
-        let config: RunConfig = serde_json::from_value(config).unwrap();
-        let spec = Spec { id: name.into(), kind: JobKind::Train, config, after: None, created_at: 0.0 };
+        let spec =
+            Spec { id: name.into(), kind: JobKind::Train, config: config_of(config), after: None, created_at: 0.0 };
         self.work(&spec, &dir, stop_after)
     }
 
@@ -101,64 +94,13 @@ impl Home {
             "model_name_or_path": self.case.model.path(), "adapter_name_or_path": adapter,
             "export_dir": self.path().join("exports").join(name), "export_size": 0.00001
         });
-        let config: RunConfig = serde_json::from_value(config).unwrap();
-        let spec = Spec { id: name.into(), kind: JobKind::Export, config, after: None, created_at: 0.0 };
+        let spec =
+            Spec { id: name.into(), kind: JobKind::Export, config: config_of(config), after: None, created_at: 0.0 };
         self.work(&spec, &self.path().join("runs").join(name), None)
     }
 
     fn work(&self, spec: &Spec, dir: &Path, stop_after: Option<u64>) -> Ended {
-        let (stop, mut events) = (AtomicBool::new(false), Vec::new());
-        let mut sink = |event: Event| {
-            if matches!(&event, Event::Metrics { step, .. } if Some(*step) == stop_after) {
-                stop.store(true, Ordering::Relaxed);
-            }
-            events.push(event);
-            Ok(())
-        };
-        let outcome = run::run(spec, dir, &self.places(), &mut sink, &stop).unwrap();
-        Ended { dir: dir.into(), outcome, events }
-    }
-}
-
-impl Ended {
-    /// Step and loss, as bits.
-    fn losses(&self) -> Vec<(u64, u64)> {
-        let loss = |event: &Event| match event {
-            Event::Metrics { step, values, .. } => Some((*step, values.get("loss")?.to_bits())),
-            _ => None,
-        };
-        self.events.iter().filter_map(loss).collect()
-    }
-
-    fn problem(&self) -> &Problem {
-        match self.events.last() {
-            Some(Event::Finished { problem: Some(problem), .. }) => problem,
-            other => panic!("it went on: {other:?}"),
-        }
-    }
-
-    fn notes(&self) -> Vec<&Problem> {
-        self.events
-            .iter()
-            .filter_map(|event| if let Event::Note { problem } = event { Some(problem) } else { None })
-            .collect()
-    }
-
-    /// Steps of the checkpoints that were told of, and of the best.
-    fn saved(&self, best_alone: bool) -> Vec<u64> {
-        let saved = |event: &Event| match event {
-            Event::Checkpoint { step, best, .. } if *best || !best_alone => Some(*step),
-            _ => None,
-        };
-        self.events.iter().filter_map(saved).collect()
-    }
-
-    fn weights(&self) -> Vec<u8> {
-        fs::read(self.dir.join("adapter_model.safetensors")).unwrap()
-    }
-
-    fn state(&self) -> Value {
-        serde_json::from_slice(&fs::read(self.dir.join("trainer_state.json")).unwrap()).unwrap()
+        heard(dir, stop_after, |sink, stop| run::run(spec, dir, &places(self.path()), sink, stop))
     }
 }
 
@@ -302,7 +244,7 @@ mod faults {
             assert!(newest >= told && newest >= 2, "{how} at {point}: {newest} stands, {told} was told");
             let second = home.run(&name, config(json!({"resume_from_checkpoint": true})));
             assert_eq!(second.outcome, Outcome::Succeeded, "{how} at {point}: {:?}", second.events.last());
-            assert_eq!(second.losses(), whole.losses()[newest as usize..], "{how} at {point}");
+            assert_eq!(second.loss_bits(), whole.loss_bits()[newest as usize..], "{how} at {point}");
             assert!(second.weights() == whole.weights(), "{how} at {point}: the weights differ");
             assert!(second.notes().is_empty(), "{how} at {point}: {:?}", second.notes());
             let left: Vec<_> = content_names(&dir)
@@ -415,7 +357,7 @@ mod faults {
             let problem = lacking.problem();
             assert_eq!(problem.code, "disk_full", "{problem}");
             assert!(problem.message.contains("are needed") && problem.message.contains("are free"), "{problem}");
-            assert!(lacking.losses().is_empty(), "a step was made");
+            assert!(lacking.loss_bits().is_empty(), "a step was made");
         }
     }
 
@@ -432,7 +374,7 @@ mod faults {
             problem.message.contains("dataset sha256 ") && problem.message.matches("sha256").count() == 2,
             "{problem}"
         );
-        assert!(second.losses().is_empty(), "a step was made");
+        assert!(second.loss_bits().is_empty(), "a step was made");
         let third = home.run("rows", home.config(json!({"resume_from_checkpoint": true, "accept_changes": true})));
         assert_eq!(third.outcome, Outcome::Succeeded);
         assert!(third.notes().iter().any(|note| note.code == "settings_changed"), "{:?}", third.notes());
@@ -452,9 +394,9 @@ mod faults {
             events.push(event);
             Ok(())
         };
-        let outcome = run::run(&spec, &dir, &home.places(), &mut sink, &AtomicBool::new(false)).unwrap();
+        let outcome = run::run(&spec, &dir, &places(home.path()), &mut sink, &AtomicBool::new(false)).unwrap();
         let ended = Ended { dir, outcome, events };
-        assert_eq!((ended.outcome, ended.losses()), (Outcome::Succeeded, whole.losses()));
+        assert_eq!((ended.outcome, ended.loss_bits()), (Outcome::Succeeded, whole.loss_bits()));
     }
 
     #[test]
@@ -487,17 +429,17 @@ mod faults {
         ] {
             assert!(problem.message.contains(part) && problem.message_in("zh").contains(part), "{part}: {problem}");
         }
-        assert!(refused.losses().is_empty() && standing(&refused.dir) == [2, 4]);
+        assert!(refused.loss_bits().is_empty() && standing(&refused.dir) == [2, 4]);
         let mut accepted = changed;
         accepted["accept_changes"] = json!(true);
         let ended = home.run("changed", home.config(accepted));
-        assert_eq!(ended.losses().first().map(|(step, _)| *step), Some(5));
+        assert_eq!(ended.loss_bits().first().map(|(step, _)| *step), Some(5));
         // A finished run says that nothing is left, and trains nothing silently.
         let again = home.run("changed", home.config(json!({
             "resume_from_checkpoint": true, "learning_rate": 0.02, "per_device_train_batch_size": 4, "cutoff_len": 6, "lora_alpha": 99
         })));
         assert!(
-            again.losses().is_empty() && again.notes().iter().any(|note| note.code == "nothing_left"),
+            again.loss_bits().is_empty() && again.notes().iter().any(|note| note.code == "nothing_left"),
             "{:?}",
             again.events
         );
@@ -607,7 +549,7 @@ mod faults {
                 adapter_name_or_path: adapter.map(text),
                 ..ModelParams::default()
             };
-            Loaded::open(&params, &home.places(), ComputeType::Fp32).unwrap()
+            Loaded::open(&params, &places(home.path()), ComputeType::Fp32).unwrap()
         };
         let (ours, exported) = (load(&starter, Some(&trained.dir)), load(&place, None));
         assert_eq!(ours.eos, exported.eos);
@@ -652,7 +594,7 @@ mod faults {
             for part in ["checkpoint-6", "adapter_model.safetensors", "checkpoint-4"] {
                 assert!(note.contains(part), "{part}: {note}");
             }
-            assert_eq!(ended.losses(), whole.losses()[4..]);
+            assert_eq!(ended.loss_bits(), whole.loss_bits()[4..]);
             assert!(ended.weights() == whole.weights());
         }
         let nowhere = home.run("nowhere", home.config(json!({"resume_from_checkpoint": dir.join("checkpoint-7")})));
@@ -742,18 +684,18 @@ fn a_resumed_run_takes_up_what_it_is_asked_to() {
         copy(&whole.dir, &home.path().join("runs").join(name));
         let ended = home.run(name, home.config(more));
         assert_eq!(ended.outcome, Outcome::Succeeded, "{:?}", ended.events.last());
-        (ended.losses(), ended)
+        (ended.loss_bits(), ended)
     };
     let from = whole.dir.join("checkpoint-4");
     let (all, _) = losses("all", json!({"resume_from_checkpoint": from}));
-    assert_eq!(all, whole.losses()[4..]);
+    assert_eq!(all, whole.loss_bits()[4..]);
     let (weights, ended) =
         losses("weights", json!({"resume_from_checkpoint": from, "resume_mode": "weights", "learning_rate": 0.005}));
     let (moments, _) = losses("moments", json!({"resume_from_checkpoint": from, "resume_mode": "optimizer"}));
     // Both begin with the first rows and the weights of the checkpoint, and part where the moments tell.
     let steps = |losses: &[(u64, u64)]| losses.iter().map(|(step, _)| *step).collect::<Vec<_>>();
     assert_eq!((steps(&weights), steps(&moments)), ((1..=8).collect(), (1..=8).collect()));
-    assert!(weights[0] == moments[0] && weights[0] != whole.losses()[0] && weights[1] != moments[1]);
+    assert!(weights[0] == moments[0] && weights[0] != whole.loss_bits()[0] && weights[1] != moments[1]);
     // A new start in the same folder: from here on the newest is the last that was saved, and a broken run goes on from that.
     assert_eq!(checkpoint::newest(&ended.dir).0.unwrap().1, 8);
     let name = "again";
@@ -762,5 +704,5 @@ fn a_resumed_run_takes_up_what_it_is_asked_to() {
     assert_eq!(home.stopped(name, home.config(restart), Some(3)).outcome, Outcome::Stopped);
     assert_eq!(checkpoint::newest(&home.path().join("runs/again")).0.unwrap().1, 3);
     let second = home.run(name, home.config(json!({"resume_from_checkpoint": true})));
-    assert_eq!(second.losses(), moments[3..], "the optimizer forgot what it had made before");
+    assert_eq!(second.loss_bits(), moments[3..], "the optimizer forgot what it had made before");
 }

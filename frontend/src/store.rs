@@ -24,6 +24,8 @@ pub struct Store {
     pub jobs: RwSignal<Option<Vec<Job>>>,
     /// Whether the server has older ones.
     pub has_older: RwSignal<bool>,
+    /// Time and id of the last one of the last page. Older ones may be known, from a search.
+    page_end: RwSignal<Option<(f64, String)>>,
     pub queue: RwSignal<Option<Queue>>,
     pub models: RwSignal<Option<Vec<ModelInfo>>>,
     pub datasets: RwSignal<Option<Vec<DatasetInfo>>>,
@@ -52,6 +54,7 @@ impl Store {
             system: RwSignal::new(None),
             jobs: RwSignal::new(None),
             has_older: RwSignal::new(false),
+            page_end: RwSignal::new(None),
             queue: RwSignal::new(None),
             models: RwSignal::new(None),
             datasets: RwSignal::new(None),
@@ -96,7 +99,7 @@ impl Store {
         spawn_local(async move {
             match client::get::<Vec<Job>>(&format!("{}?limit={PAGE}", routes::JOBS)).await {
                 Ok(found) => {
-                    self.has_older.set(found.len() == PAGE);
+                    self.end_page(&found);
                     self.jobs.set(Some(found));
                 }
                 Err(problems) if self.online.get_untracked() => self.complain(&problems),
@@ -107,17 +110,21 @@ impl Store {
 
     /// Loads the next page of the list.
     pub fn load_older(self) {
-        let last = self.jobs.with_untracked(|jobs| jobs.as_ref()?.last().map(|job| (job.created_at, job.id.clone())));
-        let Some((time, id)) = last else { return };
+        let Some((time, id)) = self.page_end.get_untracked() else { return };
         spawn_local(async move {
             match client::get::<Vec<Job>>(&format!("{}?limit={PAGE}&before={time},{id}", routes::JOBS)).await {
                 Ok(found) => {
-                    self.has_older.set(found.len() == PAGE);
+                    self.end_page(&found);
                     found.into_iter().for_each(|job| self.put(job));
                 }
                 Err(problems) => self.complain(&problems),
             }
         });
+    }
+
+    fn end_page(self, page: &[Job]) {
+        self.has_older.set(page.len() == PAGE);
+        self.page_end.set(page.last().map(|job| (job.created_at, job.id.clone())));
     }
 
     /// Looks for runs among those that aren't loaded.

@@ -10,6 +10,7 @@ mod extract;
 mod gate;
 mod home;
 pub mod hub;
+mod kernel;
 mod listen;
 mod observe;
 mod openapi;

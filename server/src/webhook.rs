@@ -1,7 +1,7 @@
 //! Tells another computer of every change of a job's state. What has to be told stands in the database, written in the
 //! same transaction as the change, so a restart loses nothing; it goes when the other side has taken it.
 
-use crate::{error::Error, store::Store, time::now};
+use crate::{error::Error, random::to_hex, store::Store, time::now};
 use hmac::{Hmac, KeyInit, Mac};
 use reqwest::{Client, Url, redirect::Policy};
 use sha2::Sha256;
@@ -130,8 +130,7 @@ pub fn signature(secret: &str, body: &[u8]) -> String {
     // HMAC takes a key of any length.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else { return String::new() };
     mac.update(body);
-    let digest = mac.finalize().into_bytes();
-    digest.iter().fold(String::from("sha256="), |text, byte| text + &format!("{byte:02x}"))
+    format!("sha256={}", to_hex(&mac.finalize().into_bytes()))
 }
 
 /// Seconds until the next try.

@@ -7,9 +7,9 @@ use crate::{
     say::Say,
 };
 use api::Problem;
-use engine::train::checkpoint::{Report, all, glance, is_one, verify};
+use engine::train::checkpoint::{Report, all, glance, is_one, name, verify};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub fn run(command: Checkpoint, environment: &Environment, say: &Say) -> Outcome {
     match command {
@@ -86,8 +86,4 @@ fn lines(reports: &[Report], say: &Say) -> String {
         std::iter::once(head.trim_end().to_string()).chain(faults).collect::<Vec<_>>().join("\n")
     };
     reports.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-fn name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

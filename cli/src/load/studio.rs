@@ -187,3 +187,18 @@ pub fn raise_open_files() {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
+
+/// The most memory that any process of a studio has while `until` isn't done.
+pub async fn highest<T>(studio: &Studio, until: impl Future<Output = T>) -> (T, u64) {
+    let mut most = 0;
+    tokio::pin!(until);
+    loop {
+        tokio::select! {
+            done = &mut until => return (done, most),
+            () = tokio::time::sleep(Duration::from_millis(20)) => {
+                let all = descendants(studio.pid()).into_iter().chain([studio.pid()]);
+                most = all.map(|pid| memory(pid, "VmRSS")).max().unwrap_or(0).max(most);
+            }
+        }
+    }
+}

@@ -4,7 +4,7 @@ use super::{
     Plan, Result, Row,
     client::whole,
     megabytes,
-    studio::{Studio, descendants, forget_peak, memory},
+    studio::{Studio, forget_peak, memory},
 };
 use api::routes::UPLOADS;
 use http_body_util::{Full, StreamBody};
@@ -18,7 +18,7 @@ use std::{
     fs::File,
     io::{BufWriter, Write},
     process::Command,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// A row that makes files large; as many bytes as it has.
@@ -97,19 +97,4 @@ pub async fn parsed(plan: &Plan) -> Result<Row> {
         .at_least("speed", figure("register_mb_per_s"), "MB/s", 50.0)
         .at_most("memory", megabytes(figure("register_memory") as u64), "MB", 128.0)
         .at_least("rows", figure("rows"), "", rows as f64))
-}
-
-/// The most memory that any process of a studio has while `until` isn't done.
-pub async fn highest<T>(studio: &Studio, until: impl Future<Output = T>) -> (T, u64) {
-    let mut most = 0;
-    tokio::pin!(until);
-    loop {
-        tokio::select! {
-            done = &mut until => return (done, most),
-            () = tokio::time::sleep(Duration::from_millis(20)) => {
-                let all = descendants(studio.pid()).into_iter().chain([studio.pid()]);
-                most = all.map(|pid| memory(pid, "VmRSS")).max().unwrap_or(0).max(most);
-            }
-        }
-    }
 }

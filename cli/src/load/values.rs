@@ -4,8 +4,7 @@ use super::{
     Plan, Result, Row,
     client::whole,
     megabytes, ms,
-    studio::{Studio, memory},
-    upload::highest,
+    studio::{Studio, highest, memory},
 };
 use api::routes::{CHAT, CHAT_GENERATE, DATASETS, fill};
 use http_body_util::StreamBody;

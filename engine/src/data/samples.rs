@@ -154,6 +154,11 @@ impl Samples {
         self.pieces(i).iter().map(|place| self.tokens(place)).sum()
     }
 
+    /// Tokens of some samples together.
+    pub fn tokens_of(&self, batch: &[u32]) -> u64 {
+        batch.iter().map(|i| self.length(*i as usize) as u64).sum()
+    }
+
     /// Tokens of sample `i` that have a loss.
     pub fn targets(&self, i: usize) -> usize {
         self.pieces(i).iter().map(|place| self.part(place).targets(place.piece as usize)).sum()

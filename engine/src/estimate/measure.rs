@@ -184,7 +184,7 @@ fn rehearsal(samples: &Samples, sampler: &Sampler, steps: u64) -> Sampler {
         .steps(0)
         .take(steps.min(LOOKED_AT) as usize)
         .flatten()
-        .map(|batch| (tokens_of(samples, &batch), batch))
+        .map(|batch| (samples.tokens_of(&batch), batch))
         .collect();
     let size = all.iter().map(|(_, batch)| batch.len()).max().unwrap_or(1);
     // Those at the end of an epoch may be smaller.
@@ -201,11 +201,7 @@ fn rehearsal(samples: &Samples, sampler: &Sampler, steps: u64) -> Sampler {
 
 /// Tokens of each micro-batch of a step.
 fn micro_batches(samples: &Samples, sampler: &Sampler, step: u64) -> Vec<u64> {
-    sampler.step(step).iter().map(|batch| tokens_of(samples, batch)).collect()
-}
-
-fn tokens_of(samples: &Samples, batch: &[u32]) -> u64 {
-    batch.iter().map(|i| samples.length(*i as usize) as u64).sum()
+    sampler.step(step).iter().map(|batch| samples.tokens_of(batch)).collect()
 }
 
 /// A run folder that goes again.

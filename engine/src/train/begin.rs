@@ -127,7 +127,7 @@ pub fn nothing_left(step: u64, steps: u64) -> Problem {
 }
 
 fn lost_best(path: &Path, faults: Text) -> Problem {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = checkpoint::name(path);
     Problem::new(
         "damaged_checkpoint",
         format!("{name}, the best checkpoint, is damaged: {}. The result is that of the last step.", faults.en),

@@ -6,6 +6,7 @@ use api::{
     params::{ComputeType, ModelParams},
 };
 use engine::{Places, Result, loaded::Loaded, run};
+use serde_json::Value;
 use std::{
     collections::BTreeMap,
     fs,
@@ -27,7 +28,7 @@ pub fn places(home: &Path) -> Places {
     Places { home: home.into(), hub_cache: home.join("hub") }
 }
 
-pub fn config_of(value: serde_json::Value) -> RunConfig {
+pub fn config_of(value: Value) -> RunConfig {
     serde_json::from_value(value).unwrap()
 }
 
@@ -81,6 +82,36 @@ impl Ended {
 
     pub fn losses(&self) -> Vec<f64> {
         self.values("loss")
+    }
+
+    /// Steps with the bits of their loss.
+    pub fn loss_bits(&self) -> Vec<(u64, u64)> {
+        let loss = |event: &Event| match event {
+            Event::Metrics { step, values, .. } => Some((*step, values.get("loss")?.to_bits())),
+            _ => None,
+        };
+        self.events.iter().filter_map(loss).collect()
+    }
+
+    pub fn notes(&self) -> Vec<&Problem> {
+        self.events
+            .iter()
+            .filter_map(|event| if let Event::Note { problem } = event { Some(problem) } else { None })
+            .collect()
+    }
+
+    /// Steps of the checkpoints that were told of, or of the best alone.
+    pub fn saved(&self, best_alone: bool) -> Vec<u64> {
+        let saved = |event: &Event| match event {
+            Event::Checkpoint { step, best, .. } if *best || !best_alone => Some(*step),
+            _ => None,
+        };
+        self.events.iter().filter_map(saved).collect()
+    }
+
+    /// What stands in `trainer_state.json`.
+    pub fn state(&self) -> Value {
+        serde_json::from_slice(&fs::read(self.dir.join("trainer_state.json")).unwrap()).unwrap()
     }
 
     /// Why it failed.

@@ -1,12 +1,25 @@
 //! A job in words: its state, progress, model and data, times.
 
 use crate::{
-    format,
+    client, format,
     i18n::{Language, Words, fill},
+    store::{Store, store},
     ui,
 };
-use api::{Job, JobState, job::Progress};
-use leptos::prelude::*;
+use api::{Job, JobState, job::Progress, routes};
+use leptos::{prelude::*, task::spawn_local};
+
+/// Sends an order about a job (`POST`, without a body). What went wrong is shown; `then` hears whether it was taken.
+pub fn order(route: &'static str, id: String, then: impl FnOnce(Store, bool) + 'static) {
+    let store = store();
+    spawn_local(async move {
+        let sent = client::order(&routes::fill(route, &id), &serde_json::json!({})).await;
+        if let Err(problems) = &sent {
+            store.complain(problems);
+        }
+        then(store, sent.is_ok());
+    });
+}
 
 pub fn state_word(state: JobState, w: &'static Words) -> &'static str {
     match state {

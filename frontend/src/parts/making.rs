@@ -1,17 +1,17 @@
 //! A job that makes rows, as its pages list it.
 
 use crate::{
-    client, format,
+    format,
     i18n::fill,
     parts::{
         ProblemNote,
-        job::{Bar, badge, left, share, status},
+        job::{Bar, badge, left, order, share, status},
     },
-    store::{Store, store},
+    store::Store,
     ui,
 };
 use api::{Job, JobKind, routes};
-use leptos::{prelude::*, task::spawn_local};
+use leptos::prelude::*;
 
 /// Jobs of these kinds of making, newest first.
 pub fn jobs(store: Store, tasks: &'static [&'static str]) -> impl Iterator<Item = Job> {
@@ -27,15 +27,8 @@ pub fn made_dataset(job: &Job) -> Option<String> {
 /// A job: how far it is, or what became of it; it can be stopped, and taken up again. `also` stands
 /// with its buttons.
 pub fn making_job(job: Job, also: impl IntoView + 'static) -> impl IntoView {
-    let (w, language, store) = (ui::words(), ui::language(), store());
+    let (w, language) = (ui::words(), ui::language());
     let active = job.state.is_active();
-    let act = move |route: &'static str, id: String| {
-        spawn_local(async move {
-            if let Err(problems) = client::order(&routes::fill(route, &id), &serde_json::json!({})).await {
-                store.complain(&problems);
-            }
-        });
-    };
     let progress = active.then(|| {
         let text = status(&job.progress, language).unwrap_or_default();
         let amount = fill(
@@ -64,8 +57,8 @@ pub fn making_job(job: Job, also: impl IntoView + 'static) -> impl IntoView {
     let problem = job.problem.clone().filter(|_| !active).map(|problem| view! { <ProblemNote problem /> });
     let again = !active && job.state != api::JobState::Succeeded;
     let (stop_id, resume_id) = (job.id.clone(), job.id.clone());
-    let stop = active.then(|| view! { <button type="button" class="btn quiet s" on:click=move |_| act(routes::JOB_STOP, stop_id.clone())>{w.stop}</button> });
-    let resume = again.then(|| view! { <button type="button" class="btn quiet s" on:click=move |_| act(routes::JOB_RESUME, resume_id.clone())>{w.resume}</button> });
+    let stop = active.then(|| view! { <button type="button" class="btn quiet s" on:click=move |_| order(routes::JOB_STOP, stop_id.clone(), |_, _| ())>{w.stop}</button> });
+    let resume = again.then(|| view! { <button type="button" class="btn quiet s" on:click=move |_| order(routes::JOB_RESUME, resume_id.clone(), |_, _| ())>{w.resume}</button> });
     view! {
         <div class="export" data-testid="make-job">
             <div class="row">{title}{badge(job.state, share(&job.progress))}<span class="push">{also}{stop}{resume}</span></div>

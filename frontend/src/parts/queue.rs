@@ -3,8 +3,12 @@
 use crate::{
     client, format,
     i18n::fill,
-    parts::{icon, job::now, shell::job_href},
-    store::store,
+    parts::{
+        icon,
+        job::{now, order},
+        shell::job_href,
+    },
+    store::{Store, store},
     ui,
 };
 use api::{
@@ -33,6 +37,10 @@ fn place(job: String, place: Place, focus: Option<String>) {
     });
 }
 
+fn refreshed(store: Store, _taken: bool) {
+    store.refresh_queue();
+}
+
 fn pause(paused: bool) {
     let store = store();
     spawn_local(async move {
@@ -40,16 +48,6 @@ fn pause(paused: bool) {
             Ok(queue) => store.queue.set(Some(queue)),
             Err(problems) => store.complain(&problems),
         }
-    });
-}
-
-fn order(route: &'static str, job: String) {
-    let store = store();
-    spawn_local(async move {
-        if let Err(problems) = client::order(&routes::fill(route, &job), &serde_json::json!({})).await {
-            store.complain(&problems);
-        }
-        store.refresh_queue();
     });
 }
 
@@ -198,7 +196,7 @@ fn row(
     };
     let stop = {
         let id = id.clone();
-        move |_| order(routes::JOB_STOP, id.clone())
+        move |_| order(routes::JOB_STOP, id.clone(), refreshed)
     };
     view! {
         <li draggable="true" data-testid=format!("queue-{id}") on:dragstart=take on:dragover=over on:drop=drop
@@ -226,7 +224,7 @@ fn pending(job: Job) -> impl IntoView {
         let job = id.clone();
         view! {
             <button type="button" class="btn s" data-testid=format!("queue-{name}-{id}") aria-label=format!("{word}: {id}")
-                on:click=move |_| order(route, job.clone())>{icon(symbol, 16)}{word}</button>
+                on:click=move |_| order(route, job.clone(), refreshed)>{icon(symbol, 16)}{word}</button>
         }
     };
     view! {

@@ -2,6 +2,7 @@
 
 use crate::{
     error::Reply,
+    kernel::Fields,
     router::{Content, Route},
     state::State as App,
 };
@@ -81,16 +82,12 @@ impl Page {
 
     /// What the kernel knows of this process.
     fn process(&mut self) {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok())
-        };
-        if let Some(kib) = field("VmRSS") {
-            self.gauge("process_resident_memory_bytes", "Memory of the server", &[(String::new(), kib * 1024.0)]);
+        let status = Fields::read("/proc/self/status");
+        if let Some(bytes) = status.as_ref().and_then(|status| status.bytes("VmRSS")) {
+            self.gauge("process_resident_memory_bytes", "Memory of the server", &[(String::new(), big(bytes))]);
         }
-        if let Some(threads) = field("Threads") {
-            self.gauge("process_threads", "Threads of the server", &[(String::new(), threads)]);
+        if let Some(threads) = status.as_ref().and_then(|status| status.number("Threads")) {
+            self.gauge("process_threads", "Threads of the server", &[(String::new(), big(threads))]);
         }
         if let Ok(files) = fs::read_dir("/proc/self/fd") {
             self.gauge("process_open_fds", "Open files of the server", &[one(files.count())]);

@@ -4,6 +4,7 @@ use crate::{
     error::{Failure, Reply},
     extract::{Json, bounded},
     gate::loading,
+    kernel,
     router::{Content, Route},
     state::State as App,
 };
@@ -157,13 +158,7 @@ fn tidy(map: Map<String, Value>) -> Map<String, Value> {
 
 /// Memory of the machine and what of it is taken, in bytes; 0 where the kernel doesn't say.
 fn memory() -> (u64, u64) {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let bytes = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|rest| rest.trim().split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
-    };
-    let total = bytes("MemTotal:");
-    (total, total.saturating_sub(bytes("MemAvailable:")))
+    kernel::memory().map_or((0, 0), |memory| (memory.total, memory.total.saturating_sub(memory.available)))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::{Change, Result, Store, feed::encode};
 use crate::supervisor::Attempts;
 use api::{
     Job, JobState, RunConfig,
-    job::{JobKind, Progress},
+    job::{Feed, JobKind, Progress},
     queue::Priority,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -168,6 +168,12 @@ impl Change {
         .await?;
         self.note_state(&record.job).await?;
         self.save_job(record).await
+    }
+
+    /// Saves a job, and tells the pages of it.
+    pub async fn put(&mut self, record: &Record) -> Result<()> {
+        self.save_job(record).await?;
+        self.tell(&Feed::Job { job: Box::new(record.job.clone()) }).await
     }
 
     pub async fn save_job(&mut self, record: &Record) -> Result<()> {

@@ -1,5 +1,6 @@
 //! What is said of a worker that is gone without a last word.
 
+use crate::kernel;
 use api::{
     Job, JobKind, Problem,
     job::{Checkpoint, Heartbeat},
@@ -98,9 +99,7 @@ fn is_full(peak: u64, limit: u64) -> bool {
 
 /// Of this computer, or what the system lets this group of processes have.
 fn memory_of_the_machine() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let total = line.split_whitespace().next()?.parse::<u64>().ok()? * 1024;
+    let total = kernel::memory()?.total;
     let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
     let limits = limits.iter().filter_map(|file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
     Some(limits.fold(total, u64::min))

@@ -135,10 +135,7 @@ impl Supervisor {
         self.room_in_queue(1).await?;
         let record = self.fresh(new).await?;
         self.enqueue(&[&record]).await?;
-        let mut job = [record.job];
-        self.tell_reasons(&mut job).await?;
-        let [job] = job;
-        Ok(job)
+        self.with_reason(record.job).await
     }
 
     /// A job with a folder of its own, known to nobody yet.
@@ -186,8 +183,7 @@ impl Supervisor {
         if record.job.state == JobState::Stopping {
             record.job.progress.status = Some(Text::new("Stopping, saving first", "正在停止，先保存"));
         }
-        change.save_job(&record).await?;
-        change.tell(&Feed::Job { job: Box::new(record.job.clone()) }).await?;
+        change.put(&record).await?;
         change.commit().await?;
         self.note(&record)?;
         if let Some(active) = self.active().get(id) {
@@ -218,16 +214,10 @@ impl Supervisor {
         }
         record.worker = None;
         (record.restarts, record.attempts.count) = (true, 0);
-        change.save_job(&record).await?;
+        change.put(&record).await?;
         change.move_to_end(id).await?;
-        change.tell(&Feed::Job { job: Box::new(record.job.clone()) }).await?;
         change.commit().await?;
-        self.note(&record)?;
-        self.wake.notify_one();
-        let mut job = [record.job];
-        self.tell_reasons(&mut job).await?;
-        let [job] = job;
-        Ok(job)
+        self.queued(record).await
     }
 
     /// Waits a moment for the process of a job that has said its last word to be gone.

@@ -122,12 +122,20 @@ impl Supervisor {
                 change.move_to_end(id).await?;
             }
         }
-        change.save_job(&record).await?;
-        change.tell(&Feed::Job { job: Box::new(record.job.clone()) }).await?;
+        change.put(&record).await?;
         change.commit().await?;
+        self.queued(record).await
+    }
+
+    /// A job whose place in the queue has just changed, with what it waits for.
+    pub(super) async fn queued(&self, record: Record) -> Reply<Job> {
         self.note(&record)?;
         self.wake.notify_one();
-        let mut job = [record.job];
+        self.with_reason(record.job).await
+    }
+
+    pub(super) async fn with_reason(&self, job: Job) -> Reply<Job> {
+        let mut job = [job];
         self.tell_reasons(&mut job).await?;
         let [job] = job;
         Ok(job)
@@ -143,13 +151,19 @@ impl Supervisor {
     pub(super) async fn claim(&self) -> Result<Option<Duration>, sqlx::Error> {
         let _gate = self.gate.lock().await;
         let next = self.queue_again().await?;
-        let survey = self.survey().await?;
-        for (job, verdict) in survey.waiting.iter().zip(&survey.verdicts) {
-            if let Verdict::Start(slot) = verdict {
-                self.start(&job.id, *slot).await?;
-            }
+        let mut survey = self.survey().await?;
+        let starts = survey.waiting.iter().zip(&survey.verdicts).filter_map(|(job, verdict)| match verdict {
+            Verdict::Start(slot) => Some((job.id.clone(), *slot)),
+            Verdict::Wait(_) => None,
+        });
+        let starts: Vec<_> = starts.collect();
+        for (id, slot) in &starts {
+            self.start(id, *slot).await?;
         }
-        let queue = self.queue().await?;
+        if !starts.is_empty() {
+            survey = self.survey().await?;
+        }
+        let queue = survey.queue();
         if *self.told() != queue {
             self.base.store.tell(&Feed::Queue { queue: queue.clone() }).await?;
             *self.told() = queue;
@@ -170,8 +184,7 @@ impl Supervisor {
             let saved = self.has_saved(&record.job);
             go_on(&mut record, saved);
             if advance(&mut record.job, Cause::Restarted, now()) {
-                change.save_job(&record).await?;
-                change.tell(&Feed::Job { job: Box::new(record.job) }).await?;
+                change.put(&record).await?;
             }
             change.commit().await?;
         }
@@ -223,8 +236,7 @@ impl Supervisor {
         record.job.started_at = Some(now());
         record.job.progress.status = Some(Text::new("Starting", "正在启动"));
         (record.worker, record.restarts) = (None, true);
-        change.save_job(&record).await?;
-        change.tell(&Feed::Job { job: Box::new(record.job.clone()) }).await?;
+        change.put(&record).await?;
         change.commit().await?;
         let stop = CancellationToken::new();
         match self.launch(&record, slot, &stop) {
@@ -242,8 +254,7 @@ impl Supervisor {
                 advance(&mut record.job, Cause::NotStarted, now());
                 record.job.problem = Some(not_started(&error));
                 let mut change = self.base.store.begin().await?;
-                change.save_job(&record).await?;
-                change.tell(&Feed::Job { job: Box::new(record.job) }).await?;
+                change.put(&record).await?;
                 change.commit().await?;
                 self.wake.notify_one();
             }

@@ -15,10 +15,7 @@ use crate::{
     time::now,
     worker::is_locked,
 };
-use api::{
-    JobState, Problem,
-    job::{Checkpoint, Feed},
-};
+use api::{JobState, Problem, job::Checkpoint, memory::OUT_OF_MEMORY};
 use nix::{
     sys::{
         signal::{Signal, killpg},
@@ -45,8 +42,6 @@ pub enum Life {
 
 /// The file is looked at this often.
 const POLL: Duration = Duration::from_millis(200);
-/// The code of the problem of a worker that the system ended because the memory ran out.
-const OUT_OF_MEMORY: &str = "out_of_memory";
 /// A worker that said its last word has this long to go.
 const LINGER: Duration = Duration::from_secs(15);
 
@@ -117,8 +112,7 @@ async fn tell_stalled(store: &Store, record: &Record, silent: Option<Duration>) 
     let mut change = store.begin().await?;
     let Some(mut record) = change.job(&record.job.id).await?.filter(|r| r.job.state.is_active()) else { return Ok(()) };
     record.job.progress.stalled_since = silent.map(|silent| now() - silent.as_secs_f64());
-    change.save_job(&record).await?;
-    change.tell(&Feed::Job { job: Box::new(record.job) }).await?;
+    change.put(&record).await?;
     change.commit().await
 }
 
@@ -133,8 +127,7 @@ pub async fn settle(this: &Supervisor, id: &str, ending: Ending, asked: bool) ->
     }
     let problem = interrupted(&record.job, ending, last.as_ref(), base.home.run(id).as_deref());
     lose(&mut record, ending, asked, problem, &this.restarts, now());
-    change.save_job(&record).await?;
-    change.tell(&Feed::Job { job: Box::new(record.job) }).await?;
+    change.put(&record).await?;
     change.commit().await
 }
 

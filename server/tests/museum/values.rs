@@ -6,7 +6,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -120,23 +120,11 @@ async fn m11_nothing_is_downloaded_to_be_run() {
     }
     // In the sources: the one thing that starts a program is the worker's module, without a shell.
     let mut starters = Vec::new();
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap().flatten() {
-            if entry.path().is_dir() {
-                folders.push(entry.path());
-                continue;
-            }
-            if is_test(&entry) {
-                continue;
-            }
-            let text = fs::read_to_string(entry.path()).unwrap();
-            let code = text.split("#[cfg(test)]").next().unwrap();
-            if code.contains("Command::new(") {
-                starters.push(entry.file_name().into_string().unwrap());
-            }
-            assert!(!code.contains("\"sh\"") && !code.contains("/bin/sh"), "{}", entry.path().display());
+    for (path, code) in sources() {
+        if code.contains("Command::new(") {
+            starters.push(path.file_name().unwrap().to_owned());
         }
+        assert!(!code.contains("\"sh\"") && !code.contains("/bin/sh"), "{}", path.display());
     }
     assert_eq!(starters, ["worker.rs"]);
 }
@@ -254,40 +242,43 @@ async fn m38_hostile_yaml_is_refused_quickly() {
     assert!(matches!(answer.0, 200 | 400), "{answer:?}");
 }
 
-/// A module of tests that has a file of its own.
-fn is_test(entry: &fs::DirEntry) -> bool {
-    ["faults.rs", "museum.rs", "corpus.rs", "simulation.rs"].iter().any(|name| entry.file_name() == *name)
+/// The files of the server's sources, without tests.
+fn sources() -> Vec<(PathBuf, String)> {
+    let is_test = |entry: &fs::DirEntry| {
+        ["faults.rs", "museum.rs", "corpus.rs", "simulation.rs"].iter().any(|name| entry.file_name() == *name)
+    };
+    let (mut found, mut folders) = (Vec::new(), vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+            } else if !is_test(&entry) {
+                let text = fs::read_to_string(entry.path()).unwrap();
+                let code = text.split("#[cfg(test)]").next().unwrap().to_owned();
+                found.push((entry.path(), code));
+            }
+        }
+    }
+    found
 }
 
 /// Every statement is a constant with bound values, or put together from constants. sqlx takes others only by a name that says
 /// so.
 #[test]
 fn m39_no_statement_is_put_together_from_texts() {
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
     let mut statements = 0;
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap().flatten() {
-            if entry.path().is_dir() {
-                folders.push(entry.path());
-                continue;
+    for (path, code) in sources() {
+        statements += code.matches("query").count();
+        if code.contains("QueryBuilder") {
+            let pushed = code.split(".push(").skip(1).chain(code.split("QueryBuilder::<Sqlite>::new(").skip(1));
+            for text in pushed {
+                assert!(text.starts_with('"'), "{}: {text:.40}", path.display());
             }
-            if is_test(&entry) {
-                continue;
-            }
-            let text = fs::read_to_string(entry.path()).unwrap();
-            let code = text.split("#[cfg(test)]").next().unwrap();
-            statements += code.matches("query").count();
-            if code.contains("QueryBuilder") {
-                let pushed = code.split(".push(").skip(1).chain(code.split("QueryBuilder::<Sqlite>::new(").skip(1));
-                for text in pushed {
-                    assert!(text.starts_with('"'), "{}: {text:.40}", entry.path().display());
-                }
-            }
-            for forbidden in
-                ["AssertSqlSafe", "format!(\"SELECT", "format!(\"INSERT", "format!(\"DELETE", "format!(\"UPDATE"]
-            {
-                assert!(!code.contains(forbidden), "{}: {forbidden}", entry.path().display());
-            }
+        }
+        for forbidden in
+            ["AssertSqlSafe", "format!(\"SELECT", "format!(\"INSERT", "format!(\"DELETE", "format!(\"UPDATE"]
+        {
+            assert!(!code.contains(forbidden), "{}: {forbidden}", path.display());
         }
     }
     assert!(statements > 10);

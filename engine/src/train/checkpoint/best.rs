@@ -1,8 +1,13 @@
 //! The best checkpoint of a run by a metric of its validation, as transformers has it: `load_best_model_at_end`,
 //! `metric_for_best_model`, `greater_is_better`. Whatever is best is saved, so that it can be loaded.
 
+use super::folder;
 use crate::{Result, data::Needs, stages::Stage};
-use api::{Problem, params::OutputParams};
+use api::{
+    Problem,
+    job::{validated, validation_name},
+    params::OutputParams,
+};
 use serde_json::Value;
 use std::{collections::BTreeMap, path::Path};
 
@@ -27,7 +32,7 @@ impl Best {
         let usual = if stage.needs() == Needs::Prompts { "reward" } else { "loss" };
         let plain = plain(named.unwrap_or(usual));
         let greater = output.greater_is_better.unwrap_or(!plain.ends_with("loss"));
-        Some(Self { metric: format!("eval_{plain}"), greater, saved: None, due: None })
+        Some(Self { metric: validation_name(plain), greater, saved: None, due: None })
     }
 
     /// Refuses a wish that no validation can meet.
@@ -48,7 +53,7 @@ impl Best {
         if known.iter().any(|name| *name == plain(&best.metric)) {
             return Ok(());
         }
-        let (metric, known) = (&best.metric, known.iter().map(|name| format!("eval_{name}")).collect::<Vec<_>>());
+        let (metric, known) = (&best.metric, known.iter().map(|name| validation_name(name)).collect::<Vec<_>>());
         Err(Problem::new(
             "unknown_metric",
             format!("metric_for_best_model is {metric}, which no validation of this stage measures."),
@@ -117,12 +122,8 @@ impl Best {
     }
 }
 
-fn folder(step: u64) -> String {
-    format!("checkpoint-{step}")
-}
-
 fn plain(metric: &str) -> &str {
-    metric.strip_prefix("eval_").unwrap_or(metric)
+    validated(metric).unwrap_or(metric)
 }
 
 /// What validations of a stage may measure.

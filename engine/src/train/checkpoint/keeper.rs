@@ -1,6 +1,6 @@
 //! The checkpoints of a run while it goes on: which are written, which stay, and what is said where a disk refuses one.
 
-use super::{Manifest, all, order, remove, space, verify::damage, write};
+use super::{Manifest, all, name, order, remove, space, verify::damage, write};
 use crate::{Error, Result, files::disk};
 use api::Problem;
 use candle_core::Tensor;
@@ -127,8 +127,4 @@ impl Keeper {
             "请腾出空间或修复磁盘；下次到期时会再次尝试。",
         )
     }
-}
-
-fn name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -91,9 +91,22 @@ pub fn read(checkpoint: &Path) -> Result<(HashMap<String, Tensor>, Value)> {
     Ok((candle_core::safetensors::load(checkpoint.join(OPTIMIZER), &Device::Cpu)?, state))
 }
 
+/// The last part of a path, as checkpoints are told of.
+pub fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// What the name of a checkpoint folder begins with; its step follows.
+const PREFIX: &str = "checkpoint-";
+
+/// The name of the checkpoint folder of a step.
+fn folder(step: u64) -> String {
+    format!("{PREFIX}{step}")
+}
+
 /// The step that the name of a checkpoint folder says.
 fn step_of(checkpoint: &Path) -> Option<u64> {
-    checkpoint.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse().ok()
+    checkpoint.file_name()?.to_str()?.strip_prefix(PREFIX)?.parse().ok()
 }
 
 /// Which save of its run made a checkpoint; none where the manifest can't be read.

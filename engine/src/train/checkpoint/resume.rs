@@ -1,7 +1,7 @@
 //! Which checkpoint a run goes on from: the newest whole one, the best, or one that is named. What is damaged is named and
 //! passed over.
 
-use super::{Damaged, Fault, Manifest, all, best, damage, is_one, manifest, newest, told};
+use super::{Damaged, Fault, Manifest, all, best, damage, is_one, manifest, name, newest, told};
 use crate::Result;
 use api::Problem;
 use serde_json::Value;
@@ -94,7 +94,6 @@ fn no_checkpoint(path: &Path, faults: &[Fault]) -> Problem {
 }
 
 fn passed_over(path: &Path, faults: &[Fault], instead: Option<&Path>) -> Problem {
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (shown, faults) = (name(path), told(faults));
     let (en, zh) = match instead.map(name) {
         Some(instead) => (format!(" The run goes on from {instead}."), format!("运行从 {instead} 继续。")),

@@ -1,6 +1,6 @@
 //! What the numbers of a run depend on, and what of it is no longer as a checkpoint has it.
 
-use super::{Manifest, Origin};
+use super::{Manifest, Origin, name};
 use crate::catalog::catalog;
 use api::{Problem, RunConfig, params};
 use serde_json::{Map, Value};
@@ -48,7 +48,7 @@ pub fn changes(checkpoint: &Path, then: &Manifest, settings: &Map<String, Value>
     if changed.is_empty() {
         return None;
     }
-    let name = checkpoint.file_name().unwrap_or_default().to_string_lossy();
+    let name = name(checkpoint);
     let listed = |between: &str| {
         changed.iter().map(|(key, then, now)| format!("{key} {then} → {now}")).collect::<Vec<_>>().join(between)
     };

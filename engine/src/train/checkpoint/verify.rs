@@ -183,8 +183,7 @@ pub(super) fn listing(dir: &Path) -> Result<BTreeMap<String, (u64, String)>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
         let path = entry.map_err(Error::io(dir))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        files.insert(name, digest::of_file(&path).map_err(Error::io(&path))?);
+        files.insert(super::name(&path), digest::of_file(&path).map_err(Error::io(&path))?);
     }
     Ok(files)
 }

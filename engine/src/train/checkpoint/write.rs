@@ -3,7 +3,7 @@
 //! renamed, and its name flushed. Only then is it told of, and only when it was read back are others removed.
 
 use super::{
-    Manifest, OPTIMIZER, PARTIAL, REMOVED, STATE, manifest,
+    Manifest, OPTIMIZER, PARTIAL, PREFIX, REMOVED, STATE, folder, manifest, name,
     verify::{damage, listing, told},
 };
 use crate::{
@@ -27,7 +27,7 @@ pub fn write(
     state: &Value,
     save: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<(String, u64)> {
-    let name = format!("checkpoint-{}", manifest.step);
+    let name = folder(manifest.step);
     let (partial, whole) = (dir.join(format!("{name}{PARTIAL}")), dir.join(&name));
     let written = fresh(&partial).and_then(|()| {
         save(&partial)?;
@@ -71,8 +71,8 @@ pub fn remove(checkpoint: &Path) -> Result<()> {
 /// Removes what a killed process left of saves and removals. To be called by the one process that holds the run.
 pub fn clear_leftovers(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let half = name.starts_with("checkpoint-") && (name.ends_with(PARTIAL) || name.ends_with(REMOVED));
+        let name = name(&entry.path());
+        let half = name.starts_with(PREFIX) && (name.ends_with(PARTIAL) || name.ends_with(REMOVED));
         if half || is_beside(&name) {
             // It is only litter.
             let _ = disk::remove_dir(&entry.path()).or_else(|_| disk::remove_file(&entry.path()));

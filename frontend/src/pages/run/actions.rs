@@ -9,25 +9,14 @@ use crate::{
         Dialog,
         dialog::{Confirm, CopyButton},
         icon,
-        job::{left, share},
+        job::{left, order, share},
     },
-    store::store,
+    store::{Store, store},
     ui,
 };
 use api::{Job, JobKind, JobState, routes};
 use leptos::{prelude::*, task::spawn_local};
 use leptos_router::hooks::use_navigate;
-
-/// Sends an order about a job (`POST`), and shows what went wrong.
-fn order(route: &'static str, id: String, done: Option<&'static str>) {
-    let store = store();
-    spawn_local(async move {
-        match client::order(&routes::fill(route, &id), &serde_json::json!({})).await {
-            Ok(()) => done.into_iter().for_each(|text| store.say(text.into())),
-            Err(problems) => store.complain(&problems),
-        }
-    });
-}
 
 /// Deletes a job and says so.
 pub fn delete_job(id: String) {
@@ -86,8 +75,9 @@ pub fn Actions(job: Memo<Option<Job>>, state: Memo<JobState>) -> impl IntoView {
             let resume_as = resumable.then(|| view! {
                 <button type="button" class="btn" data-testid="run-resume-as" on:click=move |_| ask_resume.set(true)>{icon("redo", 18)}{w.resume_as}</button>
             });
+            let say_resumed = move |store: Store, taken: bool| if taken { store.say(w.resumed.into()) };
             let resume = can_resume(state).then(|| view! {
-                <button type="button" class="btn primary" data-testid="run-resume" on:click=move |_| order(routes::JOB_RESUME, id(), Some(w.resumed))>
+                <button type="button" class="btn primary" data-testid="run-resume" on:click=move |_| order(routes::JOB_RESUME, id(), say_resumed)>
                     {icon("play", 18)}{w.resume}
                 </button>
             });
@@ -120,7 +110,7 @@ pub fn Actions(job: Memo<Option<Job>>, state: Memo<JobState>) -> impl IntoView {
         <ResumeDialog open=ask_resume job />
         <Confirm open=ask_stop title=Signal::derive(move || fill(w.stop_title, &[("step", &crate::format::count(steps()))]))
             text=w.stop_help symbol="stop" action=w.stop_save other=w.keep_running testid="run-stop-confirm"
-            act=Callback::new(move |()| order(routes::JOB_STOP, id(), None)) />
+            act=Callback::new(move |()| order(routes::JOB_STOP, id(), |_, _| ())) />
         <Confirm open=ask_delete title=Signal::derive(move || fill(w.delete_run_title, &[("name", &id())]))
             text=w.delete_run_help symbol="trash" action=w.delete_run act=delete testid="run-delete-confirm" />
     }
@@ -147,7 +137,7 @@ pub fn RunDock(job: Memo<Option<Job>>, state: Memo<JobState>) -> impl IntoView {
             </div>
             <Confirm open=ask title=Signal::stored(fill(w.stop_title, &[("step", &crate::format::count(job.progress.done))]))
                 text=w.stop_help symbol="stop" action=w.stop_save other=w.keep_running
-                act=Callback::new(move |()| order(routes::JOB_STOP, id.get_value(), None)) />
+                act=Callback::new(move |()| order(routes::JOB_STOP, id.get_value(), |_, _| ())) />
         })
     }
 }

@@ -53,8 +53,7 @@ pub fn ResumeDialog(open: RwSignal<bool>, job: Memo<Option<Job>>) -> impl IntoVi
         let list = store.checkpoints.with(|all| all.get(&id()).cloned()).unwrap_or_default();
         let seeks_best = job.with(|job| {
             let config = job.as_ref().map(|job| job.config.clone()).unwrap_or_default();
-            config.get("load_best_model_at_end") == Some(&Value::Bool(true))
-                || config.text("metric_for_best_model").is_some()
+            config.is_on("load_best_model_at_end") || config.text("metric_for_best_model").is_some()
         });
         let best = seeks_best.then(|| view! { <option value="best">{w.resume_best}</option> });
         let each = list.into_iter().rev().filter(|c| c.name != "final").map(|c| {
