@@ -59,14 +59,16 @@ fn run(args: Args, environment: &Environment, say: &Say, begun: Instant) -> Outc
     if let Some(cpu) = &environment.cpu {
         engine::kernels::cpu::limit(cpu).map_err(Failure::refused)?;
     }
+    let computes = !matches!(args.command, None | Some(Command::Webui(_)));
+    memory::huge_pages(computes);
+    if computes {
+        memory::keep_freed_for_a_minute();
+    }
     let Some(command) = args.command else {
         return commands::webui::run(args.webui, environment, say);
     };
     if args.webui.is_given() {
         return Err(Failure::wrong(outcome::studio_options()));
-    }
-    if !matches!(command, Command::Webui(_)) {
-        memory::keep_freed_for_a_minute();
     }
     if matches!(command, Command::Worker(_) | Command::Train { .. } | Command::Rerun { .. } | Command::Export { .. }) {
         let limit = environment.memory_limit().map_err(Failure::wrong)?;

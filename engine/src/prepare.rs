@@ -263,6 +263,8 @@ fn resolve(
     let space = Space {
         // A checkpoint holds weights in float32 and the optimizer's state.
         checkpoint: held * 4 + optimizers::bytes(&train, &optimizer, trainable),
+        log: Space::log(steps / output.logging_steps.max(1)),
+        saves,
         at_once: at_once(output.save_total_limit),
         result: saved,
     };
@@ -270,7 +272,8 @@ fn resolve(
     let can_be_quantised = quantised.is_none()
         && !full
         && base::check(&bits, tuning.as_ref(), opened.config.layout(), &train.finetuning_type).is_ok();
-    let saving = estimate::saving(saved + saves * space.checkpoint);
+    let saving =
+        estimate::saving(saves.saturating_mul(space.checkpoint.saturating_add(space.log / 2)).saturating_add(saved));
     let needs = fit::Needs {
         model: &opened.config,
         load,

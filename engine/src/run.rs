@@ -125,9 +125,9 @@ fn train(
     let setting = Setting { config, prepared: &prepared, model: model.as_ref(), places, connect };
     objective.begin(&setting, &mut store)?;
 
-    let expected = expected(&prepared, &store);
-    checkpoint::room_for(Space { checkpoint: expected, ..prepared.space }, dir)?;
-    let mut keeper = Keeper::open(dir, output.save_total_limit, expected);
+    let space = Space { checkpoint: expected(&prepared, &store), ..prepared.space };
+    checkpoint::room_for(space, dir)?;
+    let mut keeper = Keeper::open(dir, output.save_total_limit, space.checkpoint.saturating_add(space.log));
     let settings = checkpoint::settings(config);
     let origin = Origin::of(&provenance, train.seed);
     let mut begin = Begin {
@@ -199,9 +199,9 @@ fn train(
     Ok((outcome, summary))
 }
 
-/// Bytes of a checkpoint.
+/// Bytes of a checkpoint without its log.
 fn expected(prepared: &Prepared, store: &Store) -> u64 {
-    let Prepared { tuning, plan, train, optimizer, output, files, .. } = prepared;
+    let Prepared { tuning, plan, train, optimizer, files, .. } = prepared;
     let trained = store.trainable().count() as u64;
     let values: u64 = store.trainable().map(|parameter| parameter.get().elem_count() as u64).sum();
     let whole = tuning.saves_model();
@@ -210,7 +210,6 @@ fn expected(prepared: &Prepared, store: &Store) -> u64 {
         tensors: if whole { trained.max(files.names().count() as u64) } else { trained },
         state: optimizers::bytes(train, optimizer, values),
         trained,
-        lines: plan.steps / output.logging_steps.max(1),
     };
     contents.bytes()
 }

@@ -9,6 +9,7 @@ mod desk;
 mod museum;
 mod pictures;
 mod preferences;
+mod survive;
 
 use desk::{Browser, Studio, end};
 use nix::sys::signal::Signal;

@@ -190,8 +190,8 @@ mod tests {
             accumulation: 2,
             longest: 2048,
             in_4_bits: Some((parameters / 2, parameters / 4)),
-            disk: Space { result: 1_000_000, checkpoint: 10_000_000, at_once: 20 },
-            disk_with_fewest: Space { result: 1_000_000, checkpoint: 10_000_000, at_once: 2 },
+            disk: Space { result: 1_000_000, checkpoint: 10_000_000, log: 0, saves: 20, at_once: 20 },
+            disk_with_fewest: Space { result: 1_000_000, checkpoint: 10_000_000, log: 0, saves: 20, at_once: 2 },
         }
     }
 

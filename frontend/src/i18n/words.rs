@@ -171,6 +171,7 @@ words! {
     not_yet: "Not yet", "还不行";
     measure: "Measure with two steps", "用两步实测";
     measuring: "Measuring with two steps…", "正在用两步实测……";
+    fit_not: "Too large", "放不下";
     fit_title: "As it is, the run doesn't fit.", "按当前设置无法运行。";
     fit_text: "With {settings} it needs {memory} of memory and {disk} on the disk.", "设置 {settings} 后，需要 {memory} 内存和 {disk} 磁盘空间。";
     fit_apply: "Make it fit", "一键调整";

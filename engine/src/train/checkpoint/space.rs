@@ -2,14 +2,18 @@
 
 use super::all;
 use crate::{Result, files::disk};
-use api::Problem;
+use api::{Problem, plan::gigabytes};
 use std::{io, path::Path};
 
 /// What the files of a run take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
-    /// Of one checkpoint.
+    /// Of one checkpoint without the log of its run.
     pub checkpoint: u64,
+    /// Of the log when the run ends; a checkpoint holds it up to its step.
+    pub log: u64,
+    /// Checkpoints that the run writes.
+    pub saves: u64,
     /// Checkpoints that stand at once, with the one that is being written.
     pub at_once: u64,
     /// Of the result.
@@ -18,7 +22,17 @@ pub struct Space {
 
 impl Space {
     pub fn total(&self) -> u64 {
-        self.result.saturating_add(self.checkpoint.saturating_mul(self.at_once))
+        // The last ones stand, and the log grows evenly: of `saves` logs, the i-th has i / saves of its lines.
+        let (saves, standing) = (u128::from(self.saves.max(1)), u128::from(self.at_once.min(self.saves)));
+        let logs = u128::from(self.log) * standing * (2 * saves - standing + 1) / (2 * saves);
+        let logs = u64::try_from(logs).unwrap_or(u64::MAX);
+        self.result.saturating_add(self.checkpoint.saturating_mul(self.at_once)).saturating_add(logs)
+    }
+
+    /// The log of so many lines, as measured: each has some figures.
+    pub fn log(lines: u64) -> u64 {
+        const LINE: u64 = 170;
+        lines.saturating_mul(LINE)
     }
 
     /// How many checkpoints stand at once of a run that saves `times`: one more than are kept while the next is written.
@@ -28,7 +42,7 @@ impl Space {
     }
 }
 
-/// What a checkpoint holds.
+/// What a checkpoint holds besides the log.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Contents {
     /// Values of the weights, in float32, and how many tensors they are.
@@ -38,19 +52,16 @@ pub struct Contents {
     pub state: u64,
     /// Parameters that are trained: each has state of its own.
     pub trained: u64,
-    /// Lines of the log.
-    pub lines: u64,
 }
 
 impl Contents {
-    /// Bytes of its files, as measured: a tensor is named in a header, a line of the log has some figures, and the texts
-    /// (configuration, card, manifest) are always the same.
+    /// Bytes of its files, as measured: a tensor is named in a header, and the texts (configuration, card, manifest) are
+    /// always the same.
     pub fn bytes(&self) -> u64 {
         const HEADER: u64 = 112;
-        const LINE: u64 = 170;
         const TEXTS: u64 = 5_500;
         let headers = self.tensors + if self.state > 0 { 2 * self.trained } else { 0 };
-        self.values * 4 + self.state + headers * HEADER + self.lines * LINE + TEXTS
+        self.values * 4 + self.state + headers * HEADER + TEXTS
     }
 }
 
@@ -65,11 +76,11 @@ pub fn room_for(space: Space, dir: &Path) -> Result<()> {
         return Ok(());
     }
     let [en, zh] = lacking(needed, free);
-    let (count, each) = (space.at_once, megabytes(space.checkpoint));
+    let (count, each) = (space.at_once, megabytes(space.checkpoint.saturating_add(space.log)));
     Err(Problem::new(
         "disk_full",
-        format!("The run has no room: {en}. It keeps {count} checkpoints of {each} at once."),
-        format!("运行空间不足：{zh}。它会同时保留 {count} 个检查点，每个 {each}。"),
+        format!("The run has no room: {en}. It keeps {count} checkpoints of up to {each} at once."),
+        format!("运行空间不足：{zh}。它会同时保留 {count} 个检查点，每个最多 {each}。"),
     )
     .hint(
         "Free some space, or set save_total_limit or a larger save_steps.",
@@ -98,6 +109,18 @@ pub fn is_lack(error: &io::Error) -> bool {
 fn megabytes(bytes: u64) -> String {
     match bytes {
         0..100_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{} MB", bytes / 1_000_000),
+        _ => gigabytes(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_grows_from_checkpoint_to_checkpoint() {
+        let space = |at_once| Space { checkpoint: 10, log: 100, saves: 4, at_once, result: 1 };
+        // 25 + 50 + 75 + 100 with all of them, 75 + 100 with the last two.
+        assert_eq!([space(4).total(), space(2).total(), space(0).total()], [1 + 40 + 250, 1 + 20 + 175, 1]);
     }
 }

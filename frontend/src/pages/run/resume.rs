@@ -5,6 +5,7 @@ use crate::{
     client,
     i18n::fill,
     parts::{Dialog, icon, source::checkpoint_name},
+    setting::sections,
     store::store,
     ui,
 };
@@ -86,13 +87,21 @@ pub fn ResumeDialog(open: RwSignal<bool>, job: Memo<Option<Job>>) -> impl IntoVi
             }
         });
     };
+    let known = Memo::new(move |_| {
+        let sections = store.catalog.with(|catalog| catalog.as_ref().map(|all| sections(all, "", "")));
+        sections.into_iter().flatten().flat_map(|section| section.settings).collect::<Vec<_>>()
+    });
     let fields = texts.map(|(key, text)| {
         let name = format!("resume-{key}");
+        let setting = move || known.with(|all| all.iter().find(|setting| setting.key == key).cloned());
+        let label = move || setting().map(|setting| setting.label(language));
+        let default = move || setting().map(|setting| setting.default().clone()).filter(|v| !v.is_null());
         view! {
             <div class="field">
-                <label for=name.clone()><code>{key}</code></label>
+                <label for=name.clone()>{label}" "<code class="xs">{key}</code></label>
                 <div class="input">
-                    <input id=name.clone() data-testid=name type="text" prop:value=text on:input=move |e| text.set(event_target_value(&e)) />
+                    <input id=name.clone() data-testid=name type="text" placeholder=move || default().as_ref().map(shown)
+                        prop:value=text on:input=move |e| text.set(event_target_value(&e)) />
                 </div>
             </div>
         }
@@ -137,7 +146,7 @@ pub fn ResumeDialog(open: RwSignal<bool>, job: Memo<Option<Job>>) -> impl IntoVi
             {fields.into_iter().collect_view()}
             {listed}
             <div class="row end">
-                <button type="button" class="btn" on:click=move |_| open.set(false)>{w.keep}</button>
+                <button type="button" class="btn" on:click=move |_| open.set(false)>{w.cancel}</button>
                 <button type="button" class="btn primary" data-testid="resume-act" disabled=move || to_confirm() && !accepted.get() on:click=act>
                     {icon("play", 18)}{w.resume}
                 </button>

@@ -23,6 +23,8 @@ pub fn PlanCard(start: Callback<()>, starting: RwSignal<bool>) -> impl IntoView 
         let n = problems.with(Vec::len);
         if form.checking.get() {
             view! { <span class="badge bare push">{w.checking}</span> }.into_any()
+        } else if n == 0 && form.plan.with(|plan| plan.as_ref().is_some_and(|plan| plan.fit.is_some())) {
+            view! { <span class="badge warn push">{w.fit_not}</span> }.into_any()
         } else if form.plan.with(Option::is_some) && n == 0 {
             view! { <span class="badge good push">{w.ready}</span> }.into_any()
         } else if n > 0 {
