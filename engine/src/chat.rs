@@ -104,9 +104,12 @@ fn obey(
     output: &mut impl Write,
 ) -> Result<()> {
     match command {
-        Ok(Command::Generate { id, messages, params }) => {
+        Ok(Command::Generate { id, messages, prompt, tools, adapter: _, params }) => {
             let read = params::read::<GenerateParams>(&RunConfig(params)).map_err(Error::from);
-            match read.and_then(|params| loaded.answer(&messages, params)) {
+            match read.and_then(|params| match prompt {
+                Some(prompt) => loaded.complete(&prompt, params),
+                None => loaded.answer(&messages, tools.as_ref(), params),
+            }) {
                 Ok(generation) => active.push(Active { id, generation, begun: Instant::now() }),
                 Err(error) => say(output, &Reply::Failed { id, problem: error.into_problem() })?,
             }
@@ -114,6 +117,13 @@ fn obey(
         Ok(Command::Score { id, texts, max_length }) => {
             let reply = match loaded.scores(&texts, max_length) {
                 Ok(scores) => Reply::Scores { id, scores },
+                Err(error) => Reply::Failed { id, problem: error.into_problem() },
+            };
+            say(output, &reply)?;
+        }
+        Ok(Command::Embed { id, texts }) => {
+            let reply = match loaded.embeddings(&texts) {
+                Ok((embeddings, tokens)) => Reply::Embeddings { id, embeddings, tokens },
                 Err(error) => Reply::Failed { id, problem: error.into_problem() },
             };
             say(output, &reply)?;
@@ -141,7 +151,7 @@ fn advance(one: &mut Active, loaded: &Loaded, output: &mut impl Write) -> Result
     match one.generation.advance(loaded.model.as_ref()) {
         Ok(text) => {
             if !text.is_empty() {
-                say(output, &Reply::Text { id: one.id.clone(), text })?;
+                say(output, &Reply::Text { id: one.id.clone(), index: 0, text, logprobs: Vec::new() })?;
             }
             match one.generation.finished {
                 Some(reason) => finish(one, reason, output).map(|()| true),
@@ -160,8 +170,10 @@ fn finish(one: &Active, finish_reason: FinishReason, output: &mut impl Write) ->
         prompt_tokens: one.generation.prompt_tokens() as u64,
         completion_tokens: one.generation.ids.len() as u64,
         seconds: one.begun.elapsed().as_secs_f64(),
+        ..Usage::default()
     };
-    say(output, &Reply::Done { id: one.id.clone(), finish_reason, usage })
+    say(output, &Reply::Ended { id: one.id.clone(), index: 0, finish_reason })?;
+    say(output, &Reply::Done { id: one.id.clone(), usage })
 }
 
 fn say(output: &mut impl Write, reply: &Reply) -> Result<()> {

@@ -18,6 +18,7 @@ use api::{
     data::Message,
     params::{ComputeType, DataParams, GenerateParams, ModelParams},
 };
+use serde_json::Value;
 use std::{path::Path, sync::Arc};
 
 pub struct Loaded {
@@ -82,7 +83,7 @@ impl Loaded {
             let mut ids = self.encoder.rendered_ids(text.trim_end())?;
             ids.truncate(most);
             if ids.is_empty() {
-                return Err(empty_text().into());
+                return Err(empty_text("messages").into());
             }
             let batch = Batch { lengths: vec![ids.len()], ids, ..Batch::default() };
             let scores = head.forward(&model.states(&batch.at_ends(), Weights::Tuned)?)?;
@@ -91,8 +92,45 @@ impl Loaded {
         texts.iter().map(score).collect()
     }
 
-    /// Begins an answer to a conversation.
-    pub fn answer(&self, messages: &[Message], params: GenerateParams) -> Result<Generation> {
+    /// For each text the mean of the last hidden states over its tokens, of length 1; and the tokens of all texts. What
+    /// the context can't hold is cut off.
+    pub fn embeddings(&self, texts: &[String]) -> Result<(Vec<Vec<f32>>, u64)> {
+        let model = self.model.decoder()?;
+        let mut tokens = 0;
+        let embed = |text: &String| {
+            let mut ids = self.encoder.plain_ids(text)?;
+            ids.truncate(model.context());
+            if ids.is_empty() {
+                return Err(empty_text("input").into());
+            }
+            tokens += ids.len() as u64;
+            let rows = 0..ids.len() as u32;
+            let batch = Batch {
+                lengths: vec![ids.len()],
+                targets: vec![0; ids.len()],
+                rows: rows.collect(),
+                ids,
+                ..Batch::default()
+            };
+            let mean = model.states(&batch, Weights::Tuned)?.mean(0)?;
+            let length = mean.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?;
+            Ok((mean / f64::from(length.max(f32::MIN_POSITIVE)))?.to_vec1()?)
+        };
+        let embeddings = texts.iter().map(embed).collect::<Result<_>>()?;
+        Ok((embeddings, tokens))
+    }
+
+    /// Goes on with a text as it stands.
+    pub fn complete(&self, text: &str, params: GenerateParams) -> Result<Generation> {
+        let prompt = match self.model.encoder_decoder() {
+            None => self.encoder.plain_ids(text)?,
+            Some(_) => self.encoder.text(text)?.ids,
+        };
+        Generation::new(self.model.as_ref(), Arc::clone(self.encoder.tokenizer()), &self.eos, prompt, params)
+    }
+
+    /// Begins an answer to a conversation, with OpenAI's list of `tools` for its template.
+    pub fn answer(&self, messages: &[Message], tools: Option<&Value>, params: GenerateParams) -> Result<Generation> {
         // An encoder-decoder does a task: each question is a source of its own.
         let alone: Vec<Message>;
         let messages = match self.model.encoder_decoder() {
@@ -104,7 +142,7 @@ impl Loaded {
                 &alone
             }
         };
-        let prompt = self.encoder.prompt_with(messages, None, &variables(params.enable_thinking))?;
+        let prompt = self.encoder.prompt_with(messages, tools, &variables(params.enable_thinking))?;
         Generation::new(self.model.as_ref(), Arc::clone(self.encoder.tokenizer()), &self.eos, prompt, params)
     }
 }
@@ -130,10 +168,10 @@ fn no_value_head(files: &ModelFiles) -> Problem {
     .field("model")
 }
 
-fn empty_text() -> Problem {
-    Problem::new("empty_text", "A text to score is empty.", "有一段待评分的文本为空。")
-        .hint("Give the whole conversation as the chat template writes it.", "请按对话模板给出完整的对话。")
-        .field("messages")
+fn empty_text(field: &str) -> Problem {
+    Problem::new("empty_text", format!("A text of {field} is empty."), format!("{field} 中有一段文本为空。"))
+        .hint("Leave it out, or write something.", "请去掉它，或填入内容。")
+        .field(field)
 }
 
 /// Special tokens with which the common templates end a turn, if this model has them.

@@ -495,7 +495,7 @@ fn what_stands_beside_the_weights_is_used_and_not_merged() {
         assert!(distance(&step, &last(&with)) < 1e-4, "{adapter}");
         assert!(distance(&step, &last(&without)) > 0.1, "{adapter} does nothing");
         let params = GenerateParams { max_new_tokens: 300, do_sample: false, ..GenerateParams::default() };
-        let mut answer = with.answer(&[Message::new("user", "What is 7?")], params).unwrap();
+        let mut answer = with.answer(&[Message::new("user", "What is 7?")], None, params).unwrap();
         while answer.finished.is_none() {
             answer.advance(with.model.as_ref()).unwrap();
         }

@@ -114,7 +114,7 @@ impl Home {
 
 fn answer(loaded: &Loaded, text: &str, params: &GenerateParams) -> (String, FinishReason) {
     let messages = [Message::new("user", "Hello."), Message::new("assistant", "Hi."), Message::new("user", text)];
-    let mut answer = loaded.answer(&messages, params.clone()).unwrap();
+    let mut answer = loaded.answer(&messages, None, params.clone()).unwrap();
     while answer.finished.is_none() {
         answer.advance(loaded.model.as_ref()).unwrap();
     }

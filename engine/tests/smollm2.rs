@@ -147,7 +147,7 @@ fn a_merged_export_says_the_same_in_transformers() {
                 json!(loaded.encoder.prompt(std::slice::from_ref(&message), None).unwrap()),
                 expected["prompt_ids"]
             );
-            let mut answer = loaded.answer(&[message], params).unwrap();
+            let mut answer = loaded.answer(&[message], None, params).unwrap();
             while answer.finished.is_none() {
                 answer.advance(loaded.model.as_ref()).unwrap();
             }

@@ -104,7 +104,7 @@ impl Conversation {
     }
 
     fn generate(&self, tell: &mut dyn FnMut(&str)) -> engine::Result<Answer> {
-        let mut generation = self.loaded.answer(&self.messages, self.params.clone())?;
+        let mut generation = self.loaded.answer(&self.messages, None, self.params.clone())?;
         let finish_reason = loop {
             if self.stop.load(Ordering::Relaxed) {
                 break FinishReason::Cancelled;

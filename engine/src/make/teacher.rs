@@ -94,7 +94,7 @@ impl Teacher for Local {
     }
 
     fn answer(&mut self, messages: &[Message], options: &Options, stop: &AtomicBool) -> Result<Said> {
-        let mut generation = self.loaded.answer(messages, options.generate.clone())?;
+        let mut generation = self.loaded.answer(messages, None, options.generate.clone())?;
         if options.surely {
             generation.keep_confidence();
         }
