@@ -20,6 +20,7 @@ pub mod question;
 pub mod queue;
 pub mod rollout;
 pub mod routes;
+pub mod session;
 
 pub use catalog::{Card, Catalog, Text};
 pub use config::RunConfig;

@@ -65,7 +65,7 @@ fn run(args: Args, environment: &Environment, say: &Say, begun: Instant) -> Outc
     if args.webui.is_given() {
         return Err(Failure::wrong(outcome::studio_options()));
     }
-    if !matches!(command, Command::Webui(_)) {
+    if !matches!(command, Command::Webui(_) | Command::Api(_)) {
         memory::keep_freed_for_a_minute();
     }
     if matches!(command, Command::Worker(_) | Command::Train { .. } | Command::Rerun { .. } | Command::Export { .. }) {
@@ -74,6 +74,7 @@ fn run(args: Args, environment: &Environment, say: &Say, begun: Instant) -> Outc
     }
     match command {
         Command::Webui(webui) => commands::webui::run(webui, environment, say),
+        Command::Api(api) => commands::api::run(api, environment, say),
         Command::Train { mut words, accept_changes, dry_run } => {
             words.extend(accept_changes.then(|| "accept_changes=true".to_string()));
             match dry_run {

@@ -197,7 +197,7 @@ async fn a_reward_model_scores_texts() {
     assert_eq!(score(ask("gpt", json!(["abc"]))).await.0, 404);
     assert_eq!(score(ask("runs/reward", json!(["abc"]))).await.0, 200);
     let (status, answer) = score(ask(&other, json!(["abc"]))).await;
-    assert_eq!((status, &answer["problems"][0]["code"]), (400, &json!("no_value_head")), "{answer}");
+    assert_eq!((status, &answer["error"]["code"]), (400, &json!("no_value_head")), "{answer}");
     assert_eq!(score(ask(id, json!([]))).await.0, 400);
 }
 

@@ -62,7 +62,7 @@ pub fn run(
 }
 
 /// The model and how it answers; every problem at once.
-fn arguments(config: &RunConfig) -> Outcome<(ModelParams, GenerateParams)> {
+pub fn arguments(config: &RunConfig) -> Outcome<(ModelParams, GenerateParams)> {
     let schemas = [params::schema::<ModelParams>(), params::schema::<GenerateParams>()];
     let mut problems = Problems(params::check_keys(config, &schemas, &["finetuning_type"]));
     let model = params::read::<ModelParams>(config).map_err(|p| problems.0.extend(p.0));
