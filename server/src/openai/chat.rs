@@ -2,10 +2,8 @@
 
 use super::{
     answers::{self, Chunks, Head, TokenChoice, Tokens, finish_reason},
-    calls::Call,
     messages,
     request::{ChatRequest, StreamOptions, generation, with_logprobs},
-    splitter::{Piece, Splitter},
     tools,
 };
 use crate::{
@@ -15,7 +13,12 @@ use crate::{
     router::{Content, Route},
     state::State as App,
 };
-use api::{chat::Reply as Said, routes::CHAT_COMPLETIONS};
+use api::{
+    calls::Call,
+    chat::Reply as Said,
+    routes::CHAT_COMPLETIONS,
+    splitter::{Piece, Splitter},
+};
 use axum::{
     Json,
     extract::State,

@@ -1,8 +1,8 @@
 //! Messages as OpenAI's clients send them, and as the chat templates take them.
 
-use super::{calls::Call, request::refused};
+use super::request::refused;
 use crate::error::Reply;
-use api::data::Message;
+use api::{calls::Call, data::Message};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;

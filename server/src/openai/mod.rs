@@ -5,14 +5,11 @@
 //! | `request` | bodies of requests, and the parameters of a generation that they ask for |
 //! | `messages` | messages with parts and calls, as the chat templates take them |
 //! | `tools` | which tools the template gets, and the form of an answer that has to call one |
-//! | `splitter` | an answer's text as content, thinking and calls of tools, while it is written |
-//! | `calls` | the text forms in which models call tools |
 //! | `chat`, `completions`, `embeddings`, `models` | one route each |
 //! | `answers` | several answers, gathered or streamed |
 //! | `failure` | why a request failed, as these clients read it |
 
 mod answers;
-mod calls;
 mod chat;
 mod completions;
 mod embeddings;
@@ -20,7 +17,6 @@ mod failure;
 mod messages;
 mod models;
 mod request;
-mod splitter;
 mod tools;
 
 pub use failure::failure_of;

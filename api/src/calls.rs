@@ -35,10 +35,10 @@ pub fn parse(text: &str) -> Option<Vec<Call>> {
 fn call(value: &Value) -> Option<Call> {
     // Some write {"type": "function", "function": {…}}.
     let value = value.get("function").filter(|function| function.is_object()).unwrap_or(value);
-    let arguments = match value.get("arguments").or(value.get("parameters")) {
-        None | Some(Value::Null) => "{}".into(),
-        Some(Value::String(text)) => text.clone(),
-        Some(arguments) => arguments.to_string(),
+    let arguments = match value.get("arguments").or(value.get("parameters"))? {
+        Value::Null => "{}".into(),
+        Value::String(text) => text.clone(),
+        arguments => arguments.to_string(),
     };
     Some(Call { name: value.get("name")?.as_str()?.to_owned(), arguments })
 }
@@ -115,9 +115,11 @@ mod tests {
             assert_eq!(parse(text), Some(vec![call("f", r#"{"a":1}"#)]), "{text}");
         }
         let two = Some(vec![call("f", "{}"), call("g", "{}")]);
-        for text in
-            [r#"{"name":"f"} {"name":"g"}"#, "{\"name\":\"f\"};\n{\"name\":\"g\"}", r#"[{"name":"f"},{"name":"g"}]"#]
-        {
+        for text in [
+            r#"{"name":"f","arguments":{}} {"name":"g","arguments":null}"#,
+            "{\"name\":\"f\",\"arguments\":{}};\n{\"name\":\"g\",\"arguments\":{}}",
+            r#"[{"name":"f","arguments":{}},{"name":"g","arguments":{}}]"#,
+        ] {
             assert_eq!(parse(text), two, "{text}");
         }
         for text in ["", "hello", "{\"a\": 1}", "{\"name\": 1}", "{\"name\": \"f\"", "[]", "{\"name\":\"f\"} and more"]

@@ -1,7 +1,7 @@
 //! An answer's text as it comes, taken apart: content, thinking, and calls of tools. What may still become a mark is held
 //! back until it is or isn't one; whatever turns out to be no call is content after all.
 
-use super::calls::{self, Braces, Call};
+use crate::calls::{self, Braces, Call};
 
 /// What a piece of text adds to an answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +26,8 @@ pub struct Splitter {
     /// Whether calls are looked for.
     has_tools: bool,
     state: State,
+    /// Something stands before: white space between it and what follows is part of neither.
+    is_behind: bool,
     /// Not yet understood.
     held: String,
     calls: usize,
@@ -55,7 +57,7 @@ struct Told {
 
 impl Splitter {
     pub fn new(has_tools: bool) -> Self {
-        Self { has_tools, state: State::Start, held: String::new(), calls: 0 }
+        Self { has_tools, state: State::Start, is_behind: false, held: String::new(), calls: 0 }
     }
 
     /// How many calls were told of.
@@ -78,6 +80,7 @@ impl Splitter {
             State::Call { mark, told: None } => self.tell_whole(mark.unwrap_or_default(), &held, &mut pieces),
             State::Call { .. } => {}
             State::Thinking => say(&held, Piece::Thinking, &mut pieces),
+            State::Start if self.is_behind => say(held.trim(), Piece::Content, &mut pieces),
             State::Start | State::Content => say(&held, Piece::Content, &mut pieces),
         }
         pieces
@@ -112,6 +115,9 @@ impl Splitter {
             }
             return is_call;
         }
+        if self.is_behind {
+            self.held = begun.to_owned();
+        }
         self.state = State::Content;
         true
     }
@@ -121,15 +127,19 @@ impl Splitter {
         let first = marks.iter().filter_map(|mark| self.held.find(mark).map(|at| (at, *mark))).min();
         let Some((at, mark)) = first else {
             let keep = marks.iter().map(|mark| overlap(&self.held, mark)).max().unwrap_or(0);
-            let rest = self.held.split_off(self.held.len() - keep);
+            let mut upto = self.held.len() - keep;
+            if self.has_tools {
+                // White space before a call is no part of the content.
+                upto = self.held[..upto].trim_end().len();
+            }
+            let rest = self.held.split_off(upto);
             say(&std::mem::replace(&mut self.held, rest), Piece::Content, pieces);
             return false;
         };
         let rest = self.held.split_off(at + mark.len());
         self.held.truncate(at);
-        // Between calls there is only white space.
         let before = std::mem::replace(&mut self.held, rest);
-        say(if self.calls > 0 { before.trim() } else { before.trim_end() }, Piece::Content, pieces);
+        say(before.trim_end(), Piece::Content, pieces);
         self.state = State::Call { mark: Some(mark), told: None };
         true
     }
@@ -146,7 +156,7 @@ impl Splitter {
         say(&text, Piece::Thinking, pieces);
         self.held = rest;
         if is_over {
-            self.state = State::Start;
+            (self.state, self.is_behind) = (State::Start, true);
         }
         is_over
     }
@@ -181,7 +191,7 @@ impl Splitter {
         if told.is_none() {
             self.tell_whole(CALL[0], &text, pieces);
         }
-        self.state = State::Content;
+        (self.state, self.is_behind) = (State::Start, true);
         true
     }
 
