@@ -5,7 +5,7 @@ use crate::{
     Places, Result, compute, device,
     kernels::profile,
     memory,
-    model::{Cache, Store, build},
+    model::{Building, Cache, Store, build_as},
     random::Random,
 };
 use api::params::ComputeType;
@@ -50,8 +50,9 @@ pub fn generate(bench: &GenerateBench, places: &Places, begun: Instant) -> Resul
     let device = device::name(None)?;
     let (compute, _) = compute::pick_for(&device, bench.compute_type, "compute_type")?;
     let ready = bench.subject.open(places)?;
-    let model =
-        build(&ready.config, &ready.source(), &(), &mut Store::default(), &device::open(None)?, compute.dtype())?;
+    let device_here = device::open(None)?;
+    let how = Building { keeps_blocks: true, ..Building::new(ready.source(), &(), &device_here, compute.dtype()) };
+    let model = build_as(&ready.config, &how, &mut Store::default())?;
     let mut random = Random::new(42, STREAM);
     let prompt: Vec<u32> = (0..bench.prompt.max(1)).map(|_| random.below(ready.config.vocab_size) as u32).collect();
     let (mut prompts, mut decodes, mut first, mut seconds) = (Vec::new(), Vec::new(), 0.0, 0.0);
