@@ -39,17 +39,31 @@ pub struct Loaded {
 impl Loaded {
     /// Loads a model that computes in `asked`, and on it the adapter that `params` names.
     pub fn open(params: &ModelParams, places: &Places, asked: ComputeType) -> Result<Self> {
-        Self::open_on(params, places, asked, None)
+        Self::open_as(params, places, asked, None, true)
     }
 
-    /// As [`open`](Self::open), with the linears of the layers kept in few bits.
+    /// As [`open`](Self::open), with every weight as its file says it and x never rounded for it, for comparisons and for what
+    /// is trained; linears of the layers may be kept in few bits.
     pub fn open_on(
         params: &ModelParams,
         places: &Places,
         asked: ComputeType,
         quantisation: Option<Quantisation>,
     ) -> Result<Self> {
+        Self::open_as(params, places, asked, quantisation, false)
+    }
+
+    fn open_as(
+        params: &ModelParams,
+        places: &Places,
+        asked: ComputeType,
+        quantisation: Option<Quantisation>,
+        keeps_blocks: bool,
+    ) -> Result<Self> {
         let opened = open(params, places)?;
+        // Products with blocks round x by themselves: bf16 would round it twice.
+        let keeps_blocks = keeps_blocks && opened.files.format() == "gguf";
+        let asked = if keeps_blocks && asked == ComputeType::Auto { ComputeType::Fp32 } else { asked };
         let encoder = encoder(&opened, &DataParams::default())?;
         let tuning = adapters::read_all(&params.adapters())?;
         if let Some(tuning) = &tuning {
@@ -62,8 +76,11 @@ impl Loaded {
         let (compute, _) = compute::pick_for(&device::name(params.device.as_deref())?, asked, "compute_type")?;
         let device = device::open(params.device.as_deref())?;
         let mut store = Store::default();
-        let how =
-            Building { quantisation, ..Building::new(Source::Files(&opened.files), attach, &device, compute.dtype()) };
+        let how = Building {
+            quantisation,
+            keeps_blocks,
+            ..Building::new(Source::Files(&opened.files), attach, &device, compute.dtype())
+        };
         let model = opened.config.build(&how, &mut store)?;
         if let Some(tuning) = &tuning {
             tuning.place(model.as_ref())?;

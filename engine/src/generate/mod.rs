@@ -13,6 +13,10 @@ mod text;
 
 pub use engine::{Answer, Engine, Request, Said, TOGETHER, Ticket};
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
 /// A seed that is another one each time.
 pub fn any_seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

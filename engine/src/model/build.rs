@@ -109,7 +109,7 @@ pub fn build_as(config: &DecoderConfig, how: &Building, store: &mut Store) -> Re
     how.attach.meet(config)?;
     let mut builder = Builder { config, how, store };
     let (c, names) = (config, &config.names);
-    let embedding = builder.parameter(&weight(names.embedding), &[c.vocab_size, c.hidden_size], Value::Normal)?;
+    let embedding = builder.vocabulary(names.embedding)?;
     let positions = names
         .positions
         .map(|name| builder.parameter(&weight(name), &[c.context, c.hidden_size], Value::Normal))
@@ -118,7 +118,7 @@ pub fn build_as(config: &DecoderConfig, how: &Building, store: &mut Store) -> Re
     let norm = builder.norm(names.norm, c.hidden_size)?;
     let head = match c.tie_embeddings {
         true => embedding.clone(),
-        false => builder.parameter(&weight(names.head), &[c.vocab_size, c.hidden_size], Value::Normal)?,
+        false => builder.vocabulary(names.head)?,
     };
     let virtual_tokens = how.attach.virtual_tokens(c, &embedding, builder.store)?;
     Ok(Model {
@@ -232,8 +232,13 @@ impl Builder<'_> {
         let (name, transposed) = (weight(name), self.config.transposed);
         let shape = if transposed { [*inp, *out] } else { [*out, *inp] };
         let quantisation = quantisation.filter(|_| !self.how.trains(&name));
-        let weight = match (self.shared(&name), quantisation) {
-            (Some(shared), _) => shared,
+        // As the other model or the file has it, turned round or in few bits.
+        let kept = match self.shared(&name) {
+            Some(shared) => Some(shared),
+            None => self.kept(&name, &shape)?.map(|blocks| Parameter::quantised(&name, blocks, false)),
+        };
+        let weight = match (kept, quantisation) {
+            (Some(kept), _) => kept,
             (_, Some(kind)) => Parameter::quantised(&name, self.quantised(&name, &shape, kind)?, transposed),
             _ if transposed => {
                 let stored = self.value(&name, &shape, Value::Normal)?;
@@ -249,6 +254,27 @@ impl Builder<'_> {
             .then(|| self.parameter(&format!("{}.bias", layout.name), &[*out], Value::Constant(0.0)))
             .transpose()?;
         Ok(Linear::new(weight, bias))
+    }
+
+    /// The embedding or the head, (vocab, hidden).
+    fn vocabulary(&mut self, name: &str) -> Result<Arc<Parameter>> {
+        let (name, shape) = (weight(name), [self.config.vocab_size, self.config.hidden_size]);
+        match self.kept(&name, &shape)? {
+            Some(blocks) => Ok(Parameter::quantised(&name, blocks, false)),
+            None => self.parameter(&name, &shape, Value::Normal),
+        }
+    }
+
+    /// The blocks of the file, where they are kept and have a product.
+    fn kept(&self, name: &str, shape: &[usize; 2]) -> Result<Option<Quantised>> {
+        let Source::Files(files) = self.how.source else { return Ok(None) };
+        let keeps = self.how.keeps_blocks && self.how.device.is_cpu() && !self.config.transposed;
+        if !keeps || self.how.trains(name) || !files.contains(name) {
+            return Ok(None);
+        }
+        let Some(blocks) = files.blocks(name)? else { return Ok(None) };
+        check_shape(files, name, &[blocks.shape.0, blocks.shape.1], shape)?;
+        Quantised::integers(blocks.kind, &blocks.bytes, blocks.shape)
     }
 
     /// A weight (out, in) in few bits: the blocks of the file where it has such, which fit the (out, in) of a GGUF.

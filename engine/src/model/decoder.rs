@@ -15,7 +15,8 @@ use crate::{
         self,
         attention::Span,
         head::{CrossEntropy, Gradients, Head, Outlook, Scale, cross_entropy, outlook, softcap},
-        matmul, on_worker,
+        matmul::{self, Factor},
+        on_worker,
         profile::time,
         values::cast,
     },
@@ -424,8 +425,7 @@ impl Model {
 
     /// Output (tokens, hidden) of the last layer, before the norm.
     fn hidden(&self, ids: &[u32], pass: &Pass, keep: &mut Keep) -> Result<Tensor> {
-        let x = self.embedding.get().index_select(&Tensor::new(ids, &self.device)?, 0)?;
-        let mut x = cast(&x, DType::F32)?;
+        let mut x = cast(&self.embedding.rows(ids)?, DType::F32)?;
         if let (Some(alpha), Some(key)) = (self.noise, pass.random_at("embedding")) {
             let inputs = pass.ahead.as_ref().map_or(0, Ahead::inputs);
             let lengths = pass.spans.iter().map(|span| span.queries.len() - inputs);
@@ -499,7 +499,8 @@ impl Model {
 
     /// Logits (rows, vocab) of normalised x (rows, hidden).
     fn head_logits(&self, x: &Tensor) -> Result<Tensor> {
-        let logits = matmul::linear(&scaled(x, self.config.logit_scale)?, &self.head.get(), self.compute, DType::F32)?;
+        let x = Factor::new(&scaled(x, self.config.logit_scale)?, self.compute)?;
+        let logits = time("head", || matmul::sum(&[self.head.value().across(&x)], DType::F32))?;
         self.config.logit_softcap.map_or(Ok(logits.clone()), |cap| softcap(logits, cap))
     }
 

@@ -92,6 +92,14 @@ impl Parameter {
         }
     }
 
+    /// The rows of some numbers, (numbers, columns), of a matrix.
+    pub fn rows(&self, numbers: &[u32]) -> Result<Tensor> {
+        match self.value() {
+            Value::Dense(tensor) => Ok(tensor.index_select(&Tensor::new(numbers, tensor.device())?, 0)?),
+            Value::Quantised(quantised) => quantised.rows(numbers),
+        }
+    }
+
     pub fn set(&self, value: Tensor) {
         *self.value.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Value::Dense(value);
     }
