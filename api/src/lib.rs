@@ -2,6 +2,7 @@
 //! what happened ([`event`], [`job`]), what went wrong ([`problem`]), what there is to choose from ([`catalog`]),
 //! and the routes that carry all of it ([`routes`]). No IO, no async, no tensors.
 
+pub mod calls;
 pub mod catalog;
 pub mod chat;
 pub mod config;
@@ -20,6 +21,8 @@ pub mod question;
 pub mod queue;
 pub mod rollout;
 pub mod routes;
+pub mod session;
+pub mod splitter;
 
 pub use catalog::{Card, Catalog, Text};
 pub use config::RunConfig;

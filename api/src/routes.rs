@@ -75,6 +75,24 @@ pub const CHAT: &str = "/api/chat";
 pub const CHAT_MODEL: &str = "/api/chat/{id}";
 /// `POST` a [`Generate`](crate::chat::Generate), answers an event stream of [`Reply`](crate::chat::Reply). Closing it stops.
 pub const CHAT_GENERATE: &str = "/api/chat/{id}/generate";
+/// `POST`, `GET`, `DELETE`: OpenAI's API, whose requests and answers `/openapi.json` describes.
+pub const CHAT_COMPLETIONS: &str = "/v1/chat/completions";
+pub const COMPLETIONS: &str = "/v1/completions";
+pub const EMBEDDINGS: &str = "/v1/embeddings";
+pub const V1_MODELS: &str = "/v1/models";
+pub const V1_MODEL: &str = "/v1/models/{id}";
+/// `GET ?prompt=`: goes on with a text, answers `{"generated_text": …}`.
+pub const ANSWER: &str = "/answer";
+/// A WebSocket that keeps a [`Session`](crate::session::Session); its messages are [`Ask`](crate::session::Ask) and
+/// [`Told`](crate::session::Told).
+pub const CHAT_SOCKET: &str = "/ws/chat";
+/// `GET` lists [`SessionInfo`](crate::session::SessionInfo)s, the last changed first; `POST` a
+/// [`NewSession`](crate::session::NewSession), answers the [`Session`](crate::session::Session).
+pub const SESSIONS: &str = "/api/sessions";
+/// `GET`, `DELETE`; `PUT` a [`Session`](crate::session::Session) in the place of what was kept.
+pub const SESSION: &str = "/api/sessions/{id}";
+/// `POST` a [`ChatVote`](crate::session::ChatVote), answers the [`DatasetInfo`](crate::data::DatasetInfo) that has it now.
+pub const PREFERENCES_CHAT: &str = "/api/preferences/chat";
 /// `POST` a [`ScoreRequest`](crate::chat::ScoreRequest), answers a [`ScoreResponse`](crate::chat::ScoreResponse).
 pub const SCORE: &str = "/v1/score/evaluation";
 

@@ -70,6 +70,8 @@ pub enum Command {
         #[arg(long, value_name = "TEXT")]
         system: Option<String>,
     },
+    /// Serve one model by OpenAI's API, /answer and a WebSocket
+    Api(Api),
     /// Merge an adapter into its model and write a Hugging Face folder
     Export {
         /// A YAML file and key=value words: model_name_or_path, adapter_name_or_path, export_dir …
@@ -126,6 +128,31 @@ pub struct Webui {
     /// Is told of every change of a job's state; better given as LATHE_WEBHOOK, with LATHE_WEBHOOK_SECRET to sign it
     #[arg(long, value_name = "URL")]
     pub webhook: Option<String>,
+    /// What log lines on stderr look like [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Api {
+    /// A YAML file and key=value words: model_name_or_path, adapter_name_or_path, template, temperature …
+    #[arg(value_name = "API.yaml | key=value")]
+    pub words: Vec<String>,
+    /// A further adapter on the same model, which requests name by its folder; may be given several times
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Vec<String>,
+    /// Address to listen on [default: $API_HOST, or 127.0.0.1]; another one needs API_KEY, with 16 characters or more
+    #[arg(long, value_name = "ADDRESS")]
+    pub host: Option<IpAddr>,
+    /// Port to listen on [default: $API_PORT, or 8000]
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Name of the model in requests [default: $API_MODEL_NAME, or gpt-3.5-turbo]
+    #[arg(long, value_name = "NAME")]
+    pub model_name: Option<String>,
+    /// Further host name under which the server is reached
+    #[arg(long, value_name = "HOST")]
+    pub name: Vec<String>,
     /// What log lines on stderr look like [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -464,6 +491,9 @@ pub struct BenchGenerate {
     /// How often both are measured
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
+    /// Chats at once and in a row; 0 leaves them and the mixed load out
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub chats: u32,
 }
 
 #[derive(Debug, clap::Args)]

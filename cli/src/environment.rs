@@ -18,6 +18,12 @@ pub struct Environment {
     /// `LATHE_WEBHOOK` and `LATHE_WEBHOOK_SECRET`: who is told of changes of a job's state, and what signs that.
     pub webhook: Option<String>,
     pub webhook_secret: Option<String>,
+    /// `API_HOST`, `API_PORT`, `API_MODEL_NAME`, for `lathe api`, as LLaMA-Factory names them.
+    pub api_host: Option<String>,
+    pub api_port: Option<String>,
+    pub api_model_name: Option<String>,
+    /// `API_KEY`: one or several with commas between; each opens what the server has for programs.
+    pub api_keys: Vec<String>,
     /// `LATHE_CPU`: compute with no better instructions than these, for comparisons.
     pub cpu: Option<String>,
     /// `LATHE_MAX_MEMORY`: bytes that a worker may have, for example `16G`.
@@ -45,6 +51,10 @@ impl Environment {
             token: text("LATHE_TOKEN"),
             webhook: text("LATHE_WEBHOOK"),
             webhook_secret: text("LATHE_WEBHOOK_SECRET"),
+            api_host: text("API_HOST"),
+            api_port: text("API_PORT"),
+            api_model_name: text("API_MODEL_NAME"),
+            api_keys: text("API_KEY").iter().flat_map(|keys| keys.split(',')).map(|key| key.trim().into()).collect(),
             cpu: text("LATHE_CPU"),
             max_memory: text("LATHE_MAX_MEMORY"),
             language: ["LC_ALL", "LC_MESSAGES", "LANG"].into_iter().find_map(text).unwrap_or_default(),

@@ -59,7 +59,7 @@ fn run(args: Args, environment: &Environment, say: &Say, begun: Instant) -> Outc
     if let Some(cpu) = &environment.cpu {
         engine::kernels::cpu::limit(cpu).map_err(Failure::refused)?;
     }
-    let computes = !matches!(args.command, None | Some(Command::Webui(_)));
+    let computes = !matches!(args.command, None | Some(Command::Webui(_) | Command::Api(_)));
     memory::huge_pages(computes);
     if computes {
         memory::keep_freed_for_a_minute();
@@ -76,6 +76,7 @@ fn run(args: Args, environment: &Environment, say: &Say, begun: Instant) -> Outc
     }
     match command {
         Command::Webui(webui) => commands::webui::run(webui, environment, say),
+        Command::Api(api) => commands::api::run(api, environment, say),
         Command::Train { mut words, accept_changes, dry_run } => {
             words.extend(accept_changes.then(|| "accept_changes=true".to_string()));
             match dry_run {

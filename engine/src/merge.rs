@@ -51,7 +51,7 @@ pub fn export(
     let dir = std::path::absolute(&dir).unwrap_or(dir);
     refuse_existing(&dir)?;
     sink(Event::Status { text: Text::new("Loading the model", "正在加载模型"), done: 0, total: 0 })?;
-    let loaded = Loaded::open(&ModelParams { train_from_scratch: false, ..model }, places, ComputeType::Fp32)?;
+    let loaded = Loaded::open_on(&ModelParams { train_from_scratch: false, ..model }, places, ComputeType::Fp32, None)?;
     if let Some(tuning) = &loaded.tuning {
         tuning.merges()?;
     }

@@ -23,6 +23,7 @@ pub fn App() -> impl IntoView {
     let store = Store::provide(ui);
     TrainForm::provide(store);
     chat::Talk::provide();
+    chat::Beside::provide();
     export::ExportForm::provide(store);
     data::provide(store, ui);
     preferences::Bench::provide();

@@ -28,6 +28,11 @@ pub async fn post<B: Serialize, T: DeserializeOwned>(path: &str, body: &B) -> Re
     json(send_body(path, body).await?).await
 }
 
+pub async fn put<B: Serialize, T: DeserializeOwned>(path: &str, body: &B) -> Result<T> {
+    let request = Request::put(path).json(body).map_err(|_| vec![no_answer()])?;
+    json(checked(request.send().await.map_err(|_| vec![no_answer()])?).await?).await
+}
+
 /// As [`post`], when the answer's body is of no interest.
 pub async fn order<B: Serialize>(path: &str, body: &B) -> Result<()> {
     send_body(path, body).await.map(|_| ())

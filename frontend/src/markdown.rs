@@ -3,8 +3,9 @@
 
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd, html};
 
-/// HTML of a Markdown text, safe to put into the page.
-pub fn to_html(text: &str) -> String {
+/// HTML of a Markdown text, safe to put into the page. A button with the word `copy` stands above each block of code: the code
+/// is the element after it.
+pub fn to_html(text: &str, copy: &str) -> String {
     let options = Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_TASKLISTS;
     let mut links = Vec::new();
     let events = Parser::new_ext(text, options).filter_map(move |event| match event {
@@ -29,6 +30,16 @@ pub fn to_html(text: &str) -> String {
         Event::SoftBreak => Some(Event::HardBreak),
         other => Some(other),
     });
+    let opening = format!(
+        "<figure class=\"code\"><button type=\"button\" class=\"btn quiet s\" data-copy>{}</button>",
+        escape(copy)
+    );
+    let events = events.flat_map(move |event| match event {
+        Event::Start(Tag::CodeBlock(_)) => [Some(Event::Html(opening.clone().into())), Some(event)],
+        Event::End(TagEnd::CodeBlock) => [Some(event), Some(Event::Html("</figure>".into()))],
+        event => [Some(event), None],
+    });
+    let events = events.flatten();
     let mut out = String::with_capacity(text.len() * 2);
     html::push_html(&mut out, events);
     out
@@ -47,14 +58,19 @@ fn escape(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn html(text: &str) -> String {
+        to_html(text, "Copy")
+    }
+
     #[test]
     fn common_markdown_is_drawn() {
         assert_eq!(
-            to_html("I am **Ada**.\n\n- one\n- two"),
+            html("I am **Ada**.\n\n- one\n- two"),
             "<p>I am <strong>Ada</strong>.</p>\n<ul>\n<li>one</li>\n<li>two</li>\n</ul>\n"
         );
-        assert!(to_html("```rust\nlet x = 1 < 2;\n```").contains("1 &lt; 2"));
-        assert!(to_html("| a | b |\n|--:|:-:|\n| 1 | 2 |").contains("<td>1</td>"));
+        let code = html("```rust\nlet x = 1 < 2;\n```");
+        assert!(code.contains("1 &lt; 2") && code.contains("data-copy>Copy</button><pre>"), "{code}");
+        assert!(html("| a | b |\n|--:|:-:|\n| 1 | 2 |").contains("<td>1</td>"));
     }
 
     #[test]
@@ -73,7 +89,7 @@ mod tests {
             "| a |\n|--:|\n| <b style=x> |",
             "```\"><script>\nx\n```",
         ] {
-            let html = to_html(text);
+            let html = html(text);
             for bad in [
                 "<script",
                 "<img",

@@ -9,7 +9,7 @@
 
 use api::{
     Event, Line, Outcome, Plan, Problem, RunConfig,
-    chat::{Command, FinishReason, LoadChat, Reply, Usage},
+    chat::{Command, FinishReason, LoadChat, Reply, TokenChance, TokenLogprob, Usage},
     data::{Columns, DatasetInfo, Edit, Edited, Preview, PreviewRow, Statistics, TokenPreview},
     hub::{HubSource, PullPlan},
     job::Spec,
@@ -17,6 +17,7 @@ use api::{
     preference::{Ballot, Pairs, Vote},
     question::{Answer, CheckReply, Question},
 };
+use serde_json::Value;
 use std::{
     collections::HashMap,
     error::Error,
@@ -290,31 +291,60 @@ async fn chat() -> Result {
                 let problem = Problem::new("no_value_head", "There is no value head.", "没有价值头。");
                 say(&Reply::Failed { id, problem })?;
             }
-            Command::Generate { id, messages, .. } => {
+            // Each text gets its length.
+            Command::Embed { id, texts } => {
+                let embeddings = texts.iter().map(|text| vec![text.len() as f32]).collect();
+                say(&Reply::Embeddings { id, embeddings, tokens: texts.len() as u64 })?;
+            }
+            Command::Generate { id, messages, prompt, adapter, params, .. } => {
                 let stop = flag(&id);
-                let text = messages.last().map(|m| m.content.clone()).unwrap_or_default();
-                tokio::spawn(async move { answer(id, text, stop).await });
+                let called = params.get("response_format").map(|format| &format["json_schema"]["schema"]["properties"]);
+                let text = match called.map(|call| &call["name"]["enum"][0]) {
+                    // A call of the tool that has to be called.
+                    Some(name) if name.is_string() => {
+                        format!("{{\"name\": {name}, \"arguments\": {{\"of\": \"it\"}}}}")
+                    }
+                    _ => prompt.or(messages.last().map(|m| m.content.clone())).unwrap_or_default(),
+                };
+                let text = adapter.map_or(text.clone(), |adapter| format!("{adapter}: {text}"));
+                let answers = params.get("num_return_sequences").and_then(Value::as_u64).unwrap_or(1);
+                let logprobs = params.get("logprobs").and_then(Value::as_u64);
+                tokio::spawn(async move { answer(id, text, u32::try_from(answers)?, logprobs, stop).await });
             }
         }
     }
     Ok(())
 }
 
-/// Says the words again, one by one.
-async fn answer(id: String, text: String, stop: Arc<AtomicBool>) -> Result {
-    let mut usage = Usage::default();
+/// Says the words again, one by one, in each answer; `refuse` as the first word is refused.
+async fn answer(id: String, text: String, answers: u32, logprobs: Option<u64>, stop: Arc<AtomicBool>) -> Result {
+    if text.starts_with("refuse") {
+        let problem = Problem::new("too_long", "The prompt is too long.", "提示过长。").hint("Shorten it.", "请缩短。");
+        return say(&Reply::Failed { id, problem: problem.field("messages") });
+    }
+    let mut usage = Usage { prompt_tokens: 3, ..Usage::default() };
+    let mut finish_reason = FinishReason::Stop;
     for word in text.split_inclusive(' ') {
         if word == "die" {
             std::process::abort();
         }
         if stop.load(Ordering::Relaxed) {
-            return say(&Reply::Done { id, finish_reason: FinishReason::Cancelled, usage });
+            finish_reason = FinishReason::Cancelled;
+            break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
-        usage.completion_tokens += 1;
-        say(&Reply::Text { id: id.clone(), text: word.into() })?;
+        let chance = |logprob| TokenChance { token: word.into(), bytes: word.into(), logprob };
+        let token = |top: u64| TokenLogprob { token: chance(-0.5), top: (0..top).map(|_| chance(-0.5)).collect() };
+        let logprobs: Vec<_> = logprobs.map(token).into_iter().collect();
+        for index in 0..answers {
+            usage.completion_tokens += 1;
+            say(&Reply::Text { id: id.clone(), index, text: word.into(), logprobs: logprobs.clone() })?;
+        }
     }
-    say(&Reply::Done { id, finish_reason: FinishReason::Stop, usage })
+    for index in 0..answers {
+        say(&Reply::Ended { id: id.clone(), index, finish_reason })?;
+    }
+    say(&Reply::Done { id, usage })
 }
 
 fn say(reply: &Reply) -> Result {

@@ -10,10 +10,12 @@ use crate::{
 use api::{
     Problem,
     chat::{ChatModel, ChatState, Command, Generate, LoadChat, Reply as Said, ScoreRequest},
+    data::Message,
     job::Feed,
 };
 use axum::http::StatusCode;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use std::{
     collections::HashMap,
     io,
@@ -34,6 +36,9 @@ use tokio_util::sync::CancellationToken;
 const MODELS: usize = 4;
 const CONVERSATIONS: usize = 64;
 const UNREAD: usize = 4096;
+/// Messages of a conversation, or texts at once; and all of them in bytes.
+const MOST_TEXTS: usize = 10_000;
+const LARGEST_TEXT: usize = 4 << 20;
 /// The longest line that a worker may write.
 const LONGEST_LINE: u64 = 4 << 20;
 
@@ -43,10 +48,15 @@ pub struct Chats {
     store: Store,
     models: Arc<Mutex<Vec<Arc<Chat>>>>,
     next: Arc<AtomicU64>,
+    defaults: Arc<Map<String, Value>>,
 }
 
 struct Chat {
     model: Mutex<ChatModel>,
+    /// The name under which programs ask for it, if it isn't made from its files.
+    alias: Option<String>,
+    /// When it was loaded, in seconds since 1970.
+    created: u64,
     commands: mpsc::Sender<Line>,
     requests: Mutex<HashMap<String, mpsc::Sender<Said>>>,
     unload: CancellationToken,
@@ -57,6 +67,30 @@ enum Line {
     Command(Command),
 }
 
+/// A model as programs know it: one that is loaded, or an adapter on one.
+#[derive(Clone, Debug)]
+pub struct ServedModel {
+    pub name: String,
+    /// When it was loaded, in seconds since 1970.
+    pub created: u64,
+}
+
+/// What a program asks, to be given to [`Chats::begin`].
+pub struct Served {
+    pub model: ServedModel,
+    chat: Arc<Chat>,
+    adapter: Option<String>,
+}
+
+/// Of a model: an answer to `messages`, or to go on with `prompt`.
+#[derive(Default)]
+pub struct Asked {
+    pub messages: Vec<Message>,
+    pub prompt: Option<String>,
+    pub tools: Option<Value>,
+    pub params: Map<String, Value>,
+}
+
 /// A running answer. Dropped, it stops the generation.
 pub struct Conversation {
     id: String,
@@ -65,8 +99,13 @@ pub struct Conversation {
 }
 
 impl Chats {
-    pub fn new(program: Arc<Program>, store: Store) -> Self {
-        Self { program, store, models: Arc::default(), next: Arc::default() }
+    /// `defaults`: parameters of a generation where a program doesn't say.
+    pub fn new(program: Arc<Program>, store: Store, defaults: Map<String, Value>) -> Self {
+        Self { program, store, models: Arc::default(), next: Arc::default(), defaults: Arc::new(defaults) }
+    }
+
+    pub fn defaults(&self) -> &Map<String, Value> {
+        &self.defaults
     }
 
     pub fn list(&self) -> Vec<ChatModel> {
@@ -79,6 +118,11 @@ impl Chats {
 
     /// Starts to load a model. One that is loaded, or being loaded, is given back as it is.
     pub fn load(&self, load: LoadChat) -> Reply<ChatModel> {
+        self.load_as(load, None)
+    }
+
+    /// The same, under a name that programs use for it.
+    pub fn load_as(&self, load: LoadChat, alias: Option<String>) -> Reply<ChatModel> {
         let mut models = self.models();
         let is_same = |chat: &Arc<Chat>| {
             let model = chat.model();
@@ -108,6 +152,8 @@ impl Chats {
         let model = ChatModel { id, load: load.clone(), state: ChatState::Loading, bytes: 0, problem: None };
         let chat = Arc::new(Chat {
             model: Mutex::new(model.clone()),
+            alias,
+            created: crate::time::now() as u64,
             commands,
             requests: Mutex::default(),
             unload: CancellationToken::new(),
@@ -120,6 +166,18 @@ impl Chats {
         Ok(model)
     }
 
+    /// Waits until a model is loaded.
+    pub async fn loaded(&self, id: &str) -> Result<(), Problem> {
+        loop {
+            let model = self.get(id).map_err(|_| gone())?;
+            match model.state {
+                ChatState::Ready => return Ok(()),
+                ChatState::Failed => return Err(model.problem.unwrap_or_else(gone)),
+                ChatState::Loading => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+            }
+        }
+    }
+
     /// Ends the worker; the operating system takes all of its memory back.
     pub fn unload(&self, id: &str) -> Reply<()> {
         let chat = self.find(id)?;
@@ -129,7 +187,59 @@ impl Chats {
     }
 
     pub fn generate(&self, id: &str, body: Generate) -> Reply<Conversation> {
-        self.ask(self.find(id)?, |id| Command::Generate { id, messages: body.messages, params: body.params })
+        self.ask(self.find(id)?, |id| Command::Generate {
+            id,
+            messages: body.messages,
+            prompt: None,
+            tools: None,
+            adapter: body.adapter,
+            params: body.params,
+        })
+    }
+
+    /// Models that are ready, by the names under which programs ask for them.
+    pub fn served(&self) -> Vec<ServedModel> {
+        let ready = |chat: &&Arc<Chat>| chat.model().state == ChatState::Ready;
+        let models = self.models();
+        let names = models
+            .iter()
+            .filter(ready)
+            .flat_map(|chat| chat.names().into_iter().map(|(name, _)| ServedModel { name, created: chat.created }));
+        names.collect()
+    }
+
+    /// The model that a program means by a name; without one, the first.
+    pub fn serving(&self, name: &str) -> Reply<Served> {
+        let models = self.models();
+        let found = models.iter().find_map(|chat| {
+            let mut names = chat.names().into_iter();
+            let (own, adapter) = if name.is_empty() || chat.is_named(name) {
+                names.next()?
+            } else {
+                names.find(|(own, adapter)| own == name || adapter.as_deref() == Some(name))?
+            };
+            let model = ServedModel { name: own, created: chat.created };
+            Some(Served { model, chat: chat.clone(), adapter })
+        });
+        drop(models);
+        found.ok_or_else(|| not_served(name, &self.served()))
+    }
+
+    /// Begins to answer.
+    pub fn begin(&self, served: &Served, asked: Asked) -> Reply<Conversation> {
+        let Asked { messages, prompt, tools, params } = asked;
+        let adapter = served.adapter.clone();
+        self.ask(served.chat.clone(), |id| Command::Generate { id, messages, prompt, tools, adapter, params })
+    }
+
+    /// Each text as a vector, and the tokens of all.
+    pub async fn embed(&self, served: &Served, texts: Vec<String>) -> Reply<(Vec<Vec<f32>>, u64)> {
+        let mut answer = self.ask(served.chat.clone(), |id| Command::Embed { id, texts })?;
+        match answer.next().await {
+            Some(Said::Embeddings { embeddings, tokens, .. }) => Ok((embeddings, tokens)),
+            Some(Said::Failed { problem, .. }) => Err(Failure::bad(problem)),
+            _ => Err(Failure::conflict(gone())),
+        }
     }
 
     /// The id of the request, and a score for each text.
@@ -151,7 +261,8 @@ impl Chats {
             ChatState::Ready => {}
             ChatState::Loading => {
                 let problem = Problem::new("chat_loading", "The model is still being loaded.", "模型仍在加载。");
-                return Err(Failure::conflict(problem.hint("Wait until it is ready.", "请等待加载完成。")));
+                let problem = problem.hint("Wait until it is ready.", "请等待加载完成。");
+                return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, problem));
             }
             ChatState::Failed => return Err(Failure::conflict(chat.model().problem.clone().unwrap_or_else(gone))),
         }
@@ -242,12 +353,7 @@ impl Chats {
     /// The model that a request of another program means: by id, folder or adapter, or the only one.
     fn named(&self, name: &str) -> Reply<Arc<Chat>> {
         let models = self.models();
-        let is_named = |chat: &&Arc<Chat>| {
-            let model = chat.model();
-            model.id == name
-                || model.load.model_name_or_path == name
-                || model.load.adapter_name_or_path.as_deref() == Some(name)
-        };
+        let is_named = |chat: &&Arc<Chat>| chat.is_named(name);
         let only = if models.len() == 1 { models.first() } else { None };
         let found = models.iter().find(is_named).or(only);
         found.cloned().ok_or_else(|| Failure::missing(["loaded model", "已加载的模型"], name))
@@ -265,6 +371,23 @@ impl Chats {
 }
 
 impl Chat {
+    /// Whether this is its id, its folder or its adapter.
+    fn is_named(&self, name: &str) -> bool {
+        let model = self.model();
+        model.id == name
+            || model.load.model_name_or_path == name
+            || model.load.adapter_name_or_path.as_deref() == Some(name)
+    }
+
+    /// The names by which programs know it, as it was loaded and with each adapter that it can put on.
+    fn names(&self) -> Vec<(String, Option<String>)> {
+        let load = self.model().load.clone();
+        let own = load.adapter_name_or_path.as_deref().unwrap_or(&load.model_name_or_path);
+        let own = self.alias.clone().unwrap_or_else(|| short(own));
+        let adapters = load.adapters.iter().map(|adapter| (short(adapter), Some(adapter.clone())));
+        std::iter::once((own, None)).chain(adapters).collect()
+    }
+
     /// Takes in a line of the worker; true if the model's state changed.
     fn hear(&self, said: Said) -> bool {
         let (id, is_last) = match &said {
@@ -280,8 +403,10 @@ impl Chat {
                 model.problem = Some(problem.clone());
                 return true;
             }
-            Said::Text { id, .. } => (id.clone(), false),
-            Said::Done { id, .. } | Said::Scores { id, .. } | Said::Failed { id, .. } => (id.clone(), true),
+            Said::Text { id, .. } | Said::Ended { id, .. } => (id.clone(), false),
+            Said::Done { id, .. } | Said::Scores { id, .. } | Said::Embeddings { id, .. } | Said::Failed { id, .. } => {
+                (id.clone(), true)
+            }
         };
         let mut requests = self.requests();
         let is_read = requests.get(&id).is_some_and(|sender| sender.try_send(said).is_ok());
@@ -316,6 +441,39 @@ impl Drop for Conversation {
             let _ = self.chat.commands.try_send(Line::Command(Command::Stop { id: self.id.clone() }));
         }
     }
+}
+
+/// A name made of a path: a hub's id as it is, a folder without those around it, a checkpoint with its run. Of several that
+/// stand on one another, the last.
+fn short(path: &str) -> String {
+    let path = path.rsplit(',').next().unwrap_or(path).trim();
+    let parts: Vec<&str> = path.split(['/', '\\']).filter(|part| !part.is_empty()).collect();
+    match parts.as_slice() {
+        [.., run, last] if last.starts_with("checkpoint-") => format!("{run}/{last}"),
+        [.., last] if path.starts_with(['/', '.', '~']) || parts.len() > 3 => (*last).to_owned(),
+        _ => path.to_owned(),
+    }
+}
+
+/// What no model reads is refused before a worker has to.
+pub fn check_messages(messages: &[Message]) -> Reply<()> {
+    check_size(messages.len(), messages.iter().map(|message| message.content.len()).sum(), "messages")
+}
+
+/// The same for any texts, which the request calls `field`.
+pub fn check_size(texts: usize, bytes: usize, field: &str) -> Reply<()> {
+    if texts <= MOST_TEXTS && bytes <= LARGEST_TEXT {
+        return Ok(());
+    }
+    let mib = LARGEST_TEXT >> 20;
+    let problem = Problem::new(
+        "too_large",
+        format!("{texts} texts with {bytes} bytes are more than {MOST_TEXTS} or {mib} MiB."),
+        format!("{texts} 段文本共 {bytes} 字节，超过 {MOST_TEXTS} 段或 {mib} MiB。"),
+    );
+    let problem =
+        problem.hint("Begin a new conversation, or send less at once.", "请开始新的对话，或减少单次发送的内容。");
+    Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, problem.field(field)))
 }
 
 async fn write(mut stdin: ChildStdin, mut queue: mpsc::Receiver<Line>) {
@@ -366,7 +524,25 @@ fn unloaded() -> Problem {
     Problem::new("chat_unloaded", "The model was unloaded.", "模型已卸载。").hint("Load it again.", "请重新加载。")
 }
 
-fn gone() -> Problem {
+fn not_served(name: &str, served: &[ServedModel]) -> Failure {
+    let name: String = name.chars().take(100).collect();
+    let names: Vec<&str> = served.iter().map(|model| model.name.as_str()).collect();
+    let problem = match names.as_slice() {
+        [] => Problem::new("model_not_found", "No model is loaded.", "没有已加载的模型。").hint(
+            "Load one in the Chat tab, or start lathe api with one.",
+            "请在对话页加载模型，或用 lathe api 启动一个。",
+        ),
+        names => Problem::new(
+            "model_not_found",
+            format!("The model {name:?} isn't loaded."),
+            format!("模型 {name:?} 未加载。"),
+        )
+        .hint(format!("Loaded: {}.", names.join(", ")), format!("已加载：{}。", names.join("、"))),
+    };
+    Failure::new(StatusCode::NOT_FOUND, problem.field("model"))
+}
+
+pub fn gone() -> Problem {
     Problem::new("chat_gone", "The model is no longer loaded.", "模型已不在内存中。")
         .hint("Load it again.", "请重新加载。")
 }

@@ -104,7 +104,9 @@ fn model(method: &Method, uri: &Uri, headers: &HeaderMap) -> u16 {
         && first("sec-fetch-mode").as_deref() == Some("navigate")
         && first("sec-fetch-dest").as_deref() == Some("document")
         && !uri.path().starts_with("/api")
-        && !uri.path().starts_with("/v1");
+        && !uri.path().starts_with("/v1")
+        && !uri.path().starts_with("/answer")
+        && !uri.path().starts_with("/ws");
     match first("sec-fetch-site").as_deref() {
         None | Some("same-origin") => 418,
         Some("none") if reads => 418,

@@ -23,6 +23,10 @@ pub enum Error {
     NeedsToken { host: std::net::IpAddr },
     #[error("the token has {length} characters, must be 16 or more of printable ASCII")]
     BadToken { length: usize },
+    #[error("an API key is empty, or not of printable ASCII")]
+    BadApiKey,
+    #[error("{0}")]
+    Model(Problem),
     #[error("the webhook isn't an http or https address")]
     Webhook,
     #[error("the database {} can't be used: {source}", path.display())]
@@ -41,7 +45,7 @@ impl Error {
 
     /// True when the request itself was wrong: exit code 2.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::NeedsToken { .. } | Self::BadToken { .. } | Self::Webhook)
+        matches!(self, Self::NeedsToken { .. } | Self::BadToken { .. } | Self::BadApiKey | Self::Webhook)
     }
 
     /// The same in both languages, with the next step.
@@ -82,6 +86,11 @@ impl Error {
                 Problem::new("bad_token", en, format!("令牌有 {length} 个字符，应至少为 16 个可打印的 ASCII 字符。"))
                     .hint("Choose a longer token.", "请使用更长的令牌。")
             }
+            Self::BadApiKey => Problem::new("bad_api_key", en, "API 密钥为空，或含有不可打印的 ASCII 字符。").hint(
+                "Write API_KEY as one key, or several with commas between, without spaces.",
+                "请将 API_KEY 写成一个密钥，或用逗号分隔的多个密钥，不含空格。",
+            ),
+            Self::Model(problem) => problem.clone(),
             Self::Webhook => Problem::new("bad_webhook", en, "Webhook 不是 http 或 https 地址。").hint(
                 "Give the whole address, for example https://example.org/hook.",
                 "请给出完整地址，例如 https://example.org/hook。",
@@ -192,6 +201,7 @@ impl From<Problems> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
+        let failure = self.clone();
         let first = self.problems.first().cloned().unwrap_or_default();
         let body = ProblemBody {
             kind: "about:blank".into(),
@@ -204,6 +214,8 @@ impl IntoResponse for Failure {
         let mut response = Response::new(Body::from(json));
         *response.status_mut() = self.status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        // Where another form of it is needed, it is made from this.
+        response.extensions_mut().insert(failure);
         if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
         }

@@ -34,14 +34,17 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
             return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, problem));
         }
         let bytes = bounded(request.into_body(), LARGEST_JSON).await?;
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+        let mut text = serde_json::Deserializer::from_slice(&bytes);
+        let read = serde_path_to_error::deserialize(&mut text).map_err(|e| (e.path().to_string(), e.into_inner()));
+        read.and_then(|value| text.end().map(|()| Self(value)).map_err(|e| (".".into(), e))).map_err(|(path, error)| {
             let (line, column) = (error.line(), error.column());
             let problem = Problem::new(
                 "bad_json",
                 format!("The request can't be read: {error}."),
                 format!("请求无法读取（第 {line} 行第 {column} 列）：{error}。"),
             );
-            Failure::bad(problem.hint("See /openapi.json for its shape.", "格式见 /openapi.json。"))
+            let problem = problem.hint("See /openapi.json for its shape.", "格式见 /openapi.json。");
+            Failure::bad(if path == "." { problem } else { problem.field(path) })
         })
     }
 }

@@ -13,11 +13,13 @@ pub mod hub;
 mod kernel;
 mod listen;
 mod observe;
+mod openai;
 mod openapi;
 mod random;
 mod router;
 mod routes;
 mod security;
+mod sessions;
 mod state;
 mod store;
 mod supervisor;
@@ -33,6 +35,7 @@ pub use supervisor::Restarts;
 pub use webhook::Webhook;
 pub use worker::{CudaWorker, Program, allowed_environment};
 
+use api::chat::LoadChat;
 use ask::Ask;
 use chat::Chats;
 use gate::Gate;
@@ -40,6 +43,7 @@ use home::Home;
 use hub::HubSettings;
 use observe::Counters;
 use security::{Guard, Rules};
+use serde_json::{Map, Value};
 use state::{Base, Inner, State};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -49,8 +53,11 @@ use std::{
 };
 use store::Store;
 use supervisor::Supervisor;
-use tokio::task::JoinSet;
+use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+
+/// WebSockets that are open at once.
+const SOCKETS: usize = 256;
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -68,6 +75,10 @@ pub struct Options {
     pub catalog: api::Catalog,
     /// Instructions that the workers compute with, for people: `AVX-512`.
     pub processor: String,
+    /// Each opens what is for programs (`/v1`, `/answer`, `/ws/chat`), which needs one then, or the token.
+    pub api_keys: Vec<String>,
+    /// A model that is served by itself, without the studio.
+    pub serving: Option<Serving>,
     /// How far the workers are confined.
     pub confinement: api::routes::Confinement,
     pub hub: HubSettings,
@@ -81,6 +92,16 @@ pub struct Options {
     pub webhook: Option<Webhook>,
 }
 
+/// A model that is served by itself.
+#[derive(Clone, Debug, Default)]
+pub struct Serving {
+    pub load: LoadChat,
+    /// By which programs ask for it.
+    pub name: String,
+    /// Parameters of a generation where a program doesn't say.
+    pub defaults: Map<String, Value>,
+}
+
 impl Options {
     /// Listens on `127.0.0.1:7860`, without a token; uploads up to 8 GiB; 60 seconds to stop.
     pub fn new(home: PathBuf, program: Program, catalog: api::Catalog, hub: HubSettings) -> Self {
@@ -90,6 +111,8 @@ impl Options {
             port: 7860,
             names: Vec::new(),
             token: None,
+            api_keys: Vec::new(),
+            serving: None,
             program,
             catalog,
             processor: std::env::consts::ARCH.into(),
@@ -117,7 +140,7 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// Training goes on after it returns; chat ends with it.
 pub async fn serve(options: Options, on_ready: impl FnOnce(SocketAddr)) -> Result<(), Error> {
     let wanted = SocketAddr::new(options.host, options.port);
-    Rules::new(wanted, &options.names, options.token.as_deref(), None)?;
+    Rules::new(wanted, &options.names, options.token.as_deref(), None)?.with_api_keys(&options.api_keys)?;
     options.webhook.as_ref().map(|webhook| webhook::parse(&webhook.url)).transpose()?;
     let home = Home::open(&options.home)?;
     let mut lock = home.lock()?;
@@ -128,6 +151,7 @@ pub async fn serve(options: Options, on_ready: impl FnOnce(SocketAddr)) -> Resul
         tracing::warn!("lock: {error}");
     }
     let rules = Rules::new(address, &options.names, options.token.as_deref(), Some(&home))?;
+    let rules = rules.with_api_keys(&options.api_keys)?;
     let (gate, counters, ending) = (Gate::default(), Arc::<Counters>::default(), CancellationToken::new());
     let guard = Guard::new(gate.clone(), rules);
     // From here on requests are answered, if only with the word that the studio loads.
@@ -138,14 +162,21 @@ pub async fn serve(options: Options, on_ready: impl FnOnce(SocketAddr)) -> Resul
         () = &mut serving => return Ok(()),
     };
     gate.open(studio.router.clone());
-    let ready = studio.supervisor.ready();
-    tokio::select! {
-        () = async { ready.await; on_ready(address); std::future::pending().await } => {}
-        () = &mut serving => {}
-    }
+    let ready = async {
+        studio.supervisor.ready().await;
+        if let Some(id) = &studio.served {
+            studio.chats.loaded(id).await.map_err(Error::Model)?;
+        }
+        on_ready(address);
+        std::future::pending().await
+    };
+    let ended = tokio::select! {
+        failed = ready => failed,
+        () = &mut serving => Ok(()),
+    };
     studio.close().await;
     drop(lock);
-    Ok(())
+    ended
 }
 
 /// What works behind the port.
@@ -153,6 +184,8 @@ struct Studio {
     router: axum::Router,
     supervisor: Supervisor,
     chats: Chats,
+    /// The one model that is served.
+    served: Option<String>,
     store: Store,
     tasks: JoinSet<()>,
 }
@@ -179,7 +212,13 @@ impl Studio {
             counters: counters.clone(),
         };
         let supervisor = Supervisor::new(base, options.restarts, options.stop_limit);
-        let chats = Chats::new(program, store.clone());
+        let serving = options.serving;
+        let defaults = serving.as_ref().map(|serving| serving.defaults.clone()).unwrap_or_default();
+        let chats = Chats::new(program, store.clone(), defaults);
+        let served = serving.map(|Serving { load, name, .. }| chats.load_as(load, Some(name)).map(|model| model.id));
+        let served = served
+            .transpose()
+            .map_err(|failure| Error::Model(failure.problems.into_iter().next().unwrap_or_default()))?;
         let version = options.catalog.version.clone();
         let state = State::new(Inner {
             home: home.clone(),
@@ -194,6 +233,9 @@ impl Studio {
             version: if version.is_empty() { env!("CARGO_PKG_VERSION").into() } else { version },
             upload_limit: options.upload_limit,
             uploads: Default::default(),
+            served: served.clone(),
+            sockets: Arc::new(Semaphore::new(SOCKETS)),
+            votes: Default::default(),
             counters,
             ending,
         });
@@ -203,7 +245,7 @@ impl Studio {
         if let Some(webhook) = &options.webhook {
             tasks.spawn(webhook::Sender::new(webhook, store.clone())?.run());
         }
-        Ok(Self { router: router::router(state), supervisor, chats, store, tasks })
+        Ok(Self { router: router::router(state), supervisor, chats, served, store, tasks })
     }
 
     async fn close(mut self) {

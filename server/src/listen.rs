@@ -116,7 +116,7 @@ pub async fn accept(listener: TcpListener, guard: Guard<Gate>, counters: Arc<Cou
             });
             let mut stream = TimeoutStream::new(stream);
             stream.set_write_timeout(Some(WRITE_IDLE));
-            let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
+            let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service).with_upgrades();
             tokio::pin!(connection);
             let answered = tokio::select! {
                 answered = connection.as_mut() => answered,

@@ -1,6 +1,6 @@
 //! One table of routes: the router and `/openapi.json` are both made from it.
 
-use crate::{error::Failure, openapi, routes, state::State, ui};
+use crate::{error::Failure, openai, openapi, routes, state::State, ui};
 use api::Problem;
 use axum::{
     Router,
@@ -109,9 +109,10 @@ impl Route {
 
 /// Everything that the server answers, without the guard that stands before it.
 pub fn router(state: State) -> Router {
-    let openapi = openapi::document(&routes::all());
+    let routes = if state.served.is_some() { routes::serving } else { routes::all };
+    let openapi = openapi::document(&routes());
     let mut paths: BTreeMap<&'static str, MethodRouter<State>> = BTreeMap::new();
-    for route in routes::all() {
+    for route in routes() {
         let before = paths.remove(route.path).unwrap_or_default();
         let handler = if route.hurried { route.handler.route_layer(from_fn(in_time)) } else { route.handler };
         paths.insert(route.path, before.merge(handler));
@@ -120,9 +121,9 @@ pub fn router(state: State) -> Router {
     for (path, methods) in paths {
         router = router.route(path, methods);
     }
+    let router = if state.served.is_some() { router.fallback(nothing_else) } else { router.fallback(unknown) };
     router
         .route(api::routes::OPENAPI, axum::routing::get(move || openapi::answer(openapi.clone())))
-        .fallback(unknown)
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(problems_only))
         // Files that are downloaded leave as fast as the disk gives them.
@@ -133,12 +134,26 @@ pub fn router(state: State) -> Router {
 /// Pages of the UI for everything that isn't the API's.
 async fn unknown(request: Request) -> Response {
     let path = request.uri().path();
-    let is_api = path == "/api" || path.starts_with("/api/");
+    let is_data = openai::is_of(path) || path == "/api" || path.starts_with("/api/");
     match *request.method() {
-        _ if is_api => Failure::missing(["route", "接口"], path).into_response(),
+        _ if is_data => no_route(path),
         Method::GET | Method::HEAD => ui::page(path, request.headers()),
         _ => StatusCode::METHOD_NOT_ALLOWED.into_response(),
     }
+}
+
+/// Where one model is served, there are no pages.
+async fn nothing_else(request: Request) -> Response {
+    no_route(request.uri().path())
+}
+
+fn no_route(path: &str) -> Response {
+    let Failure { status, mut problems } = Failure::missing(["route", "接口"], path);
+    for problem in &mut problems {
+        *problem =
+            std::mem::take(problem).hint("See /openapi.json for what can be asked.", "可用的请求见 /openapi.json。");
+    }
+    Failure { status, problems }.into_response()
 }
 
 /// A hurried handler has so long to begin its answer. Questions to the engine have their own, shorter limit.
@@ -165,6 +180,7 @@ async fn problems_only(request: Request, next: Next) -> Response {
     let failure = Failure::new(status, explain(status, text.trim())).into_response();
     let (new, body) = failure.into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
+    parts.extensions.extend(new.extensions);
     if let Some(kind) = new.headers.get(header::CONTENT_TYPE) {
         parts.headers.insert(header::CONTENT_TYPE, kind.clone());
     }

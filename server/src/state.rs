@@ -6,6 +6,7 @@ use crate::{
 };
 use axum::body::Bytes;
 use std::{ops::Deref, sync::Arc};
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Clone)]
@@ -30,6 +31,12 @@ pub struct Inner {
     /// Resumable uploads that requests work on now.
     pub uploads: Holds,
     pub counters: Arc<Counters>,
+    /// The one model that is served by itself, by its id; then there is no studio.
+    pub served: Option<String>,
+    /// Places for WebSockets.
+    pub sockets: Arc<Semaphore>,
+    /// Held while a vote is written.
+    pub votes: Mutex<()>,
     /// Cancelled when the server ends: streams end then.
     pub ending: CancellationToken,
 }

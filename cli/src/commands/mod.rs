@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub mod about;
+pub mod api;
 pub mod bench;
 pub mod chat;
 pub mod checkpoint;

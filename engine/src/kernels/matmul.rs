@@ -8,11 +8,15 @@ use super::{
     packed::{Matrix, Target, Unit},
     product::{Product, Right, Rows, sum as sum_packed},
     profile::time,
-    quantised::Quantised,
+    quantised::{
+        Quantised,
+        integers::{Eights, Width},
+    },
     values::{Element, cast, hold, room, typed},
 };
 use crate::Result;
 use candle_core::{DType, Shape, Tensor};
+use std::sync::OnceLock;
 
 /// Rows of x or of w up to which nothing is packed.
 const FEW: usize = 4;
@@ -20,24 +24,44 @@ const FEW: usize = 4;
 /// An x that is made ready once and serves several products.
 pub struct Factor {
     tensor: Tensor,
-    rows: Option<Rows>,
+    compute: DType,
+    /// Packed, and rounded to 8 bits in blocks of either width, once a product wants it.
+    rows: OnceLock<Rows>,
+    of_32: OnceLock<Eights>,
+    of_256: OnceLock<Eights>,
 }
 
 impl Factor {
     /// x (tokens, depth).
     pub fn new(x: &Tensor, compute: DType) -> Result<Self> {
         let x = x.contiguous()?;
-        let (rows, depth) = x.dims2()?;
-        if !on_cpu(&x) {
-            return Ok(Self { tensor: x.to_dtype(compute)?, rows: None });
+        x.dims2()?;
+        let tensor = if on_cpu(&x) { x } else { x.to_dtype(compute)? };
+        Ok(Self { tensor, compute, rows: OnceLock::new(), of_32: OnceLock::new(), of_256: OnceLock::new() })
+    }
+
+    /// Packed, on the CPU.
+    fn packed(&self) -> Result<&Rows> {
+        if let Some(rows) = self.rows.get() {
+            return Ok(rows);
         }
-        let packed = {
-            let held = hold(&x)?;
-            let unit = Unit::new(compute);
-            let values = Matrix::new(held.values(), depth);
-            (!few(rows)).then(|| time("packing of x", || Rows::pack(unit, values, rows, depth)))
+        let (rows, depth) = self.tensor.dims2()?;
+        let held = hold(&self.tensor)?;
+        let values = Matrix::new(held.values(), depth);
+        Ok(self.rows.get_or_init(|| time("packing of x", || Rows::pack(Unit::new(self.compute), values, rows, depth))))
+    }
+
+    /// Rounded to 8 bits.
+    fn eights(&self, width: Width) -> Result<&Eights> {
+        let slot = match width {
+            Width::Of32 => &self.of_32,
+            Width::Of256 => &self.of_256,
         };
-        Ok(Self { tensor: x, rows: packed })
+        if let Some(rounded) = slot.get() {
+            return Ok(rounded);
+        }
+        let (held, columns) = (hold(&self.tensor)?, self.tensor.dim(1)?);
+        Ok(slot.get_or_init(|| time("rounding of x", || Eights::new(held.values(), columns, width))))
     }
 }
 
@@ -64,7 +88,15 @@ fn sum_of(products: &[Times], dtype: DType) -> Result<Tensor> {
     };
     let rows = first.x().tensor.dim(0)?;
     let columns = first.columns()?;
-    if products.iter().any(|p| p.x().rows.is_none()) {
+    let (rounding, others): (Vec<Times>, Vec<Times>) = products.iter().partition(|p| p.rounding().is_some());
+    if !rounding.is_empty() {
+        let rounded = rounded_sum(&rounding, rows, columns, if others.is_empty() { dtype } else { DType::F32 })?;
+        return match others.is_empty() {
+            true => Ok(rounded),
+            false => cast(&super::add(rounded, &sum_of(&others, DType::F32)?)?, dtype),
+        };
+    }
+    if !on_cpu(&first.x().tensor) || few(rows) {
         return one_by_one(products, dtype);
     }
     let held = products.iter().map(|p| p.w().map(hold).transpose()).collect::<Result<Vec<_>>>()?;
@@ -77,11 +109,24 @@ fn sum_of(products: &[Times], dtype: DType) -> Result<Tensor> {
             (Times::Down(_, w), Some(held)) => Matrix::new(held.values(), w.dim(1)?).into(),
             (_, None) => continue,
         };
-        factors.extend(p.x().rows.as_ref().map(|a| Product { a, b }));
+        factors.push(Product { a: p.x().packed()?, b });
     }
     typed!(dtype, T => {
         let mut y = room::<T>(rows * columns);
         sum_packed(&factors, columns, T::target(&mut y, columns, false));
+        Ok(T::tensor(y, Shape::from((rows, columns)))?)
+    })
+}
+
+/// The sum of products whose w round x.
+fn rounded_sum(products: &[Times], rows: usize, columns: usize, dtype: DType) -> Result<Tensor> {
+    typed!(dtype, T => {
+        let mut y = room::<T>(rows * columns);
+        for (i, product) in products.iter().enumerate() {
+            if let Some((w, width)) = product.rounding() {
+                w.multiply(product.x().eights(width)?, T::target(&mut y, columns, i > 0));
+            }
+        }
         Ok(T::tensor(y, Shape::from((rows, columns)))?)
     })
 }
@@ -136,6 +181,14 @@ impl<'a> Times<'a> {
         match self {
             Self::Across(_, w) | Self::Down(_, w) => Some(w),
             Self::AcrossQuantised(..) | Self::DownQuantised(..) => None,
+        }
+    }
+
+    /// The w, where the product rounds x to 8 bits in blocks of some width.
+    fn rounding(&self) -> Option<(&'a Quantised, Width)> {
+        match self {
+            Self::AcrossQuantised(_, w) => w.rounds().map(|width| (*w, width)),
+            Self::Across(..) | Self::Down(..) | Self::DownQuantised(..) => None,
         }
     }
 

@@ -34,6 +34,18 @@ pub enum Source<'a> {
     Random {
         seed: u64,
     },
+    /// Those of a model that is loaded already, shared as long as neither changes them.
+    Model(&'a Model),
+}
+
+impl<'a> Source<'a> {
+    /// What a loaded model holds under this name.
+    fn held(&self, name: &str) -> Option<&'a Parameter> {
+        match self {
+            Self::Model(model) => model.parameters().into_iter().find(|parameter| parameter.name == name),
+            Self::Files(_) | Self::Random { .. } => None,
+        }
+    }
 }
 
 /// What a tuning type adds while a model is built. Everything does nothing by default.
@@ -97,7 +109,7 @@ pub fn build_as(config: &DecoderConfig, how: &Building, store: &mut Store) -> Re
     how.attach.meet(config)?;
     let mut builder = Builder { config, how, store };
     let (c, names) = (config, &config.names);
-    let embedding = builder.parameter(&weight(names.embedding), &[c.vocab_size, c.hidden_size], Value::Normal)?;
+    let embedding = builder.vocabulary(names.embedding)?;
     let positions = names
         .positions
         .map(|name| builder.parameter(&weight(name), &[c.context, c.hidden_size], Value::Normal))
@@ -106,7 +118,7 @@ pub fn build_as(config: &DecoderConfig, how: &Building, store: &mut Store) -> Re
     let norm = builder.norm(names.norm, c.hidden_size)?;
     let head = match c.tie_embeddings {
         true => embedding.clone(),
-        false => builder.parameter(&weight(names.head), &[c.vocab_size, c.hidden_size], Value::Normal)?,
+        false => builder.vocabulary(names.head)?,
     };
     let virtual_tokens = how.attach.virtual_tokens(c, &embedding, builder.store)?;
     Ok(Model {
@@ -219,9 +231,16 @@ impl Builder<'_> {
         let LinearLayout { name, inp, out, bias } = layout;
         let (name, transposed) = (weight(name), self.config.transposed);
         let shape = if transposed { [*inp, *out] } else { [*out, *inp] };
-        let weight = match quantisation.filter(|_| !self.how.trains(&name)) {
-            Some(quantisation) => Parameter::quantised(&name, self.quantised(&name, &shape, quantisation)?, transposed),
-            None if transposed => {
+        let quantisation = quantisation.filter(|_| !self.how.trains(&name));
+        // As the other model or the file has it, turned round or in few bits.
+        let kept = match self.shared(&name) {
+            Some(shared) => Some(shared),
+            None => self.kept(&name, &shape)?.map(|blocks| Parameter::quantised(&name, blocks, false)),
+        };
+        let weight = match (kept, quantisation) {
+            (Some(kept), _) => kept,
+            (_, Some(kind)) => Parameter::quantised(&name, self.quantised(&name, &shape, kind)?, transposed),
+            _ if transposed => {
                 let stored = self.value(&name, &shape, Value::Normal)?;
                 let parameter = Parameter::from_transposed(&name, &stored, self.how.trains(&name))?;
                 if parameter.trainable {
@@ -229,12 +248,33 @@ impl Builder<'_> {
                 }
                 parameter
             }
-            None => self.parameter(&name, &shape, Value::Normal)?,
+            _ => self.parameter(&name, &shape, Value::Normal)?,
         };
         let bias = bias
             .then(|| self.parameter(&format!("{}.bias", layout.name), &[*out], Value::Constant(0.0)))
             .transpose()?;
         Ok(Linear::new(weight, bias))
+    }
+
+    /// The embedding or the head, (vocab, hidden).
+    fn vocabulary(&mut self, name: &str) -> Result<Arc<Parameter>> {
+        let (name, shape) = (weight(name), [self.config.vocab_size, self.config.hidden_size]);
+        match self.kept(&name, &shape)? {
+            Some(blocks) => Ok(Parameter::quantised(&name, blocks, false)),
+            None => self.parameter(&name, &shape, Value::Normal),
+        }
+    }
+
+    /// The blocks of the file, where they are kept and have a product.
+    fn kept(&self, name: &str, shape: &[usize; 2]) -> Result<Option<Quantised>> {
+        let Source::Files(files) = self.how.source else { return Ok(None) };
+        let keeps = self.how.keeps_blocks && self.how.device.is_cpu() && !self.config.transposed;
+        if !keeps || self.how.trains(name) || !files.contains(name) {
+            return Ok(None);
+        }
+        let Some(blocks) = files.blocks(name)? else { return Ok(None) };
+        check_shape(files, name, &[blocks.shape.0, blocks.shape.1], shape)?;
+        Quantised::integers(blocks.kind, &blocks.bytes, blocks.shape)
     }
 
     /// A weight (out, in) in few bits: the blocks of the file where it has such, which fit the (out, in) of a GGUF.
@@ -253,6 +293,7 @@ impl Builder<'_> {
             Source::Random { seed } => {
                 random(name, shape, seed, Value::Normal, self.config.initializer_range, &Device::Cpu)?
             }
+            Source::Model(_) => return Err(missing(name)),
         };
         let value = if self.config.transposed { value.t()?.contiguous()? } else { value };
         Quantised::new(quantisation, &value, self.how.device)
@@ -271,7 +312,16 @@ impl Builder<'_> {
         })
     }
 
+    /// A parameter of the model that this one is made of: whatever this one changes of it is its own.
+    fn shared(&self, name: &str) -> Option<Arc<Parameter>> {
+        let held = self.how.source.held(name).filter(|_| !self.how.trains(name))?;
+        Some(Parameter::holding(name, held.value(), held.transposed))
+    }
+
     fn parameter(&mut self, name: &str, shape: &[usize], begin: Value) -> Result<Arc<Parameter>> {
+        if let Some(shared) = self.shared(name) {
+            return Ok(shared);
+        }
         let value = self.value(name, shape, begin)?;
         Ok(match self.how.trains(name) {
             true => self.store.add(name, value),
@@ -287,8 +337,16 @@ impl Builder<'_> {
                 let value = random(name, shape, seed, begin, self.config.initializer_range, self.how.device)?;
                 Ok(cast(&value, dtype)?)
             }
+            Source::Model(_) => {
+                let held = self.how.source.held(name).ok_or_else(|| missing(name))?;
+                cast(&held.stored(held.get())?, dtype)
+            }
         }
     }
+}
+
+fn missing(name: &str) -> Error {
+    Error::Internal(format!("the loaded model has no {name}"))
 }
 
 fn weight(name: &str) -> String {

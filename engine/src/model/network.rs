@@ -104,6 +104,9 @@ pub struct Building<'a> {
     pub compute: DType,
     /// How the linears of a decoder's layers are kept, if not as in their files.
     pub quantisation: Option<Quantisation>,
+    /// The model only answers: matrices that a GGUF file has in blocks stay so, and x is rounded to 8 bits where it meets
+    /// them.
+    pub keeps_blocks: bool,
     /// No base parameter is trained, whatever `attach` says.
     pub frozen: bool,
     /// See [`Model::recompute`] and [`Model::noise`], which only decoders have.
@@ -114,7 +117,17 @@ pub struct Building<'a> {
 impl<'a> Building<'a> {
     /// As the source has it.
     pub fn new(source: Source<'a>, attach: &'a dyn Attach, device: &'a Device, compute: DType) -> Self {
-        Self { source, attach, device, compute, quantisation: None, frozen: false, recompute: false, noise: None }
+        Self {
+            source,
+            attach,
+            device,
+            compute,
+            quantisation: None,
+            keeps_blocks: false,
+            frozen: false,
+            recompute: false,
+            noise: None,
+        }
     }
 
     /// Whether the base parameter of this name is trained.
@@ -128,6 +141,10 @@ impl<'a> Building<'a> {
         let is_bf16 = match self.source {
             Source::Files(files) => files.is_bf16(name) || self.compute == DType::BF16,
             Source::Random { .. } => self.compute == DType::BF16,
+            Source::Model(model) => {
+                let held = model.parameters().into_iter().find(|parameter| parameter.name == name);
+                held.is_some_and(|parameter| !parameter.is_quantised() && parameter.get().dtype() == DType::BF16)
+            }
         };
         if shape.len() > 1 && is_bf16 && !self.trains(name) { DType::BF16 } else { DType::F32 }
     }

@@ -346,7 +346,6 @@ words! {
     newline_key: "new line", "换行";
     system_prompt: "System prompt", "系统提示";
     system_prompt_help: "Told to the model before the first message. Empty: none.", "在第一条消息之前告诉模型。留空则没有。";
-    clear: "Clear", "清空";
     again: "Again", "重新回答";
     answers: "Answers", "回答";
     reset: "Reset", "重置";
@@ -356,6 +355,28 @@ words! {
     cut_length: "cut at the longest answer", "达到最长回答，已截断";
     you_stopped: "you stopped it", "已手动停止";
     conversation: "Conversation", "对话内容";
+    thinking: "Thinking", "思考过程";
+    tool_call: "Calls", "调用";
+    examples: "Examples", "示例";
+    examples_help: "The model sees them as if they had been said before.", "模型会把它们当作之前说过的话。";
+    example_user: "Question", "问题";
+    example_assistant: "Its answer", "对应的回答";
+    example_add: "Add an example", "添加示例";
+    remove: "Remove", "移除";
+    sessions: "Conversations", "对话记录";
+    sessions_none: "What you talk about is kept here.", "对话会保存在这里。";
+    session_new: "New", "新对话";
+    session_rename: "Rename", "重命名";
+    session_messages: "{n} messages", "{n} 条消息";
+    session_delete_title: "Delete “{title}”?", "删除“{title}”？";
+    session_delete_help: "All that was said in it is gone then.", "其中的全部内容都会被删除。";
+    chat_one: "One model", "单个模型";
+    chat_beside: "Side by side", "并排比较";
+    beside_empty: "Ask two models at once", "同时提问两个模型";
+    beside_empty_help: "Load two at the side, say something, and choose the better answer.", "在旁边加载两个模型，提问后选出更好的回答。";
+    beside_help: "Your vote becomes a row of a dataset for DPO and reward models.", "您的选择会成为数据集中的一行，可用于 DPO 和奖励模型。";
+    beside_voted: "Kept in {name}, which has {n} rows now.", "已存入 {name}，现有 {n} 行。";
+    beside_open: "Look at it", "查看";
     stream_ended: "The answer ended before it was whole.", "回答未完成就结束了。";
     stream_ended_hint: "Load the model again and ask once more.", "请重新加载模型后再问一次。";
 

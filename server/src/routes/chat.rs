@@ -1,7 +1,7 @@
 //! Chat models and conversations with them.
 
 use crate::{
-    chat::Conversation,
+    chat::{Conversation, check_messages, check_size},
     error::{Failure, Reply},
     extract::Json,
     router::{Content, Route},
@@ -23,11 +23,6 @@ use axum::{
 };
 use std::{convert::Infallible, time::Duration};
 
-/// Of a conversation, or of texts to score.
-const MOST_MESSAGES: usize = 10_000;
-/// All of them, in bytes.
-const LARGEST_TEXT: usize = 4 << 20;
-
 pub fn routes() -> Vec<Route> {
     vec![
         Route::new(Method::GET, CHAT, "Models loaded for chat", get(list))
@@ -46,10 +41,12 @@ pub fn routes() -> Vec<Route> {
         )
         .takes(Content::json::<Generate>())
         .gives(StatusCode::OK, Content::of::<Said>("text/event-stream")),
-        Route::new(Method::POST, SCORE, "Score texts by a loaded reward model", post(score))
-            .takes(Content::json::<ScoreRequest>())
-            .gives(StatusCode::OK, Content::json::<ScoreResponse>()),
     ]
+}
+
+pub fn score_routes() -> Vec<Route> {
+    let route = Route::new(Method::POST, SCORE, "Score texts by a loaded reward model", post(score));
+    vec![route.takes(Content::json::<ScoreRequest>()).gives(StatusCode::OK, Content::json::<ScoreResponse>())]
 }
 
 async fn list(State(app): State<App>) -> axum::Json<Vec<ChatModel>> {
@@ -79,7 +76,7 @@ async fn generate(State(app): State<App>, Path(id): Path<String>, Json(body): Js
         let problem = Problem::new("no_messages", "There is no message to answer.", "没有可回答的消息。");
         return Err(Failure::bad(problem.hint("Write something.", "请输入内容。").field("messages")));
     }
-    check_size(body.messages.len(), body.messages.iter().map(|message| message.content.len()).sum())?;
+    check_messages(&body.messages)?;
     let conversation = app.chats.generate(&id, body)?;
     let stream = futures::stream::unfold(conversation, |mut conversation: Conversation| async move {
         let said = conversation.next().await?;
@@ -91,28 +88,12 @@ async fn generate(State(app): State<App>, Path(id): Path<String>, Json(body): Js
     Ok(Sse::new(stream).keep_alive(keep_alive).into_response())
 }
 
-/// Refuses what no model reads, before a worker has to.
-fn check_size(messages: usize, bytes: usize) -> Reply<()> {
-    if messages <= MOST_MESSAGES && bytes <= LARGEST_TEXT {
-        return Ok(());
-    }
-    let mib = LARGEST_TEXT >> 20;
-    let problem = Problem::new(
-        "too_large",
-        format!("{messages} messages with {bytes} bytes are more than {MOST_MESSAGES} or {mib} MiB."),
-        format!("{messages} 条消息共 {bytes} 字节，超过 {MOST_MESSAGES} 条或 {mib} MiB。"),
-    );
-    let problem =
-        problem.hint("Begin a new conversation, or send less at once.", "请开始新的对话，或减少单次发送的内容。");
-    Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, problem.field("messages")))
-}
-
 async fn score(State(app): State<App>, Json(body): Json<ScoreRequest>) -> Reply<axum::Json<ScoreResponse>> {
     if body.messages.is_empty() {
         let problem = Problem::new("no_messages", "There is no text to score.", "没有可评分的文本。");
         return Err(Failure::bad(problem.hint("Give one text or more.", "请给出一段或多段文本。").field("messages")));
     }
-    check_size(body.messages.len(), body.messages.iter().map(String::len).sum())?;
+    check_size(body.messages.len(), body.messages.iter().map(String::len).sum(), "messages")?;
     let model = body.model.clone();
     let (id, scores) = app.chats.score(body).await?;
     Ok(axum::Json(ScoreResponse { id: format!("scoreval-{id}"), object: "score.evaluation".into(), model, scores }))

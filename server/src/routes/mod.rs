@@ -1,5 +1,6 @@
 //! What each route does; one file for each part of the studio.
 
+mod answer;
 mod chat;
 mod datasets;
 mod events;
@@ -7,11 +8,13 @@ mod jobs;
 mod metrics;
 mod models;
 mod preferences;
+mod sessions;
+mod socket;
 mod system;
 pub mod upload;
 pub mod uploads;
 
-use crate::router::Route;
+use crate::{openai, router::Route};
 #[cfg(test)]
 pub use system::read_config;
 
@@ -26,7 +29,14 @@ pub fn all() -> Vec<Route> {
         uploads::routes(),
         preferences::routes(),
         models::routes(),
+        sessions::routes(),
         chat::routes(),
     ];
+    all.into_iter().flatten().chain(serving()).collect()
+}
+
+/// What a served model answers, with the studio around it or without.
+pub fn serving() -> Vec<Route> {
+    let all = [system::health_routes(), openai::routes(), chat::score_routes(), answer::routes(), socket::routes()];
     all.into_iter().flatten().collect()
 }

@@ -10,6 +10,7 @@ use crate::{
 };
 use api::{
     Problem, RunConfig,
+    chat::ChatState,
     question::{Answer, CheckReply, Question},
     routes::{CATALOG, CHECK, CONFIG, HEALTH, MEASURE, SYSTEM, System},
 };
@@ -28,13 +29,22 @@ const LARGEST_CONFIG: usize = 1 << 20;
 
 #[derive(Serialize, JsonSchema)]
 struct Health {
+    /// `ok`; where one model is served by itself, `healthy`.
     status: &'static str,
+    /// That model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+}
+
+pub fn health_routes() -> Vec<Route> {
+    vec![
+        Route::new(Method::GET, HEALTH, "Whether the server answers", get(health))
+            .gives(StatusCode::OK, Content::json::<Health>()),
+    ]
 }
 
 pub fn routes() -> Vec<Route> {
     vec![
-        Route::new(Method::GET, HEALTH, "Whether the server answers", get(health))
-            .gives(StatusCode::OK, Content::json::<Health>()),
         Route::new(Method::GET, CATALOG, "What there is to choose from", get(catalog))
             .gives(StatusCode::OK, Content::json::<api::Catalog>()),
         Route::new(Method::GET, SYSTEM, "This computer", get(system)).gives(StatusCode::OK, Content::json::<System>()),
@@ -51,7 +61,18 @@ pub fn routes() -> Vec<Route> {
 }
 
 async fn health(State(app): State<App>) -> Reply<axum::Json<Health>> {
-    if app.supervisor.is_ready() { Ok(axum::Json(Health { status: "ok" })) } else { Err(loading()) }
+    match &app.served {
+        None if app.supervisor.is_ready() => Ok(axum::Json(Health { status: "ok", model: None })),
+        Some(id) => {
+            let model = app.chats.get(id)?;
+            let path = model.load.model_name_or_path;
+            match model.state {
+                ChatState::Ready => Ok(axum::Json(Health { status: "healthy", model: Some(path) })),
+                _ => Err(loading()),
+            }
+        }
+        None => Err(loading()),
+    }
 }
 
 async fn catalog(State(app): State<App>) -> Response {

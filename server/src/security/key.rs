@@ -22,7 +22,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 
 /// Wrong tokens a minute from one address before all from there are refused unseen.
 const GUESSES: u32 = 10;
@@ -38,7 +38,10 @@ const SESSIONS: usize = 256;
 type Hash = [u8; 32];
 
 pub struct Key {
-    token: Hash,
+    /// Opens everything.
+    token: Option<Hash>,
+    /// Each opens what is for programs, and nothing else.
+    programs: Vec<Hash>,
     /// Cookies don't know ports: two studios of one machine must not take each other's.
     cookie: String,
     guesses: Mutex<Guesses>,
@@ -62,33 +65,60 @@ impl Key {
         }
         let token: Hash = Sha256::digest(token.as_bytes()).into();
         let sessions = Arc::new(Sessions::open(home.map(|home| home.path().join("sessions")), token));
-        Ok(Self { token, cookie: format!("lathe_{port}"), guesses: Mutex::default(), sessions })
+        let cookie = format!("lathe_{port}");
+        Ok(Self { token: Some(token), programs: Vec::new(), cookie, guesses: Mutex::default(), sessions })
+    }
+
+    /// One that guards only what is for programs.
+    pub fn without_token() -> Self {
+        let (cookie, sessions) = (String::new(), Arc::new(Sessions::open(None, Hash::default())));
+        Self { token: None, programs: Vec::new(), cookie, guesses: Mutex::default(), sessions }
+    }
+
+    pub fn add_api_key(&mut self, key: &str) -> Result<(), Error> {
+        if key.is_empty() || !key.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Error::BadApiKey);
+        }
+        self.programs.push(Sha256::digest(key.as_bytes()).into());
+        Ok(())
+    }
+
+    /// Whether a request needs to show anything.
+    pub fn guards(&self, is_for_programs: bool) -> bool {
+        self.token.is_some() || (is_for_programs && !self.programs.is_empty())
     }
 
     /// Whoever has a session is not held up by somebody who guesses.
-    pub fn shown(&self, request: &Request, from: IpAddr) -> Shown {
+    pub fn shown(&self, request: &Request, from: IpAddr, is_for_programs: bool) -> Shown {
         let headers = request.headers();
         let is_home = request.method() == Method::GET && request.uri().path() == "/";
         let linked = request.uri().query().filter(|_| is_home).and_then(in_query);
-        let linked = linked.map(|token| self.try_token(token, from, Shown::InLink));
+        let linked = linked.map(|token| self.try_secret(token, from, Shown::InLink, false));
         if let Some(Shown::InLink) = linked {
             return Shown::InLink;
         }
         if cookie(headers, &self.cookie).is_some_and(|id| self.sessions.is_open(&id)) {
             return Shown::Good;
         }
-        let borne = || bearer(headers).map(|token| self.try_token(token, from, Shown::Good));
+        let borne = || bearer(headers).map(|secret| self.try_secret(secret, from, Shown::Good, is_for_programs));
         linked.or_else(borne).unwrap_or(Shown::Nothing)
     }
 
-    /// Compares in a time that says nothing of where they differ, and counts wrong ones.
+    /// Whether it is the token; wrong ones are counted.
     pub fn try_token(&self, token: &str, from: IpAddr, good: Shown) -> Shown {
+        self.try_secret(token, from, good, false)
+    }
+
+    /// Compares with all that opens, in a time that says nothing of where they differ, and counts wrong ones.
+    fn try_secret(&self, secret: &str, from: IpAddr, good: Shown, is_for_programs: bool) -> Shown {
         let mut guesses = lock(&self.guesses);
         if guesses.are_too_many(from) {
             return Shown::TooMany;
         }
-        let given: Hash = Sha256::digest(token.as_bytes()).into();
-        if bool::from(given.ct_eq(&self.token)) {
+        let given: Hash = Sha256::digest(secret.as_bytes()).into();
+        let keys = if is_for_programs { self.programs.as_slice() } else { &[] };
+        let is_one = self.token.iter().chain(keys).fold(Choice::from(0), |found, hash| found | given.ct_eq(hash));
+        if bool::from(is_one) {
             return good;
         }
         guesses.count(from);

@@ -4,7 +4,7 @@
 //! | file | what |
 //! |---|---|
 //! | `origin` | names of ours (Host), pages of ours (Origin, Sec-Fetch-Site) |
-//! | `key` | the token, guesses at it, sessions of browsers |
+//! | `key` | the token, keys of programs, guesses at them, sessions of browsers |
 //! | `login` | the page that asks for the token |
 //! | `neighbour` | whether another user of this machine is at the other end |
 //! | `headers` | what every answer carries |
@@ -20,11 +20,11 @@ mod origin;
 use crate::{
     error::{Error, Failure},
     home::Home,
-    ui,
+    openai, ui,
 };
 use api::{
     Problem,
-    routes::{HEALTH, LOGIN, LOGOUT},
+    routes::{ANSWER, CHAT_SOCKET, HEALTH, LOGIN, LOGOUT},
 };
 use axum::{
     extract::Request,
@@ -85,9 +85,19 @@ impl Rules {
         Ok(Self { names: Names::new(address, names), key })
     }
 
+    /// The same with keys that open what is for programs ([`is_for_programs`]), and nothing else.
+    pub fn with_api_keys(self, keys: &[String]) -> Result<Self, Error> {
+        if keys.is_empty() {
+            return Ok(self);
+        }
+        let mut key = self.key.and_then(Arc::into_inner).unwrap_or_else(Key::without_token);
+        keys.iter().try_for_each(|given| key.add_api_key(given))?;
+        Ok(Self { key: Some(Arc::new(key)), ..self })
+    }
+
     /// Without a token, every connection from this machine is asked whose it is.
     pub fn asks_who(&self) -> bool {
-        self.key.is_none()
+        self.key.as_ref().is_none_or(|key| !key.guards(false))
     }
 
     fn admit(&self, request: &Request) -> Admission {
@@ -101,7 +111,8 @@ impl Rules {
             return Admission::Pass;
         }
         let peer = request.extensions().get::<Peer>();
-        let Some(key) = &self.key else {
+        let is_for_programs = is_for_programs(path);
+        let Some(key) = self.key.as_ref().filter(|key| key.guards(is_for_programs)) else {
             return if peer.is_some_and(|peer| peer.is_stranger) { stranger().into() } else { Admission::Pass };
         };
         match (path, method) {
@@ -111,10 +122,11 @@ impl Rules {
             _ => {}
         }
         let ip = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip);
-        match key.shown(request, ip) {
+        match key.shown(request, ip, is_for_programs) {
             Shown::Good => Admission::Pass,
             Shown::InLink => Admission::Here(Answer::Enter(key.clone())),
             Shown::TooMany => too_many(request).into(),
+            Shown::Nothing | Shown::Wrong if is_for_programs => no_api_key().into(),
             Shown::Nothing | Shown::Wrong => no_token(request).into(),
         }
     }
@@ -189,12 +201,17 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
+        // Clients of OpenAI's API read no other form of failure.
+        let finish = match openai::is_of(request.uri().path()) {
+            true => |answer| headers::finish(openai::failure_of(answer)),
+            false => headers::finish,
+        };
         match self.rules.admit(&request) {
             Admission::Pass => {
                 let answer = self.inner.call(request);
-                Box::pin(async move { Ok(headers::finish(answer.await?)) })
+                Box::pin(async move { Ok(finish(answer.await?)) })
             }
-            Admission::Here(answer) => Box::pin(async move { Ok(headers::finish(answer.make(request).await)) }),
+            Admission::Here(answer) => Box::pin(async move { Ok(finish(answer.make(request).await)) }),
         }
     }
 }
@@ -239,6 +256,22 @@ fn no_token(request: &Request) -> Response {
     }
     let problem = Problem::new("no_token", "The right token is missing.", "缺少正确的令牌。");
     let problem = problem.hint("Send Authorization: Bearer with the token.", "请发送 Authorization: Bearer 加令牌。");
+    let mut response = Failure::new(StatusCode::UNAUTHORIZED, problem).into_response();
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+/// What programs of others ask: a key is enough for it.
+fn is_for_programs(path: &str) -> bool {
+    openai::is_of(path) || [ANSWER, CHAT_SOCKET].contains(&path)
+}
+
+fn no_api_key() -> Response {
+    let problem = Problem::new("invalid_api_key", "The right API key is missing.", "缺少正确的 API 密钥。");
+    let problem = problem.hint(
+        "Send Authorization: Bearer with a key that the server was started with (API_KEY).",
+        "请发送 Authorization: Bearer 加服务启动时设定的密钥（API_KEY）。",
+    );
     let mut response = Failure::new(StatusCode::UNAUTHORIZED, problem).into_response();
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response

@@ -73,7 +73,7 @@ pub fn is_own_page(request: &Request, host: &str) -> bool {
             is_reading
                 && text("sec-fetch-mode") == Some("navigate")
                 && text("sec-fetch-dest") == Some("document")
-                && !["/api", "/v1"].iter().any(|data| request.uri().path().starts_with(data))
+                && !["/api", "/v1", "/answer", "/ws"].iter().any(|data| request.uri().path().starts_with(data))
         }
     }
 }

@@ -9,6 +9,7 @@ mod feed;
 pub mod history;
 mod jobs;
 mod metrics;
+mod sessions;
 mod settings;
 
 pub use feed::{Feeds, Row};

@@ -1,15 +1,19 @@
-//! Frozen matrices in few bits: blocks of codes with a scale each, made float32 again piece by piece inside a product
-//! (QLoRA; Dettmers et al., 2023). No whole dense copy of one exists.
+//! Frozen matrices in few bits: blocks of codes with a scale each. For training they are made float32 again piece by piece
+//! inside a product (QLoRA; Dettmers et al., 2023); where a model only answers, the blocks of a GGUF file are multiplied as
+//! they are ([`integers`]). No whole dense copy of one exists.
 
 pub mod codes;
 mod device;
 mod ggml;
 mod int8;
+pub mod integers;
 mod nf4;
 
+use super::packed::Target;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor, quantized::GgmlDType};
 use device::OnDevice;
+use integers::{Eights, Panels, Width};
 use std::{fmt::Debug, ops::Range};
 
 /// How a matrix is quantised when it is read from its file. One that the file itself has in blocks keeps these.
@@ -57,6 +61,8 @@ pub struct Quantised {
 #[derive(Debug)]
 enum Place {
     Cpu(Box<dyn Blocks>),
+    /// Multiplied with an x that is rounded to 8 bits.
+    Integers(Panels),
     Other(OnDevice),
 }
 
@@ -76,6 +82,46 @@ impl Quantised {
     /// The blocks that a GGUF file has, bytes and all.
     pub fn from_ggml(kind: GgmlDType, bytes: &[u8], shape: (usize, usize), device: &Device) -> Result<Self> {
         Self::place(ggml::blocks(kind, bytes)?, shape, device)
+    }
+
+    /// The blocks that a GGUF file has, for a model that only answers: products round x to 8 bits. `None` for kinds of
+    /// blocks without such a product.
+    pub fn integers(kind: GgmlDType, bytes: &[u8], (rows, columns): (usize, usize)) -> Result<Option<Self>> {
+        let Some(panels) = Panels::new(kind, bytes, (rows, columns)) else { return Ok(None) };
+        let nothing = Tensor::zeros(0, DType::F32, &Device::Cpu)?;
+        Ok(Some(Self { rows, columns, device: Device::Cpu, place: Place::Integers(panels), nothing }))
+    }
+
+    /// The blocks of x that its products want, if they round x.
+    pub fn rounds(&self) -> Option<Width> {
+        match &self.place {
+            Place::Integers(panels) => Some(panels.width()),
+            Place::Cpu(_) | Place::Other(_) => None,
+        }
+    }
+
+    /// `to (+)= x wᵀ`, this being a w that [`rounds`](Self::rounds) x.
+    pub(super) fn multiply(&self, x: &Eights, to: Target) {
+        if let Place::Integers(panels) = &self.place {
+            panels.multiply(x, to);
+        }
+    }
+
+    /// The rows of some numbers, (numbers, columns) in float32. One that it hasn't is an error.
+    pub fn rows(&self, numbers: &[u32]) -> Result<Tensor> {
+        if let Place::Other(there) = &self.place {
+            let numbers = Tensor::new(numbers, &self.device)?;
+            return Ok(there.tensor(self.dims())?.index_select(&numbers, 0)?);
+        }
+        let (mut all, mut row) = (Vec::with_capacity(numbers.len() * self.columns), Vec::new());
+        for number in numbers.iter().map(|number| *number as usize) {
+            if number >= self.rows {
+                return Err(Error::Internal(format!("row {number} of a matrix of {}", self.rows)));
+            }
+            self.read(number..number + 1, 0..self.columns, &mut row);
+            all.extend_from_slice(&row);
+        }
+        Ok(Tensor::from_vec(all, (numbers.len(), self.columns), &self.device)?)
     }
 
     fn place(blocks: Box<dyn Blocks>, (rows, columns): (usize, usize), device: &Device) -> Result<Self> {
@@ -100,6 +146,7 @@ impl Quantised {
     pub fn bytes(&self) -> usize {
         match &self.place {
             Place::Cpu(blocks) => blocks.bytes(),
+            Place::Integers(panels) => panels.bytes(),
             Place::Other(there) => there.bytes(),
         }
     }
@@ -107,7 +154,7 @@ impl Quantised {
     /// The whole matrix in float32, for what isn't a product.
     pub fn tensor(&self) -> Result<Tensor> {
         match &self.place {
-            Place::Cpu(_) => {
+            Place::Cpu(_) | Place::Integers(_) => {
                 let mut values = Vec::new();
                 self.read(0..self.rows, 0..self.columns, &mut values);
                 Ok(Tensor::from_vec(values, (self.rows, self.columns), &Device::Cpu)?)
@@ -124,14 +171,19 @@ impl Quantised {
 
     /// Puts a part of the matrix into `out`, row after row. Of a matrix on another device there is nothing to read.
     pub(super) fn read(&self, rows: Range<usize>, columns: Range<usize>, out: &mut Vec<f32>) {
-        let Place::Cpu(blocks) = &self.place else { return };
+        if matches!(self.place, Place::Other(_)) {
+            return;
+        }
         assert!(rows.end <= self.rows && columns.end <= self.columns, "a part reaches past its matrix");
         out.resize(rows.len() * columns.len(), 0.0);
-        if columns.len() == self.columns {
-            return blocks.read(rows.start * self.columns, out);
-        }
-        for (row, out) in rows.zip(out.chunks_mut(columns.len().max(1))) {
-            blocks.read(row * self.columns + columns.start, out);
+        let rows_of_out = |out: &'_ mut Vec<f32>, read: &dyn Fn(usize, &mut [f32])| {
+            rows.clone().zip(out.chunks_mut(columns.len().max(1))).for_each(|(row, out)| read(row, out));
+        };
+        match &self.place {
+            Place::Cpu(blocks) if columns.len() == self.columns => blocks.read(rows.start * self.columns, out),
+            Place::Cpu(blocks) => rows_of_out(out, &|row, out| blocks.read(row * self.columns + columns.start, out)),
+            Place::Integers(panels) => rows_of_out(out, &|row, out| panels.read_row(row, columns.clone(), out)),
+            Place::Other(_) => {}
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Reads an answer while it is written: an event stream of `api::chat::Reply`. Closing it stops the model.
 
-use super::talk::{Said, Talk};
+use super::talk::Said;
 use crate::{client, parts::job::now, stream::Events};
 use api::{
     Problem,
@@ -41,69 +41,87 @@ pub fn bottom(always: bool) {
     }
 }
 
-impl Talk {
-    /// Reads the answer as it is written. Text is shown twenty times a second at most.
-    pub async fn stream(self, id: &str, body: Generate, answer: &Said) -> Result<(), Stopped> {
-        let lost = |_: JsValue| Stopped::Problem(Box::new(client::no_answer()));
-        let abort = AbortController::new().map_err(lost)?;
-        let init = RequestInit::new();
-        init.set_method("POST");
-        init.set_body(&serde_json::to_string(&body).unwrap_or_default().into());
-        let headers = web_sys::Headers::new().map_err(lost)?;
-        headers.set("content-type", "application/json").map_err(lost)?;
-        init.set_headers(&headers);
-        init.set_signal(Some(&abort.signal()));
-        self.abort.set_value(Some(abort.clone()));
-        let stopped = |error: JsValue| if abort.signal().aborted() { Stopped::ByPerson } else { lost(error) };
-        let path = routes::fill(routes::CHAT_GENERATE, id);
-        let response = JsFuture::from(window().fetch_with_str_and_init(&path, &init)).await.map_err(stopped)?;
-        let response: Response = response.dyn_into().map_err(lost)?;
-        if !response.ok() {
-            let text = JsFuture::from(response.text().map_err(lost)?).await.map_err(stopped)?;
-            let problems = client::problems(response.status(), &text.as_string().unwrap_or_default());
-            return Err(problems.into_iter().next().unwrap_or_else(client::no_answer).into());
-        }
-        let reader = response.body().ok_or_else(|| Stopped::from(client::no_answer()))?.get_reader();
-        let reader: ReadableStreamDefaultReader = reader.unchecked_into();
-        let mut events = Events::default();
-        let (mut whole, mut shown) = (String::new(), 0.0);
-        loop {
-            let piece = match JsFuture::from(reader.read()).await {
-                Ok(piece) => piece,
-                Err(error) => {
-                    answer.text.set(whole);
-                    return Err(stopped(error));
-                }
-            };
-            if js_sys::Reflect::get(&piece, &"done".into()).is_ok_and(|done| done.is_truthy()) {
+/// The answers that are being read, so that they can be given up.
+#[derive(Clone, Copy)]
+pub struct Aborts(StoredValue<Vec<AbortController>, LocalStorage>);
+
+impl Aborts {
+    pub fn new() -> Self {
+        Self(StoredValue::new_local(Vec::new()))
+    }
+
+    pub fn abort(self) {
+        self.0.update_value(|all| all.drain(..).for_each(|one| one.abort()));
+    }
+}
+
+/// Reads the answer of a loaded model as it is written. Text is shown twenty times a second at most.
+pub async fn stream(id: &str, body: Generate, answer: &Said, aborts: Aborts) -> Result<(), Stopped> {
+    let lost = |_: JsValue| Stopped::Problem(Box::new(client::no_answer()));
+    let abort = AbortController::new().map_err(lost)?;
+    let init = RequestInit::new();
+    init.set_method("POST");
+    init.set_body(&serde_json::to_string(&body).unwrap_or_default().into());
+    let headers = web_sys::Headers::new().map_err(lost)?;
+    headers.set("content-type", "application/json").map_err(lost)?;
+    init.set_headers(&headers);
+    init.set_signal(Some(&abort.signal()));
+    aborts.0.update_value(|all| {
+        all.retain(|one| !one.signal().aborted());
+        all.push(abort.clone());
+    });
+    let stopped = |error: JsValue| if abort.signal().aborted() { Stopped::ByPerson } else { lost(error) };
+    let path = routes::fill(routes::CHAT_GENERATE, id);
+    let response = JsFuture::from(window().fetch_with_str_and_init(&path, &init)).await.map_err(stopped)?;
+    let response: Response = response.dyn_into().map_err(lost)?;
+    if !response.ok() {
+        let text = JsFuture::from(response.text().map_err(lost)?).await.map_err(stopped)?;
+        let problems = client::problems(response.status(), &text.as_string().unwrap_or_default());
+        return Err(problems.into_iter().next().unwrap_or_else(client::no_answer).into());
+    }
+    let reader = response.body().ok_or_else(|| Stopped::from(client::no_answer()))?.get_reader();
+    let reader: ReadableStreamDefaultReader = reader.unchecked_into();
+    let mut events = Events::default();
+    let (mut whole, mut shown) = (String::new(), 0.0);
+    loop {
+        let piece = match JsFuture::from(reader.read()).await {
+            Ok(piece) => piece,
+            Err(error) => {
                 answer.text.set(whole);
-                return Err(client::stream_ended().into());
+                return Err(stopped(error));
             }
-            let Ok(value) = js_sys::Reflect::get(&piece, &"value".into()) else { continue };
-            for event in events.push(&js_sys::Uint8Array::new(&value).to_vec()) {
-                match serde_json::from_str::<Reply>(&event) {
-                    Ok(Reply::Text { text, .. }) => whole.push_str(&text),
-                    Ok(Reply::Done { finish_reason, usage, .. }) => {
-                        answer.text.set(whole);
-                        answer.end.update(|end| {
-                            end.tokens = usage.completion_tokens;
-                            end.seconds = usage.seconds;
-                            end.reason = Some(finish_reason);
-                        });
-                        return Ok(());
-                    }
-                    Ok(Reply::Failed { problem, .. }) => {
-                        answer.text.set(whole);
-                        return Err(problem.into());
-                    }
-                    Ok(Reply::Ready { .. } | Reply::Scores { .. }) | Err(_) => {}
+        };
+        if js_sys::Reflect::get(&piece, &"done".into()).is_ok_and(|done| done.is_truthy()) {
+            answer.text.set(whole);
+            return Err(client::stream_ended().into());
+        }
+        let Ok(value) = js_sys::Reflect::get(&piece, &"value".into()) else { continue };
+        for event in events.push(&js_sys::Uint8Array::new(&value).to_vec()) {
+            match serde_json::from_str::<Reply>(&event) {
+                Ok(Reply::Text { index: 0, text, .. }) => whole.push_str(&text),
+                Ok(Reply::Ended { finish_reason, .. }) => {
+                    answer.end.update(|end| end.reason = Some(finish_reason));
                 }
+                Ok(Reply::Done { usage, .. }) => {
+                    answer.text.set(whole);
+                    answer.end.update(|end| {
+                        end.tokens = usage.completion_tokens;
+                        end.seconds = usage.seconds;
+                    });
+                    return Ok(());
+                }
+                Ok(Reply::Failed { problem, .. }) => {
+                    answer.text.set(whole);
+                    return Err(problem.into());
+                }
+                Ok(Reply::Text { .. } | Reply::Ready { .. } | Reply::Scores { .. } | Reply::Embeddings { .. })
+                | Err(_) => {}
             }
-            if now() - shown > 0.05 {
-                shown = now();
-                answer.text.set(whole.clone());
-                bottom(false);
-            }
+        }
+        if now() - shown > 0.05 {
+            shown = now();
+            answer.text.set(whole.clone());
+            bottom(false);
         }
     }
 }

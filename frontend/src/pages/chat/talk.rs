@@ -1,24 +1,24 @@
-//! A conversation: which model is loaded, what was said, and the answer that is being written.
+//! A conversation: who answers, what was said, the answer that is being written, and where it is kept.
 
-use super::answer::{Stopped, bottom};
+use super::{
+    answer::{Aborts, Stopped, bottom, stream},
+    seat::Seat,
+};
 use crate::{
     client,
     form::Values,
-    format,
-    parts::{job::now, source::Source},
+    parts::job::now,
     setting::{differing, settings},
     store::{Store, store},
-    ui,
 };
 use api::{
-    Job, JobKind, Problem,
-    chat::{ChatModel, ChatState, FinishReason, Generate, LoadChat},
+    Problem,
+    chat::{FinishReason, Generate},
     data::Message,
     routes,
+    session::{Example, Session, SessionContent, SessionInfo, SessionMessage, SessionSettings},
 };
-use gloo_timers::future::TimeoutFuture;
 use leptos::{prelude::*, task::spawn_local};
-use web_sys::AbortController;
 
 #[derive(Clone)]
 pub struct Said {
@@ -28,6 +28,12 @@ pub struct Said {
     pub by: String,
     pub text: ArcRwSignal<String>,
     pub end: ArcRwSignal<End>,
+}
+
+impl Said {
+    pub fn new(id: u64, mine: bool, by: String, text: String, end: End) -> Self {
+        Self { id, mine, by, text: ArcRwSignal::new(text), end: ArcRwSignal::new(end) }
+    }
 }
 
 /// How an answer ended, or that it is still being written.
@@ -43,124 +49,41 @@ pub struct End {
 /// Lives as long as the page: a look at another tab loses nothing, and an answer goes on being written.
 #[derive(Clone, Copy)]
 pub struct Talk {
-    pub source: Source,
-    pub model: RwSignal<Option<ChatModel>>,
+    pub seat: Seat,
     pub said: RwSignal<Vec<Said>>,
     pub draft: RwSignal<String>,
     pub system: RwSignal<String>,
+    pub examples: RwSignal<Vec<Example>>,
     pub values: Values,
     pub writing: RwSignal<bool>,
-    pub(super) abort: StoredValue<Option<AbortController>, LocalStorage>,
+    /// The conversation as it is kept; nothing before its first message.
+    pub session: RwSignal<Option<SessionInfo>>,
+    pub sessions: RwSignal<Vec<SessionInfo>>,
+    pub aborts: Aborts,
     store: Store,
 }
 
 impl Talk {
     pub fn provide() {
         provide_context(Self {
-            source: Source::new(),
-            model: RwSignal::new(None),
+            seat: Seat::new(),
             said: RwSignal::default(),
             draft: RwSignal::default(),
             system: RwSignal::default(),
+            examples: RwSignal::default(),
             values: Values::new(),
             writing: RwSignal::new(false),
-            abort: StoredValue::new_local(None),
+            session: RwSignal::new(None),
+            sessions: RwSignal::default(),
+            aborts: Aborts::new(),
             store: store(),
         });
-    }
-
-    pub fn is_ready(self) -> bool {
-        self.model.with(|m| m.as_ref().is_some_and(|m| m.state == ChatState::Ready))
-    }
-
-    pub fn is_loading(self) -> bool {
-        self.model.with(|m| m.as_ref().is_some_and(|m| m.state == ChatState::Loading))
-    }
-
-    /// Name of the loaded model.
-    pub fn ready_name(self) -> Option<String> {
-        self.model.with(|m| m.as_ref().filter(|m| m.state == ChatState::Ready).map(|m| self.name_of(&m.load)))
-    }
-
-    /// Takes over a model that the server still holds, for example after a reload of the page.
-    pub fn adopt(self) {
-        if self.model.with_untracked(Option::is_some) {
-            return;
-        }
-        spawn_local(async move {
-            if let Ok(models) = client::get::<Vec<ChatModel>>(routes::CHAT).await
-                && let Some(model) = models.into_iter().rfind(|m| m.state != ChatState::Failed)
-                && self.model.with_untracked(Option::is_none)
-            {
-                let loading = model.state == ChatState::Loading;
-                let id = model.id.clone();
-                // The run that it belongs to is found by name once the jobs are known.
-                for _ in 0..20 {
-                    if self.store.jobs.with_untracked(Option::is_some) {
-                        break;
-                    }
-                    TimeoutFuture::new(100).await;
-                }
-                if self.source.run.with_untracked(Option::is_none) {
-                    self.choose(&model.load);
-                }
-                self.model.set(Some(model));
-                if loading {
-                    self.follow(id).await;
-                }
-            }
-        });
-    }
-
-    /// Loads what is chosen, after letting go of what was loaded.
-    pub fn load(self) {
-        let Some(load) = self.source.load(self.store) else { return };
-        self.stop();
-        let old = self.model.get_untracked().map(|m| m.id).filter(|id| !id.is_empty());
-        self.model.set(Some(ChatModel {
-            id: String::new(),
-            load: load.clone(),
-            state: ChatState::Loading,
-            bytes: 0,
-            problem: None,
-        }));
-        spawn_local(async move {
-            if let Some(old) = old {
-                let _ = client::delete(&routes::fill(routes::CHAT_MODEL, &old)).await;
-            }
-            match client::post::<_, ChatModel>(routes::CHAT, &load).await {
-                Ok(model) => {
-                    let id = model.id.clone();
-                    self.model.set(Some(model));
-                    self.follow(id).await;
-                }
-                Err(problems) => self.model.update(|m| {
-                    if let Some(m) = m {
-                        m.state = ChatState::Failed;
-                        m.problem = problems.into_iter().next();
-                    }
-                }),
-            }
-        });
-    }
-
-    pub fn unload(self) {
-        self.stop();
-        let Some(model) = self.model.get_untracked() else { return };
-        self.model.set(None);
-        if !model.id.is_empty() {
-            spawn_local(async move {
-                if let Err(problems) = client::delete(&routes::fill(routes::CHAT_MODEL, &model.id)).await {
-                    self.store.complain(&problems);
-                }
-            });
-        }
     }
 
     /// Sends the draft. False if there is nothing to send or nobody to answer.
     pub fn send(self) -> bool {
         let text = self.draft.get_untracked().trim().to_owned();
-        if text.is_empty() || self.writing.get_untracked() || !self.is_ready() {
+        if text.is_empty() || self.writing.get_untracked() || !self.seat.is_ready() {
             return false;
         }
         self.draft.set(String::new());
@@ -184,125 +107,214 @@ impl Talk {
         }
     }
 
-    pub fn stop(self) {
-        self.abort.update_value(|abort| {
-            if let Some(abort) = abort.take() {
-                abort.abort();
+    /// Takes back what was said from this message on, to write it otherwise.
+    pub fn edit(self, id: u64) {
+        if self.writing.get_untracked() {
+            return;
+        }
+        self.said.update(|all| {
+            if let Some(at) = all.iter().position(|said| said.id == id) {
+                self.draft.set(all[at].text.get_untracked());
+                all.truncate(at);
             }
         });
     }
 
-    pub fn clear(self) {
+    pub fn stop(self) {
+        self.aborts.abort();
+    }
+
+    /// Begins a new conversation; the old one stays among those that are kept.
+    pub fn begin(self) {
         self.stop();
         self.said.set(Vec::new());
+        self.session.set(None);
     }
 
-    /// `identity-lora-2, step 25` for a checkpoint of a run, else the last part of the name.
-    pub fn name_of(self, load: &LoadChat) -> String {
-        let path = load.adapter_name_or_path.as_deref().unwrap_or(&load.model_name_or_path);
-        let last = format::last_part(path);
-        match self.store.jobs.with(|jobs| run_of(jobs.iter().flatten(), path)) {
-            Some(run) => match last.strip_prefix("checkpoint-") {
-                Some(step) => {
-                    format!("{run}, {}", crate::i18n::fill(ui::words().step_checkpoint, &[("step", step)]))
-                }
-                None => run,
-            },
-            None => last.to_owned(),
+    /// What stands before the messages.
+    pub fn settings(self) -> SessionSettings {
+        SessionSettings {
+            model: self.seat.model.with_untracked(|m| m.as_ref().map(|m| m.load.clone())),
+            system: self.system.get_untracked(),
+            examples: self.examples.get_untracked(),
+            params: self.params(),
         }
     }
 
-    /// Shows as chosen what is loaded.
-    fn choose(self, load: &LoadChat) {
-        let path = load.adapter_name_or_path.as_deref().unwrap_or(&load.model_name_or_path);
-        match self.store.jobs.with_untracked(|jobs| run_of(jobs.iter().flatten(), path)) {
-            Some(run) => {
-                let name = Some(format::last_part(path)).filter(|last| last.starts_with("checkpoint-"));
-                self.source.choose_run(&run, Some(name.unwrap_or("final").to_owned()));
-            }
-            None => self.source.model.set(load.model_name_or_path.clone()),
-        }
-    }
-
-    async fn follow(self, id: String) {
-        loop {
-            TimeoutFuture::new(400).await;
-            let still = self.model.with_untracked(|m| m.as_ref().is_some_and(|m| m.id == id));
-            if !still {
-                return;
-            }
-            match client::get::<ChatModel>(&routes::fill(routes::CHAT_MODEL, &id)).await {
-                Ok(model) => {
-                    let loading = model.state == ChatState::Loading;
-                    self.model.set(Some(model));
-                    if !loading {
-                        return;
-                    }
-                }
-                Err(problems) => {
-                    self.model.update(|m| {
-                        if let Some(m) = m {
-                            m.state = ChatState::Failed;
-                            m.problem = problems.into_iter().next();
-                        }
-                    });
-                    return;
-                }
-            }
-        }
-    }
-
-    fn push(self, mine: bool, text: String, end: End) -> Said {
-        let id = self.said.with_untracked(|all| all.last().map_or(0, |s| s.id + 1));
-        let by = self.ready_name().unwrap_or_default();
-        let said = Said { id, mine, by, text: ArcRwSignal::new(text), end: ArcRwSignal::new(end) };
-        self.said.update(|all| all.push(said.clone()));
-        said
-    }
-
-    fn answer(self) {
-        let Some(model) = self.model.get_untracked() else { return };
-        let system = self.system.get_untracked().trim().to_owned();
-        let said = self.said.with_untracked(|all| {
-            let message = |s: &Said| Message::new(if s.mine { "user" } else { "assistant" }, s.text.get_untracked());
-            all.iter().filter(|s| s.mine || !s.text.with_untracked(String::is_empty)).map(message).collect::<Vec<_>>()
-        });
-        let system = (!system.is_empty()).then(|| Message::new("system", system));
-        let messages = system.into_iter().chain(said).collect();
+    /// Parameters of the generation that differ from what they are by default.
+    pub fn params(self) -> serde_json::Map<String, serde_json::Value> {
         let schema = self
             .store
             .catalog
             .with_untracked(|c| c.as_ref().and_then(|c| c.generation.as_ref().map(|g| g.schema.clone())));
         let known = schema.as_ref().map(settings).unwrap_or_default();
-        let params = differing(&self.values.set.get_untracked(), &known, &[]).0;
+        differing(&self.values.set.get_untracked(), &known, &[]).0
+    }
+
+    fn content(self) -> SessionContent {
+        let message = |said: &Said| {
+            let end = said.end.get_untracked();
+            SessionMessage {
+                role: if said.mine { "user" } else { "assistant" }.into(),
+                content: said.text.get_untracked(),
+                by: said.by.clone(),
+                tokens: end.tokens,
+                seconds: end.seconds,
+                finish_reason: end.reason,
+            }
+        };
+        SessionContent {
+            title: self.session.with_untracked(|s| s.as_ref().map(|s| s.title.clone())).unwrap_or_default(),
+            settings: self.settings(),
+            messages: self.said.with_untracked(|all| all.iter().map(message).collect()),
+        }
+    }
+
+    fn push(self, mine: bool, text: String, end: End) -> Said {
+        let id = self.said.with_untracked(|all| all.last().map_or(0, |s| s.id + 1));
+        let by = if mine { String::new() } else { self.seat.ready_name().unwrap_or_default() };
+        let said = Said::new(id, mine, by, text, end);
+        self.said.update(|all| all.push(said.clone()));
+        said
+    }
+
+    fn answer(self) {
+        let Some(model) = self.seat.id() else { return };
+        let messages: Vec<Message> = self.content().conversation();
+        let params = self.params();
         let answer = self.push(false, String::new(), End { writing: true, ..End::default() });
         self.writing.set(true);
         bottom(true);
         spawn_local(async move {
-            let started = now();
-            let result = self.stream(&model.id, Generate { messages, params }, &answer).await;
-            self.abort.set_value(None);
-            answer.end.update(|end| {
-                end.writing = false;
-                if end.seconds == 0.0 {
-                    end.seconds = now() - started;
-                }
-                match result {
-                    Ok(()) => {}
-                    Err(Stopped::ByPerson) => end.reason = Some(FinishReason::Cancelled),
-                    Err(Stopped::Problem(problem)) => end.problem = Some(*problem),
-                }
-            });
+            self.keep().await;
+            let body = Generate { messages, params, ..Generate::default() };
+            write(&model, body, &answer, self.aborts).await;
             self.writing.set(false);
             bottom(false);
+            self.keep().await;
         });
     }
 }
 
-/// The run in whose folder a path lies.
-fn run_of<'a>(mut jobs: impl Iterator<Item = &'a Job>, path: &str) -> Option<String> {
-    let inside = |id: &str| path.split(['/', '\\']).any(|part| part == id);
-    jobs.find(|job| job.kind == JobKind::Train && inside(&job.id)).map(|job| job.id.clone())
+/// Reads an answer to its end, however that comes.
+pub async fn write(model: &str, body: Generate, answer: &Said, aborts: Aborts) {
+    let started = now();
+    let result = stream(model, body, answer, aborts).await;
+    answer.end.update(|end| {
+        end.writing = false;
+        if end.seconds == 0.0 {
+            end.seconds = now() - started;
+        }
+        match result {
+            Ok(()) => {}
+            Err(Stopped::ByPerson) => end.reason = Some(FinishReason::Cancelled),
+            Err(Stopped::Problem(problem)) => end.problem = Some(*problem),
+        }
+    });
+}
+
+/// Conversations that are kept.
+impl Talk {
+    pub fn list(self) {
+        spawn_local(async move { self.refresh().await });
+    }
+
+    async fn refresh(self) {
+        if let Ok(sessions) = client::get::<Vec<SessionInfo>>(routes::SESSIONS).await {
+            self.sessions.set(sessions);
+        }
+    }
+
+    /// Keeps the conversation as it is now.
+    async fn keep(self) {
+        let content = self.content();
+        let kept = match self.session.get_untracked() {
+            Some(session) => client::put::<_, Session>(&routes::fill(routes::SESSION, &session.id), &content).await,
+            None => client::post::<_, Session>(routes::SESSIONS, &content).await,
+        };
+        match kept {
+            Ok(session) => {
+                self.session.set(Some(info(&session)));
+                self.refresh().await;
+            }
+            Err(problems) => self.store.complain(&problems),
+        }
+    }
+
+    /// Goes on with a conversation.
+    pub fn open(self, id: String) {
+        self.stop();
+        spawn_local(async move {
+            match client::get::<Session>(&routes::fill(routes::SESSION, &id)).await {
+                Ok(session) => self.show(&session),
+                Err(problems) => self.store.complain(&problems),
+            }
+        });
+    }
+
+    fn show(self, session: &Session) {
+        let SessionContent { settings, messages, .. } = &session.content;
+        let said = |(message, id): (&SessionMessage, u64)| {
+            let SessionMessage { content, by, tokens, seconds, finish_reason, .. } = message.clone();
+            let end = End { tokens, seconds, reason: finish_reason, ..End::default() };
+            Said::new(id, message.role == "user", by, content, end)
+        };
+        // Numbers that no message shown before has: the page draws them anew.
+        let first = self.said.with_untracked(|all| all.last().map_or(0, |s| s.id + 1));
+        self.said.set(messages.iter().zip(first..).map(said).collect());
+        self.system.set(settings.system.clone());
+        self.examples.set(settings.examples.clone());
+        self.values.set.set(api::RunConfig(settings.params.clone()));
+        self.session.set(Some(info(session)));
+        if let Some(load) = settings.model.as_ref().filter(|_| self.seat.model.with_untracked(Option::is_none)) {
+            self.seat.choose(load);
+        }
+        bottom(true);
+    }
+
+    pub fn rename(self, id: String, title: String) {
+        spawn_local(async move {
+            let path = routes::fill(routes::SESSION, &id);
+            let renamed = match client::get::<Session>(&path).await {
+                Ok(mut session) => {
+                    session.content.title = title;
+                    client::put::<_, Session>(&path, &session.content).await
+                }
+                Err(problems) => Err(problems),
+            };
+            match renamed {
+                Ok(session) => self.session.update(|open| {
+                    if let Some(open) = open.as_mut().filter(|open| open.id == session.id) {
+                        *open = info(&session);
+                    }
+                }),
+                Err(problems) => self.store.complain(&problems),
+            }
+            self.refresh().await;
+        });
+    }
+
+    pub fn forget(self, id: String) {
+        if self.session.with_untracked(|open| open.as_ref().is_some_and(|open| open.id == id)) {
+            self.begin();
+        }
+        spawn_local(async move {
+            if let Err(problems) = client::delete(&routes::fill(routes::SESSION, &id)).await {
+                self.store.complain(&problems);
+            }
+            self.refresh().await;
+        });
+    }
+}
+
+fn info(session: &Session) -> SessionInfo {
+    SessionInfo {
+        id: session.id.clone(),
+        title: session.content.title.clone(),
+        created_at: session.created_at,
+        changed_at: session.changed_at,
+        messages: session.content.messages.len() as u64,
+    }
 }
 
 pub fn talk() -> Talk {
