@@ -57,6 +57,8 @@ pub enum JobKind {
     Pull,
     /// A worker makes rows; `config` as `lathe data make` takes it.
     Make,
+    /// A worker evaluates a model; `config` as `lathe eval` takes it.
+    Evaluate,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -286,6 +288,7 @@ pub fn wished_id(kind: JobKind, name: &str, config: &RunConfig) -> String {
         JobKind::Train => format!("{model}-{}", config.text("stage").unwrap_or("sft")),
         JobKind::Export => format!("export-{model}"),
         JobKind::Pull => format!("pull-{model}"),
+        JobKind::Evaluate => format!("eval-{model}"),
         JobKind::Make => format!("made-{}", last(config.text("dataset").unwrap_or("data"))),
     };
     [name, &made].into_iter().map(slug).find(|id| !id.is_empty()).unwrap_or_else(|| "run".into())

@@ -78,6 +78,13 @@ pub enum Command {
         #[arg(value_name = "EXPORT.yaml | key=value")]
         words: Vec<String>,
     },
+    /// Take an exam with a model, or let it answer a dataset and compare
+    #[command(visible_alias = "evaluate")]
+    Eval {
+        /// A YAML file and key=value words: model_name_or_path, task, n_shot, lang, eval_dataset, max_samples …
+        #[arg(value_name = "EVAL.yaml | key=value")]
+        words: Vec<String>,
+    },
     /// Download models from a hub, list those on this computer
     Models {
         #[command(subcommand)]

@@ -70,7 +70,14 @@ fn run(args: Args, environment: &Environment, say: &Say, begun: Instant) -> Outc
     if args.webui.is_given() {
         return Err(Failure::wrong(outcome::studio_options()));
     }
-    if matches!(command, Command::Worker(_) | Command::Train { .. } | Command::Rerun { .. } | Command::Export { .. }) {
+    if matches!(
+        command,
+        Command::Worker(_)
+            | Command::Train { .. }
+            | Command::Rerun { .. }
+            | Command::Export { .. }
+            | Command::Eval { .. }
+    ) {
         let limit = environment.memory_limit().map_err(Failure::wrong)?;
         limit.map(memory::limit).transpose().map_err(|e| Failure::failed(outcome::internal(e)))?;
     }
@@ -87,6 +94,7 @@ fn run(args: Args, environment: &Environment, say: &Say, begun: Instant) -> Outc
         Command::Rerun { run } => commands::compare::rerun(&run, environment, say),
         Command::Diff { runs } => commands::compare::diff([&runs[0], &runs[1]], environment, say),
         Command::Chat { words, prompt, system } => commands::chat::run(&words, prompt, system, environment, say),
+        Command::Eval { words } => commands::eval::run(&words, environment, say),
         Command::Export { words } => commands::export::run(&words, environment, say),
         Command::Worker(worker) => commands::worker::run(worker, environment),
         Command::Data { command } => commands::data::run(command, environment, say),

@@ -13,6 +13,7 @@ pub mod device;
 pub mod entry;
 pub mod error;
 pub mod estimate;
+pub mod evaluate;
 pub mod files;
 pub mod generate;
 pub mod kernels;

@@ -3,6 +3,7 @@
 use crate::{
     Error, Places, Result,
     adapters::{Base, Precision},
+    evaluate,
     files::export,
     make::{self, Connect},
     merge,
@@ -50,6 +51,7 @@ pub fn run_prepared(
         JobKind::Train => train(spec, prepared, dir, places, connect, sink, stop),
         JobKind::Export => merge::export(&spec.config, &spec.id, places, sink, stop).map(|o| (o, BTreeMap::new())),
         JobKind::Make => make::make(&spec.config, &spec.id, places, connect, sink, stop),
+        JobKind::Evaluate => evaluate::evaluate(&spec.config, dir, places, sink, stop),
         JobKind::Pull => Err(Error::Internal("a pull is the server's job".into())),
     };
     let (outcome, problem, summary) = match done {

@@ -7,6 +7,7 @@ pub mod chat;
 pub mod checkpoint;
 pub mod compare;
 pub mod data;
+pub mod eval;
 pub mod export;
 pub mod models;
 mod pairs;

@@ -5,6 +5,7 @@ use crate::{
     Error, Places, Result,
     adapters::ADAPTERS,
     data::{Cache, LoadOptions, Loader, Needs, Reading, Samples, preview},
+    evaluate::classes::macro_f1,
     loaded::Loaded,
     memory,
     model::{Batch, Network},
@@ -228,27 +229,4 @@ fn ask(model: &dyn Network, rows: &[Batch], labels: &[Vec<u32>]) -> Result<Vec<(
     let likeliest = |losses: &[f64]| (0..labels.len()).min_by(|a, b| losses[*a].total_cmp(&losses[*b])).unwrap_or(0);
     let own = |row: &Batch| labels.iter().position(|label| *label == row.targets).unwrap_or(labels.len());
     Ok(rows.iter().zip(losses.chunks(labels.len().max(1))).map(|(row, l)| (own(row), likeliest(l))).collect())
-}
-
-/// Mean over the labels of `2 hits / (wanted + given)`.
-fn macro_f1(pairs: &[(usize, usize)], labels: usize) -> f64 {
-    let of = |label: usize| {
-        let count = |of: &dyn Fn(&(usize, usize)) -> bool| pairs.iter().filter(|pair| of(pair)).count() as f64;
-        let both = count(&|(wanted, _)| *wanted == label) + count(&|(_, given)| *given == label);
-        2.0 * count(&|pair| *pair == (label, label)) / both.max(1.0)
-    };
-    (0..labels).map(of).sum::<f64>() / labels.max(1) as f64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_f1_of_labels_is_that_of_scikit_learn() {
-        // Recall and precision: 2/3 and 2/3, 1/2 and 1/3, 0 and 0.
-        let pairs = [(0, 0), (0, 0), (0, 1), (1, 1), (1, 0), (2, 1)];
-        let expected = (2.0 / 3.0 + 2.0 / 5.0 + 0.0) / 3.0;
-        assert!((macro_f1(&pairs, 3) - expected).abs() < 1e-12);
-    }
 }

@@ -28,7 +28,7 @@ pub use cache::Cache;
 pub use encode::{EncodeOptions, Encoder, Sequence, SpecialTokens};
 pub use example::{Example, Kind};
 pub use info::{Registry, Source};
-pub use load::{Dataset, LoadOptions, Loader, Needs, Reading};
+pub use load::{Dataset, LoadOptions, Loader, Needs, Reading, examples};
 pub use samples::Samples;
 pub use spool::{Spool, SpoolWriter};
 pub use template::ChatTemplate;

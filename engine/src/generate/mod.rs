@@ -11,6 +11,8 @@ mod speaker;
 mod task;
 mod text;
 
+pub(crate) use held::Held;
+
 pub use engine::{Answer, Engine, Request, Said, TOGETHER, Ticket};
 
 #[cfg(test)]

@@ -88,6 +88,7 @@ pub fn job_href(job: &Job) -> String {
     match job.kind {
         JobKind::Train => format!("/runs/{}", job.id),
         JobKind::Export => "/export".into(),
+        JobKind::Evaluate => "/runs".into(),
         JobKind::Pull if job.config.text("id").is_some() => "/data".into(),
         JobKind::Pull => "/".into(),
         JobKind::Make if matches!(job.config.text("task"), Some("samples" | "judge")) => "/preferences".into(),

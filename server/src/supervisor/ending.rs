@@ -141,7 +141,7 @@ fn next(kind: JobKind, last: Option<&Checkpoint>) -> (String, String) {
         (JobKind::Make, _) => {
             ("Resume it: the rows made so far are kept.".into(), "可继续：已生成的数据会保留。".into())
         }
-        (JobKind::Export, _) => ("Start it again.".into(), "请重新开始。".into()),
+        (JobKind::Export | JobKind::Evaluate, _) => ("Start it again.".into(), "请重新开始。".into()),
     }
 }
 

@@ -15,8 +15,14 @@ pub fn fitting(kind: JobKind, config: &RunConfig, gpus: usize) -> Vec<Slot> {
     match (kind, DeviceChoice::read(config.text("device")).unwrap_or_default()) {
         (JobKind::Pull, _) => Vec::new(),
         (JobKind::Make, _) if config.text("base_url").is_some() && !answers_here(config) => Vec::new(),
-        (JobKind::Train | JobKind::Make, DeviceChoice::Cuda(Some(n))) if n < gpus => vec![Slot::Gpu(n)],
-        (JobKind::Train | JobKind::Make, DeviceChoice::Auto | DeviceChoice::Cuda(None)) if gpus > 0 => all(),
+        (JobKind::Train | JobKind::Make | JobKind::Evaluate, DeviceChoice::Cuda(Some(n))) if n < gpus => {
+            vec![Slot::Gpu(n)]
+        }
+        (JobKind::Train | JobKind::Make | JobKind::Evaluate, DeviceChoice::Auto | DeviceChoice::Cuda(None))
+            if gpus > 0 =>
+        {
+            all()
+        }
         // An export is no work for a GPU. A device that isn't there is refused by the worker, with a reason.
         _ => vec![Slot::Cpu],
     }
