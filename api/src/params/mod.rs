@@ -2,6 +2,7 @@
 //! default and bounds; [`read`] checks a map against the schema of such a struct and reports every problem.
 
 mod compute;
+mod export;
 mod groups;
 mod ignored;
 mod make;
@@ -9,6 +10,7 @@ mod optimizer;
 mod quantization;
 
 pub use compute::{COMPUTE_SWITCHES, ComputeType};
+pub use export::*;
 pub use groups::*;
 pub use ignored::ignored;
 pub use make::*;

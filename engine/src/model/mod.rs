@@ -22,5 +22,5 @@ pub use layout::{LayerLayout, LinearLayout};
 pub use network::{Building, Layout, ModelConfig, Network};
 pub use parameter::{Grads, Parameter, Store, Value};
 pub use pass::{Cache, Keep, Pass, Weights};
-pub use rope::RopeConfig;
+pub use rope::{RopeConfig, RopeScaling};
 pub use virtual_tokens::{Encode, Place, VirtualTokens};
