@@ -464,6 +464,9 @@ pub struct BenchGenerate {
     /// How often both are measured
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
+    /// Chats at once and in a row; 0 leaves them and the mixed load out
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub chats: u32,
 }
 
 #[derive(Debug, clap::Args)]

@@ -113,9 +113,14 @@ fn training_steps_and_generation_are_measured() {
     let real = [&["train", "--model", "starter", "--data", &rows, "--adapter", "full"][..], &short].concat();
     let (code, report) = measure(&real);
     assert!(code == 0 && report["last_loss"].as_f64() < report["first_loss"].as_f64(), "{report}");
-    let (code, report) = measure(&["generate", "--model", "starter", "--prompt", "8", "--new", "4", "--rounds", "1"]);
+    let few = ["--prompt", "8", "--new", "4", "--rounds", "1", "--chats", "2"];
+    let (code, report) = measure(&[&["generate", "--model", "starter"][..], &few].concat());
     assert!(code == 0 && report["prompt_per_s"].as_f64() > Some(0.0), "{report}");
     assert!(report["decode_per_s"].as_f64() > Some(0.0) && report["first_token_s"].as_f64() > Some(0.0), "{report}");
+    let chats = &report["chats"];
+    assert!(chats["at_once_per_s"].as_f64() > Some(0.0) && chats["cache_bytes"].as_u64() > Some(0), "{report}");
+    // Of each sequence at most a page is not full.
+    assert!(chats["utilisation"].as_f64() > Some(0.9), "{report}");
     for (words, field) in [
         (&["train", "--shape", "smollm"][..], "shape"),
         (&["train", "--model", "starter", "--adapter", "lara"], "finetuning_type"),

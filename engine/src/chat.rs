@@ -1,23 +1,28 @@
 //! A chat worker: commands line by line in, events line by line out. One loaded model serves many conversations at once,
-//! a token each in turn.
+//! on one engine.
 
-use crate::{Error, Places, Result, generate::Generation, loaded::Loaded};
+use crate::{
+    Error, Places, Result,
+    generate::{Engine, Said, Ticket},
+    loaded::Loaded,
+};
 use api::{
     Problem, RunConfig,
-    chat::{Command, FinishReason, LoadChat, Reply, Usage},
+    chat::{Command, LoadChat, Reply},
     params::{self, ComputeType, GenerateParams, ModelParams},
 };
 use std::{
+    collections::HashMap,
     io::{BufRead, Write},
     sync::mpsc::{Receiver, TryRecvError, channel},
     time::Instant,
 };
 
-/// One answer in the making.
-struct Active {
-    id: String,
-    generation: Generation,
-    begun: Instant,
+/// The engine, and which request of the caller each ticket is.
+struct Serving<'a> {
+    loaded: &'a Loaded,
+    engine: Engine<'a>,
+    requests: HashMap<Ticket, String>,
 }
 
 /// Loads the model and serves until `input` ends. A failure to load is said on `output` and returned.
@@ -28,7 +33,7 @@ pub fn serve(
     places: &Places,
 ) -> Result<()> {
     let begun = Instant::now();
-    let loaded = match Loaded::open(&model_params(load), places, ComputeType::Auto) {
+    let loaded = match Loaded::open_with(&model_params(load), &load.adapters, places, ComputeType::Auto) {
         Ok(loaded) => loaded,
         Err(error) => {
             let problem = error.into_problem();
@@ -40,22 +45,16 @@ pub fn serve(
     say(&mut output, &Reply::Ready { model, seconds, bytes: loaded.model.layout().parameters() * 4 })?;
 
     let commands = commands(input);
-    let mut active: Vec<Active> = Vec::new();
+    let mut serving = Serving { loaded: &loaded, engine: loaded.engine()?, requests: HashMap::new() };
     loop {
-        while let Some(command) = next(&commands, active.is_empty())? {
+        while let Some(command) = next(&commands, serving.engine.is_idle())? {
             match command {
-                Some(command) => obey(command, &loaded, &mut active, &mut output)?,
+                Some(command) => serving.obey(command, &mut output)?,
                 None => return Ok(()),
             }
         }
-        let mut ended = Vec::new();
-        for (i, one) in active.iter_mut().enumerate() {
-            if advance(one, &loaded, &mut output)? {
-                ended.push(i);
-            }
-        }
-        for i in ended.into_iter().rev() {
-            active.remove(i);
+        for (ticket, said) in serving.engine.step() {
+            serving.tell(ticket, said, &mut output)?;
         }
     }
 }
@@ -97,71 +96,82 @@ fn next(commands: &Receiver<Result<Command, String>>, wait: bool) -> Result<Opti
     })
 }
 
-fn obey(
-    command: Result<Command, String>,
-    loaded: &Loaded,
-    active: &mut Vec<Active>,
-    output: &mut impl Write,
-) -> Result<()> {
+impl Serving<'_> {
+    fn obey(&mut self, command: Result<Command, String>, output: &mut impl Write) -> Result<()> {
+        let (id, found) = match command {
+            Ok(command @ Command::Generate { .. }) => {
+                let id = id_of(&command);
+                match self.begin(command) {
+                    Ok(ticket) => {
+                        self.requests.insert(ticket, id);
+                        return Ok(());
+                    }
+                    Err(error) => (id, Err(error)),
+                }
+            }
+            Ok(Command::Score { id, texts, max_length }) => {
+                let found = self.loaded.scores(&texts, max_length);
+                (id.clone(), found.map(|scores| Reply::Scores { id, scores }))
+            }
+            Ok(Command::Embed { id, texts }) => {
+                let found = self.loaded.embeddings(&texts);
+                (id.clone(), found.map(|(embeddings, tokens)| Reply::Embeddings { id, embeddings, tokens }))
+            }
+            Ok(Command::Stop { id }) => {
+                let ticket = self.requests.iter().find(|(_, of)| **of == id).map(|(ticket, _)| *ticket);
+                for said in ticket.map(|ticket| self.engine.cancel(ticket)).unwrap_or_default() {
+                    self.tell(ticket.unwrap_or_default(), said, output)?;
+                }
+                return Ok(());
+            }
+            Err(reason) => (String::new(), Err(bad_command(&reason).into())),
+        };
+        let reply = found.unwrap_or_else(|error| Reply::Failed { id, problem: error.into_problem() });
+        say(output, &reply)
+    }
+
+    fn begin(&mut self, command: Command) -> Result<Ticket> {
+        let Command::Generate { messages, prompt, tools, adapter, params, .. } = command else {
+            return Err(Error::Internal("a command that asks for no answer".into()));
+        };
+        let params = params::read::<GenerateParams>(&RunConfig(params))?;
+        let mut request = match prompt {
+            Some(prompt) => self.loaded.completion(&prompt, params)?,
+            None => self.loaded.answer(&messages, tools.as_ref(), params)?,
+        };
+        request.model = self.loaded.variant(adapter.as_deref())?;
+        self.engine.add(request)
+    }
+
+    fn tell(&mut self, ticket: Ticket, said: Said, output: &mut impl Write) -> Result<()> {
+        let Some(id) = self.requests.get(&ticket).cloned() else { return Ok(()) };
+        if matches!(said, Said::Done(_) | Said::Failed(_)) {
+            self.requests.remove(&ticket);
+        }
+        let reply = match said {
+            Said::Text { index, text, logprobs } => Reply::Text { id, index: index as u32, text, logprobs },
+            Said::Ended(answer) => Reply::Ended { id, index: answer.index as u32, finish_reason: answer.reason },
+            Said::Done(usage) => Reply::Done { id, usage },
+            Said::Failed(problem) => Reply::Failed { id, problem },
+        };
+        say(output, &reply)
+    }
+}
+
+fn id_of(command: &Command) -> String {
     match command {
-        Ok(Command::Generate { id, messages, params }) => {
-            let read = params::read::<GenerateParams>(&RunConfig(params)).map_err(Error::from);
-            match read.and_then(|params| loaded.answer(&messages, params)) {
-                Ok(generation) => active.push(Active { id, generation, begun: Instant::now() }),
-                Err(error) => say(output, &Reply::Failed { id, problem: error.into_problem() })?,
-            }
-        }
-        Ok(Command::Score { id, texts, max_length }) => {
-            let reply = match loaded.scores(&texts, max_length) {
-                Ok(scores) => Reply::Scores { id, scores },
-                Err(error) => Reply::Failed { id, problem: error.into_problem() },
-            };
-            say(output, &reply)?;
-        }
-        Ok(Command::Stop { id }) => {
-            if let Some(i) = active.iter().position(|a| a.id == id) {
-                let one = active.remove(i);
-                finish(&one, FinishReason::Cancelled, output)?;
-            }
-        }
-        Err(reason) => {
-            let problem = Problem::new(
-                "bad_command",
-                format!("A chat command is not understood: {reason}."),
-                format!("无法理解聊天命令：{reason}。"),
-            );
-            say(output, &Reply::Failed { id: String::new(), problem })?;
-        }
-    }
-    Ok(())
-}
-
-/// One token; true if the answer has ended.
-fn advance(one: &mut Active, loaded: &Loaded, output: &mut impl Write) -> Result<bool> {
-    match one.generation.advance(loaded.model.as_ref()) {
-        Ok(text) => {
-            if !text.is_empty() {
-                say(output, &Reply::Text { id: one.id.clone(), text })?;
-            }
-            match one.generation.finished {
-                Some(reason) => finish(one, reason, output).map(|()| true),
-                None => Ok(false),
-            }
-        }
-        Err(error) => {
-            say(output, &Reply::Failed { id: one.id.clone(), problem: error.into_problem() })?;
-            Ok(true)
+        Command::Generate { id, .. } | Command::Stop { id } | Command::Score { id, .. } | Command::Embed { id, .. } => {
+            id.clone()
         }
     }
 }
 
-fn finish(one: &Active, finish_reason: FinishReason, output: &mut impl Write) -> Result<()> {
-    let usage = Usage {
-        prompt_tokens: one.generation.prompt_tokens() as u64,
-        completion_tokens: one.generation.ids.len() as u64,
-        seconds: one.begun.elapsed().as_secs_f64(),
-    };
-    say(output, &Reply::Done { id: one.id.clone(), finish_reason, usage })
+fn bad_command(reason: &str) -> Problem {
+    Problem::new(
+        "bad_command",
+        format!("A chat command is not understood: {reason}."),
+        format!("无法理解聊天命令：{reason}。"),
+    )
 }
 
 fn say(output: &mut impl Write, reply: &Reply) -> Result<()> {

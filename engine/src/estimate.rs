@@ -6,7 +6,7 @@ pub mod measure;
 use crate::{
     base,
     data::Samples,
-    generate::batch::TOGETHER,
+    generate::TOGETHER,
     kernels::matmul,
     memory,
     model::{
@@ -66,8 +66,7 @@ impl Load {
         let mean = tokens / samples.len().max(1) as u64 + sampled.tokens as u64;
         self.batch_tokens = longest * batch as u64;
         let together = (sampled.prompts * sampled.answers).min(TOGETHER.max(sampled.answers));
-        let room = Cache::room(samples.longest(), longest as usize);
-        self.sampled = (together as u64, (together * room) as u64);
+        self.sampled = (together as u64, Cache::room(together, longest as usize) as u64);
         // Forward alone is a third of learning.
         let passes = sampled.times as f64 + 2.0 / 3.0;
         self.total_tokens = ((steps * mean * (sampled.prompts * sampled.answers) as u64) as f64 * passes) as u64;

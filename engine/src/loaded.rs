@@ -7,9 +7,9 @@ use crate::{
     data::{Encoder, template::variables},
     device,
     files::ModelFiles,
-    generate::Generation,
+    generate::{Engine, Request, any_seed},
     kernels::quantised::Quantisation,
-    model::{Attach, Batch, Building, Network, Source, Store, Weights},
+    model::{Attach, Batch, Building, Network, Source, Store, Weights, build_as},
     prepare::{encoder, open},
     stages::value_head::{self, ValueHead},
 };
@@ -18,6 +18,7 @@ use api::{
     data::Message,
     params::{ComputeType, DataParams, GenerateParams, ModelParams},
 };
+use serde_json::Value;
 use std::{path::Path, sync::Arc};
 
 pub struct Loaded {
@@ -31,6 +32,8 @@ pub struct Loaded {
     pub store: Store,
     /// What a reward model scores with; that of the adapter's folder or of the model's.
     pub value_head: Option<ValueHead>,
+    /// The same base with other adapters, by their names.
+    pub variants: Vec<(String, Box<dyn Network>)>,
 }
 
 impl Loaded {
@@ -86,7 +89,40 @@ impl Loaded {
         let folders = params.adapters().pop().map(Path::new).into_iter().chain([opened.files.path()]);
         let scoring = folders.into_iter().find(|dir| dir.join(value_head::FILE).exists());
         let value_head = scoring.map(|dir| ValueHead::open(dir, model.decoder()?)).transpose()?;
-        Ok(Self { model, files: opened.files, encoder, eos, tuning, store, value_head })
+        Ok(Self { model, files: opened.files, encoder, eos, tuning, store, value_head, variants: Vec::new() })
+    }
+
+    /// Loads a model, the adapter that `params` names, and beside it others on the same base, whose weights are in memory
+    /// once. Each is a folder, or several separated by commas that stand on one another.
+    pub fn open_with(params: &ModelParams, others: &[String], places: &Places, asked: ComputeType) -> Result<Self> {
+        if others.is_empty() {
+            return Self::open(params, places, asked);
+        }
+        let mut loaded = Self::open(&ModelParams { adapter_name_or_path: None, ..params.clone() }, places, asked)?;
+        let own = params.adapter_name_or_path.iter().filter(|name| !name.is_empty());
+        let mut tuned = Vec::new();
+        for name in own.clone().chain(others) {
+            let named = ModelParams { adapter_name_or_path: Some(name.clone()), ..params.clone() };
+            let Some(tuning) = adapters::read_all(&named.adapters())? else { continue };
+            tuning.count(loaded.model.layout())?;
+            let base = loaded.model.decoder()?;
+            let how = Building::new(Source::Model(base), tuning.as_ref(), &base.device, base.compute);
+            let model = build_as(&base.config, &how, &mut Store::default())?;
+            tuning.place(&model)?;
+            tuned.push((name.clone(), Box::new(model) as Box<dyn Network>, tuning));
+        }
+        if own.count() > 0 && !tuned.is_empty() {
+            let (_, model, tuning) = tuned.remove(0);
+            (loaded.model, loaded.tuning) = (model, Some(tuning));
+        }
+        loaded.variants = tuned.into_iter().map(|(name, model, _)| (name, model)).collect();
+        Ok(loaded)
+    }
+
+    /// An engine for it and its variants.
+    pub fn engine(&self) -> Result<Engine<'_>> {
+        let others = self.variants.iter().map(|(_, model)| model.as_ref());
+        Engine::new(std::iter::once(self.model.as_ref()).chain(others).collect())
     }
 
     /// What the reward model gives each text, at its last token; white space behind it isn't read. A text is what the chat
@@ -99,7 +135,7 @@ impl Loaded {
             let mut ids = self.encoder.rendered_ids(text.trim_end())?;
             ids.truncate(most);
             if ids.is_empty() {
-                return Err(empty_text().into());
+                return Err(empty_text("messages").into());
             }
             let batch = Batch { lengths: vec![ids.len()], ids, ..Batch::default() };
             let scores = head.forward(&model.states(&batch.at_ends(), Weights::Tuned)?)?;
@@ -108,8 +144,45 @@ impl Loaded {
         texts.iter().map(score).collect()
     }
 
-    /// Begins an answer to a conversation.
-    pub fn answer(&self, messages: &[Message], params: GenerateParams) -> Result<Generation> {
+    /// For each text the mean of the last hidden states over its tokens, of length 1; and the tokens of all texts. What
+    /// the context can't hold is cut off.
+    pub fn embeddings(&self, texts: &[String]) -> Result<(Vec<Vec<f32>>, u64)> {
+        let model = self.model.decoder()?;
+        let mut tokens = 0;
+        let embed = |text: &String| {
+            let mut ids = self.encoder.plain_ids(text)?;
+            ids.truncate(model.context());
+            if ids.is_empty() {
+                return Err(empty_text("input").into());
+            }
+            tokens += ids.len() as u64;
+            let rows = 0..ids.len() as u32;
+            let batch = Batch {
+                lengths: vec![ids.len()],
+                targets: vec![0; ids.len()],
+                rows: rows.collect(),
+                ids,
+                ..Batch::default()
+            };
+            let mean = model.states(&batch, Weights::Tuned)?.mean(0)?;
+            let length = mean.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?;
+            Ok((mean / f64::from(length.max(f32::MIN_POSITIVE)))?.to_vec1()?)
+        };
+        let embeddings = texts.iter().map(embed).collect::<Result<_>>()?;
+        Ok((embeddings, tokens))
+    }
+
+    /// A request to go on with a text as it stands.
+    pub fn completion(&self, text: &str, params: GenerateParams) -> Result<Request> {
+        let prompt = match self.model.encoder_decoder() {
+            None => self.encoder.plain_ids(text)?,
+            Some(_) => self.encoder.text(text)?.ids,
+        };
+        Ok(self.request(prompt, params))
+    }
+
+    /// A request to answer a conversation, with OpenAI's list of `tools` for its template.
+    pub fn answer(&self, messages: &[Message], tools: Option<&Value>, params: GenerateParams) -> Result<Request> {
         // An encoder-decoder does a task: each question is a source of its own.
         let alone: Vec<Message>;
         let messages = match self.model.encoder_decoder() {
@@ -121,8 +194,43 @@ impl Loaded {
                 &alone
             }
         };
-        let prompt = self.encoder.prompt_with(messages, None, &variables(params.enable_thinking))?;
-        Generation::new(self.model.as_ref(), Arc::clone(self.encoder.tokenizer()), &self.eos, prompt, params)
+        let prompt = self.encoder.prompt_with(messages, tools, &variables(params.enable_thinking))?;
+        Ok(self.request(prompt, params))
+    }
+
+    /// A request to go on with tokens, to the model as it was loaded.
+    pub fn request(&self, prompt: Vec<u32>, params: GenerateParams) -> Request {
+        let seed = params.seed.unwrap_or_else(any_seed);
+        // The first answer has the seed itself.
+        let count = if params.num_beams > 1 { 1 } else { params.num_return_sequences.max(1) as u64 };
+        Request {
+            prompt,
+            model: 0,
+            params: Arc::new(params),
+            seeds: (0..count).map(|i| seed.wrapping_add(i)).collect(),
+            eos: self.eos.as_slice().into(),
+            tokenizer: Some(Arc::clone(self.encoder.tokenizer())),
+            surely: false,
+        }
+    }
+
+    /// The number that [`Request::model`] has for an adapter: none is the model as it was loaded.
+    pub fn variant(&self, adapter: Option<&str>) -> Result<usize> {
+        let Some(name) = adapter else { return Ok(0) };
+        let place = self.variants.iter().position(|(other, _)| other == name);
+        place.map(|place| place + 1).ok_or_else(|| self.no_adapter(name).into())
+    }
+
+    fn no_adapter(&self, name: &str) -> Problem {
+        let names: Vec<&str> = self.variants.iter().map(|(name, _)| name.as_str()).collect();
+        let names = if names.is_empty() { "—".to_owned() } else { names.join(", ") };
+        Problem::new(
+            "no_adapter",
+            format!("No adapter {name} is loaded; there are: {names}."),
+            format!("未加载适配器 {name}；已加载的有：{names}。"),
+        )
+        .hint("Name one of these, or load the model with it.", "请使用其中之一，或在加载模型时加入它。")
+        .field("adapter")
     }
 }
 
@@ -147,10 +255,10 @@ fn no_value_head(files: &ModelFiles) -> Problem {
     .field("model")
 }
 
-fn empty_text() -> Problem {
-    Problem::new("empty_text", "A text to score is empty.", "有一段待评分的文本为空。")
-        .hint("Give the whole conversation as the chat template writes it.", "请按对话模板给出完整的对话。")
-        .field("messages")
+fn empty_text(field: &str) -> Problem {
+    Problem::new("empty_text", format!("A text of {field} is empty."), format!("{field} 中有一段文本为空。"))
+        .hint("Leave it out, or write something.", "请去掉它，或填入内容。")
+        .field(field)
 }
 
 /// Special tokens with which the common templates end a turn, if this model has them.

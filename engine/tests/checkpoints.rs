@@ -14,7 +14,7 @@ use common::Case;
 use engine::{
     Places,
     files::disk::{Op, Verdict, observed},
-    generate::Generation,
+    generate::Request,
     loaded::Loaded,
     run,
     train::checkpoint,
@@ -613,14 +613,10 @@ mod faults {
         assert_eq!(ours.eos, exported.eos);
         let greedy = GenerateParams { do_sample: false, max_new_tokens: 64, ..GenerateParams::default() };
         let say = |loaded: &Loaded, prompt: &[u32]| {
-            let tokenizer = loaded.encoder.tokenizer().clone();
             // No token ends it: all 64 are compared.
-            let model = loaded.model.as_ref();
-            let mut said = Generation::new(model, tokenizer, &[], prompt.to_vec(), greedy.clone()).unwrap();
-            while said.finished.is_none() {
-                said.advance(model).unwrap();
-            }
-            said.ids
+            let request = Request { eos: [].into(), ..loaded.request(prompt.to_vec(), greedy.clone()) };
+            let mut engine = loaded.engine().unwrap();
+            engine.answer(request, &AtomicBool::new(false), &mut |_, _| {}).unwrap().0.remove(0).ids
         };
         for i in 0..20 {
             let question = [Message::new("user", format!("Question {i}: what is {}?", i * 7))];

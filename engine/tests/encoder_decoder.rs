@@ -4,14 +4,19 @@
 
 mod common;
 
+use api::{
+    RunConfig,
+    params::{self, GenerateParams},
+};
 use candle_core::{DType, Device, Tensor};
 use common::{distance, read_json, read_tensors, relative_distance};
 use engine::{
     adapters::lora::LoraTuning,
     files::ModelFiles,
+    generate::{Engine, Request, Said},
     model::{
         Attach, Grads, Layout, Network, Parameter, Store, Weights,
-        encoder_decoder::{Beams, Bias, EarlyStopping, EncoderDecoder, EncoderDecoderConfig, Pairs},
+        encoder_decoder::{Bias, EncoderDecoder, EncoderDecoderConfig, Pairs},
     },
 };
 use serde::Deserialize;
@@ -19,6 +24,7 @@ use serde_json::{Value, json};
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Largest difference of a logit; the logits are about 10.
@@ -130,19 +136,37 @@ fn texts_by_the_likeliest_token_and_by_beams() {
     for case in Case::all() {
         let model = case.open(&(), &mut Store::default());
         for Texts { search, most, ids } in &case.expected.texts {
-            let beams = Beams {
-                num_beams: search["num_beams"].as_u64().unwrap() as usize,
-                length_penalty: search["length_penalty"].as_f64().unwrap_or(1.0),
-                early_stopping: match &search["early_stopping"] {
-                    Value::Bool(true) => EarlyStopping::Full,
-                    Value::String(_) => EarlyStopping::Never,
-                    _ => EarlyStopping::Hopeless,
-                },
-                max_new_tokens: *most,
-            };
-            for ((source, _), expected) in case.expected.pairs.iter().zip(ids) {
-                assert_eq!(&model.generate(source, &beams).unwrap(), expected, "{}, {search}", case.folder.display());
+            let mut config = RunConfig::default();
+            config.set("do_sample", false);
+            config.set("max_new_tokens", *most as u64);
+            search.as_object().unwrap().iter().for_each(|(key, value)| config.set(key, value.clone()));
+            let params: Arc<GenerateParams> = Arc::new(params::read(&config).unwrap());
+            let mut engine = Engine::new(vec![&model as &dyn Network]).unwrap();
+            // All sources together, as they come to a server.
+            let requests = case.expected.pairs.iter().map(|(source, _)| Request {
+                prompt: source.clone(),
+                model: 0,
+                params: params.clone(),
+                seeds: vec![0],
+                eos: model.config.eos.as_slice().into(),
+                tokenizer: None,
+                surely: false,
+            });
+            let tickets: Vec<_> = requests.map(|request| engine.add(request).unwrap()).collect();
+            let mut said = HashMap::new();
+            while !engine.is_idle() {
+                for (ticket, heard) in engine.step() {
+                    match heard {
+                        Said::Ended(answer) => {
+                            drop(said.insert(ticket, answer.ids.into_iter().chain(answer.eos).collect()))
+                        }
+                        Said::Failed(problem) => panic!("{problem:?}"),
+                        Said::Text { .. } | Said::Done(_) => {}
+                    }
+                }
             }
+            let said: Vec<Vec<u32>> = tickets.iter().map(|ticket| said.remove(ticket).unwrap()).collect();
+            assert_eq!(&said, ids, "{}, {search}", case.folder.display());
         }
     }
 }

@@ -173,7 +173,7 @@ fn a_broken_export_is_taken_back() {
         let id = dir.file_name().unwrap().to_owned();
         let kept = report(&home.dir.path().join("runs").join(id));
         assert!(!kept.passed && kept.reason.is_some());
-        problem.text.en.clone()
+        problem.message
     };
     let weights = broken("chatml", "model.safetensors", |bytes| {
         let middle = bytes.len() / 2;

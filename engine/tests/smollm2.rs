@@ -148,13 +148,12 @@ fn a_merged_export_says_the_same_in_transformers() {
                 json!(loaded.encoder.prompt(std::slice::from_ref(&message), None).unwrap()),
                 expected["prompt_ids"]
             );
-            let mut answer = loaded.answer(&[message], params).unwrap();
-            while answer.finished.is_none() {
-                answer.advance(loaded.model.as_ref()).unwrap();
-            }
-            println!("{text}: {}", answer.answer().unwrap());
+            let request = loaded.answer(&[message], None, params).unwrap();
+            let mut engine = loaded.engine().unwrap();
+            let answer = engine.answer(request, &AtomicBool::new(false), &mut |_, _| {}).unwrap().0.remove(0);
+            println!("{text}: {}", answer.text);
             assert_eq!(json!(answer.ids), expected["ids"], "{text}");
-            assert_eq!(answer.answer().unwrap(), expected["text"].as_str().unwrap());
+            assert_eq!(answer.text, expected["text"].as_str().unwrap());
         }
     }
 }

@@ -80,7 +80,7 @@ impl Setting {
         } else if has("boolean") {
             if has("null") { Kind::MaybeSwitch } else { Kind::Switch }
         } else if has("array") {
-            Kind::Words
+            if self.schema["texts"] == true { Kind::Text } else { Kind::Words }
         } else if (has("number") || has("integer")) && !has("string") {
             Kind::Number
         } else {

@@ -290,9 +290,14 @@ async fn chat() -> Result {
                 let problem = Problem::new("no_value_head", "There is no value head.", "没有价值头。");
                 say(&Reply::Failed { id, problem })?;
             }
-            Command::Generate { id, messages, .. } => {
+            // Each text gets its length.
+            Command::Embed { id, texts } => {
+                let embeddings = texts.iter().map(|text| vec![text.len() as f32]).collect();
+                say(&Reply::Embeddings { id, embeddings, tokens: texts.len() as u64 })?;
+            }
+            Command::Generate { id, messages, prompt, .. } => {
                 let stop = flag(&id);
-                let text = messages.last().map(|m| m.content.clone()).unwrap_or_default();
+                let text = prompt.or(messages.last().map(|m| m.content.clone())).unwrap_or_default();
                 tokio::spawn(async move { answer(id, text, stop).await });
             }
         }
@@ -308,13 +313,15 @@ async fn answer(id: String, text: String, stop: Arc<AtomicBool>) -> Result {
             std::process::abort();
         }
         if stop.load(Ordering::Relaxed) {
-            return say(&Reply::Done { id, finish_reason: FinishReason::Cancelled, usage });
+            say(&Reply::Ended { id: id.clone(), index: 0, finish_reason: FinishReason::Cancelled })?;
+            return say(&Reply::Done { id, usage });
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
         usage.completion_tokens += 1;
-        say(&Reply::Text { id: id.clone(), text: word.into() })?;
+        say(&Reply::Text { id: id.clone(), index: 0, text: word.into(), logprobs: Vec::new() })?;
     }
-    say(&Reply::Done { id, finish_reason: FinishReason::Stop, usage })
+    say(&Reply::Ended { id: id.clone(), index: 0, finish_reason: FinishReason::Stop })?;
+    say(&Reply::Done { id, usage })
 }
 
 fn say(reply: &Reply) -> Result {

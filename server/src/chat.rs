@@ -129,7 +129,14 @@ impl Chats {
     }
 
     pub fn generate(&self, id: &str, body: Generate) -> Reply<Conversation> {
-        self.ask(self.find(id)?, |id| Command::Generate { id, messages: body.messages, params: body.params })
+        self.ask(self.find(id)?, |id| Command::Generate {
+            id,
+            messages: body.messages,
+            prompt: None,
+            tools: None,
+            adapter: body.adapter,
+            params: body.params,
+        })
     }
 
     /// The id of the request, and a score for each text.
@@ -280,8 +287,10 @@ impl Chat {
                 model.problem = Some(problem.clone());
                 return true;
             }
-            Said::Text { id, .. } => (id.clone(), false),
-            Said::Done { id, .. } | Said::Scores { id, .. } | Said::Failed { id, .. } => (id.clone(), true),
+            Said::Text { id, .. } | Said::Ended { id, .. } => (id.clone(), false),
+            Said::Done { id, .. } | Said::Scores { id, .. } | Said::Embeddings { id, .. } | Said::Failed { id, .. } => {
+                (id.clone(), true)
+            }
         };
         let mut requests = self.requests();
         let is_read = requests.get(&id).is_some_and(|sender| sender.try_send(said).is_ok());

@@ -134,11 +134,13 @@ async fn read(mut events: Events) -> (String, Value) {
     let mut text = String::new();
     loop {
         let (_, reply) = events.next().await.unwrap();
-        if reply["type"] != "text" {
+        if reply["type"] == "ended" {
+            assert_eq!(reply["finish_reason"], "stop");
+        } else if reply["type"] != "text" {
             assert!(events.next().await.is_none(), "nothing follows the last line");
             return (text, reply);
         }
-        text += reply["text"].as_str().unwrap();
+        text += reply["text"].as_str().unwrap_or_default();
     }
 }
 
@@ -156,7 +158,7 @@ async fn one_model_answers_many_at_once() {
     for (n, events) in open.into_iter().enumerate() {
         let (text, last) = read(events).await;
         assert_eq!(text, format!("{n} one two three"));
-        assert_eq!((&last["type"], &last["finish_reason"]), (&json!("done"), &json!("stop")));
+        assert_eq!(last["type"], "done");
     }
     // Closing the stream stops the answer.
     let mut events = generate(&studio, &id, &"word ".repeat(500)).await;

@@ -383,18 +383,74 @@ pub struct GenerateParams {
     /// Choose only among this many likeliest words; 0 means all.
     #[schemars(range(min = 0), extend("ui" = main_ui(["Top k", "Top k"], "只在最可能的若干词中选择；0 为不限。", ["Lower: safer words", "调低：用词更稳妥"])))]
     pub top_k: usize,
-    /// Answers that are followed at once in a search for the likeliest, for encoder-decoders such as T5; 1 is no search. Above 1, nothing is sampled.
-    #[schemars(range(min = 1, max = 64), extend("ui" = ui(["Beams", "束数"], "搜索最可能的回答时同时跟踪的候选数，用于 T5 等编码器-解码器；1 为不搜索，大于 1 时不采样。", ["Higher: likelier answers, slower", "调高：回答更可能，速度更慢"])))]
+    /// Choose only among words at least this likely, as a share of the likeliest one; 0 means all.
+    #[schemars(range(min = 0.0, max = 1.0), extend("ui" = ui(["Min p", "Min p"], "只在概率不低于最可能词的这一比例的词中选择；0 为不限。", ["Higher: safer words; usual 0.05 to 0.2", "调高：用词更稳妥；常用 0.05 到 0.2"])))]
+    pub min_p: f64,
+    /// Answers that are followed at once in a search for the likeliest; 1 is no search. With sampling, beams are drawn at random.
+    #[schemars(range(min = 1, max = 64), extend("ui" = ui(["Beams", "束数"], "搜索最可能的回答时同时跟踪的候选数；1 为不搜索。与采样同用时随机抽取候选。", ["Higher: likelier answers, slower", "调高：回答更可能，速度更慢"])))]
     pub num_beams: usize,
+    /// How a search of beams weighs length: the score is divided by the length to this power.
+    #[schemars(range(min = -10.0, max = 10.0), extend("ui" = ui(["Length penalty", "长度惩罚"], "束搜索如何看待长度：得分除以长度的该次幂。", ["Above 0: longer answers gain; below: shorter", "大于 0：偏向长回答；小于 0：偏向短回答"])))]
+    pub length_penalty: f64,
+    /// When a search of beams ends. true: as soon as there are as many answers as beams. false: when a better one is unlikely. never: when no better one is possible.
+    #[schemars(extend("ui" = ui(["Early stopping", "提前停止"], "束搜索何时结束。true：找到与束数相同的回答即止；false：不太可能有更好的时结束；never：不可能有更好的时才结束。", ["true is fastest", "true 最快"])))]
+    pub early_stopping: EarlyStopping,
+    /// Answers to each question. In a search of beams: how many of its best.
+    #[schemars(range(min = 1, max = 64), extend("ui" = ui(["Answers", "回答数"], "每个问题给出几个回答；束搜索时为最好的几个。", ["", ""])))]
+    pub num_return_sequences: usize,
     /// Makes words that were already said less likely; 1 switches it off.
     #[schemars(range(min = 0.01, max = 10.0), extend("ui" = ui(["Repetition penalty", "重复惩罚"], "降低已说过的词的概率；1 为关闭。", ["Higher: repeats less; usual 1 to 1.2", "调高：重复更少；常用 1 到 1.2"])))]
     pub repetition_penalty: f64,
+    /// Makes each word that was already said in the answer less likely, however often.
+    #[schemars(range(min = -2.0, max = 2.0), extend("ui" = ui(["Presence penalty", "存在惩罚"], "回答中已出现过的词，无论次数，概率都降低。", ["Higher: more new words; below 0: fewer", "调高：新词更多；小于 0 则更少"])))]
+    pub presence_penalty: f64,
+    /// Makes each word less likely by how often it was already said in the answer.
+    #[schemars(range(min = -2.0, max = 2.0), extend("ui" = ui(["Frequency penalty", "频率惩罚"], "词在回答中出现越多，概率降低越多。", ["Higher: repeats less", "调高：重复更少"])))]
+    pub frequency_penalty: f64,
+    /// No sequence of so many tokens comes twice, those of the question included; 0 switches it off.
+    #[schemars(range(min = 0, max = 1024), extend("ui" = ui(["No repeated n-grams", "禁止重复 n 元组"], "任何这么多词元的序列都不出现两次，包括问题中的；0 为关闭。", ["3 is usual in a search of beams", "束搜索常用 3"])))]
+    pub no_repeat_ngram_size: usize,
+    /// Shortest question and answer together.
+    #[schemars(range(min = 0, max = 131072), extend("ui" = ui(["Shortest whole", "最短总长"], "问题与回答合计至少多少词元。", ["", ""]), "unit" = "tokens"))]
+    pub min_length: usize,
+    /// Shortest answer.
+    #[schemars(range(min = 0, max = 131072), extend("ui" = ui(["Shortest answer", "最短回答"], "回答至少多少词元。", ["", ""]), "unit" = "tokens"))]
+    pub min_new_tokens: usize,
+    /// Longest question and answer together, where that is less than max_new_tokens allows. Empty: no such bound.
+    #[schemars(range(min = 1, max = 131072), extend("ui" = ui(["Longest whole", "最长总长"], "问题与回答合计最多多少词元，比 max_new_tokens 更严时生效。留空则不限。", ["", ""]), "unit" = "tokens"))]
+    pub max_length: Option<usize>,
+    /// Texts that must not be said.
+    #[schemars(extend("ui" = ui(["Forbidden words", "禁用词"], "不得出现的文本。", ["", ""]), "texts" = true))]
+    pub bad_words: Vec<String>,
+    /// Texts that end the answer; they are no part of it.
+    #[schemars(extend("ui" = ui(["Stop at", "停止文本"], "遇到这些文本即结束回答，其本身不计入回答。", ["", ""]), "texts" = true))]
+    pub stop: Vec<String>,
     /// Start of the random numbers. Empty: another one each time.
     #[schemars(extend("ui" = ui(["Seed", "随机种子"], "随机数的起点。留空则每次不同。", ["", ""])))]
     pub seed: Option<u64>,
     /// Think before answering, for models whose chat template knows enable_thinking. Empty: the template decides.
     #[schemars(extend("ui" = ui(["Thinking", "思考"], "先思考再回答，适用于对话模板支持 enable_thinking 的模型。留空则由模板决定。", ["", ""])))]
     pub enable_thinking: Option<bool>,
+    /// Tell how likely each token was, with so many of the likeliest at its place. Empty: no.
+    #[schemars(range(min = 0, max = 20), extend("ui" = ui(["Log probabilities", "对数概率"], "给出每个词元的概率，以及该处最可能的几个词元。留空则不给。", ["", ""])))]
+    pub logprobs: Option<usize>,
+    /// What the answer must look like, as OpenAI writes it: {"type": "json_object"}, or json_schema with a schema. Empty: anything.
+    #[schemars(extend("ui" = ui(["Answer format", "回答格式"], "回答必须符合的格式，写法与 OpenAI 相同：{\"type\": \"json_object\"}，或带 schema 的 json_schema。留空则不限。", ["", ""]), "type" = ["object", "null"]))]
+    pub response_format: Option<serde_json::Value>,
+    /// Among requests that wait, higher ones go first.
+    #[schemars(range(min = -100, max = 100), extend("ui" = ui(["Priority", "优先级"], "多个请求等待时，数值高的先处理。", ["", ""])))]
+    pub priority: i64,
+}
+
+/// When a search of beams ends, as transformers has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum EarlyStopping {
+    True,
+    #[default]
+    False,
+    Never,
 }
 
 impl Default for GenerateParams {
@@ -405,10 +461,25 @@ impl Default for GenerateParams {
             temperature: 0.95,
             top_p: 0.7,
             top_k: 50,
+            min_p: 0.0,
             num_beams: 1,
+            length_penalty: 1.0,
+            early_stopping: EarlyStopping::False,
+            num_return_sequences: 1,
             repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            no_repeat_ngram_size: 0,
+            min_length: 0,
+            min_new_tokens: 0,
+            max_length: None,
+            bad_words: Vec::new(),
+            stop: Vec::new(),
             seed: None,
             enable_thinking: None,
+            logprobs: None,
+            response_format: None,
+            priority: 0,
         }
     }
 }

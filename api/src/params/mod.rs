@@ -123,6 +123,11 @@ fn coerce(key: &str, value: &Value, property: &Value) -> Result<Value, Box<Probl
         Value::String(s) if (wants("number") || wants("integer")) && !wants("string") => {
             serde_json::from_str::<Value>(s.trim()).ok().filter(Value::is_number).unwrap_or_else(|| value.clone())
         }
+        // A list of texts, which may have commas and white space in them.
+        Value::String(s) if wants("array") && property["texts"] == true => vec![s.clone()].into(),
+        Value::String(s) if wants("object") && !wants("string") => {
+            serde_json::from_str::<Value>(s.trim()).ok().filter(Value::is_object).unwrap_or_else(|| value.clone())
+        }
         Value::String(s) if wants("array") => s
             .split(',')
             .map(str::trim)
@@ -160,7 +165,12 @@ fn coerce(key: &str, value: &Value, property: &Value) -> Result<Value, Box<Probl
         Value::Number(_) => wants("number"),
         Value::String(_) => wants("string") || property.get("enum").is_some(),
         Value::Array(items) => {
-            wants("array") && (property["items"]["type"] != "number" || items.iter().all(Value::is_number))
+            let fits = |item: &Value| match property["items"]["type"].as_str() {
+                Some("number") => item.is_number(),
+                Some("string") if property["texts"] == true => item.as_str().is_some_and(|text| !text.is_empty()),
+                _ => true,
+            };
+            wants("array") && items.iter().all(fits)
         }
         Value::Object(_) => wants("object"),
     };
@@ -186,12 +196,16 @@ fn coerce(key: &str, value: &Value, property: &Value) -> Result<Value, Box<Probl
             "boolean" => "true 或 false".into(),
             "string" => "文本".into(),
             "array" if property["items"]["type"] == "number" => "数字列表，例如 0.7,0.3".into(),
+            "array" if property["texts"] == true => "非空文本的列表".into(),
+            "object" => "JSON 对象".into(),
             "array" => "列表".into(),
             _ => names.clone(),
         };
         let en = match names.as_str() {
             "boolean" => "true or false".into(),
             "array" if property["items"]["type"] == "number" => "array of numbers, for example 0.7,0.3".into(),
+            "array" if property["texts"] == true => "array of texts that are not empty".into(),
+            "object" => "JSON object".into(),
             _ => names,
         };
         return Err(problem(format!("must be {}{en}", article(&en)), format!("应为{zh}")));
@@ -264,6 +278,25 @@ mod tests {
         }
         let wrong = read::<DataParams>(&config(json!({"interleave_probs": "0.7,x"}))).unwrap_err();
         assert!(wrong.0[0].message.contains("an array of numbers"), "{wrong:?}");
+    }
+
+    #[test]
+    fn lists_of_texts_keep_their_commas() {
+        let read = |value| read::<GenerateParams>(&config(value)).map_err(|p| p.0[0].message.clone());
+        let params = read(json!({"stop": "a, b", "early_stopping": true, "bad_words": ["x", " y"]})).unwrap();
+        assert_eq!((params.stop, params.bad_words), (vec!["a, b".to_string()], vec!["x".to_string(), " y".into()]));
+        assert_eq!(params.early_stopping, EarlyStopping::True);
+        let params = read(json!({"early_stopping": "never", "response_format": r#"{"type": "json_object"}"#})).unwrap();
+        assert_eq!(params.early_stopping, EarlyStopping::Never);
+        assert_eq!(params.response_format, Some(json!({"type": "json_object"})));
+        for (wrong, message) in [
+            (json!({"stop": [""]}), "stop is [\"\"], must be an array of texts that are not empty."),
+            (json!({"stop": [1]}), "stop is [1], must be an array of texts that are not empty."),
+            (json!({"response_format": "x"}), "response_format is \"x\", must be a JSON object."),
+            (json!({"early_stopping": "soon"}), "early_stopping is \"soon\", must be one of true, false, never."),
+        ] {
+            assert_eq!(read(wrong).unwrap_err(), message);
+        }
     }
 
     #[test]

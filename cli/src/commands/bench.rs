@@ -12,8 +12,8 @@ use api::{
     params::{self, ComputeType, QuantizationParams, TrainParams},
 };
 use engine::bench::{
-    self, DataBench, DataReport, GenerateBench, GenerateReport, MethodBench, MethodReport, PackingReport, RolloutBench,
-    RolloutReport, Spent, Subject, TrainBench, TrainReport,
+    self, ChatsReport, DataBench, DataReport, GenerateBench, GenerateReport, MethodBench, MethodReport, PackingReport,
+    RolloutBench, RolloutReport, Spent, Subject, TrainBench, TrainReport,
 };
 use std::{
     process::{Command, Stdio},
@@ -69,8 +69,8 @@ pub fn run(command: Bench, environment: &Environment, say: &Say, begun: Instant)
         Bench::Generate(args) => {
             let (subject, compute_type) = common(&args.subject)?;
             let BenchGenerate { subject: BenchSubject { profile, .. }, .. } = args;
-            let [prompt, new, rounds] = [args.prompt, args.new, args.rounds].map(|n| n as usize);
-            let asked = GenerateBench { subject, prompt, new, rounds, compute_type, profile };
+            let [prompt, new, rounds, chats] = [args.prompt, args.new, args.rounds, args.chats].map(|n| n as usize);
+            let asked = GenerateBench { subject, prompt, new, rounds, chats, compute_type, profile };
             let report = bench::generate(&asked, &places, begun).map_err(Failure::refused)?;
             say.result(&report, || generated(&report, say.is_chinese()));
         }
@@ -223,7 +223,34 @@ fn generated(r: &GenerateReport, chinese: bool) -> String {
             r.prompt_per_s, r.decode_per_s, r.first_token_s
         ),
     };
-    lines + &shares(&r.profile)
+    let chats = r.chats.as_ref().map(|chats| chatted(chats, chinese)).unwrap_or_default();
+    lines + &chats + &shares(&r.profile)
+}
+
+fn chatted(c: &ChatsReport, chinese: bool) -> String {
+    let ChatsReport { chats, prompt, new, mixed, most_tokens, .. } = c;
+    let ratio = c.at_once_per_s / c.in_a_row_per_s.max(1e-9);
+    let (share, cache) = (c.utilisation * 100.0, megabytes(Some(c.cache_bytes)));
+    match chinese {
+        true => format!(
+            "\n{chats} 个对话（提示 {prompt}，生成 {new} 词元）\n\
+             逐个，词元/秒   {:.1}\n\
+             同时，词元/秒   {:.1}（{ratio:.2} 倍）\n\
+             {mixed} 个长短不一的请求\n\
+             缓存页利用率    {share:.1} %\n\
+             缓存            {cache}，同时最多 {most_tokens} 词元",
+            c.in_a_row_per_s, c.at_once_per_s
+        ),
+        false => format!(
+            "\n{chats} chats, prompts of {prompt} tokens, {new} after each\n\
+             in a row, tokens/s    {:.1}\n\
+             at once, tokens/s     {:.1} ({ratio:.2} times as many)\n\
+             {mixed} requests of all lengths\n\
+             pages filled          {share:.1} %\n\
+             cache                 {cache}, at most {most_tokens} tokens at a time",
+            c.in_a_row_per_s, c.at_once_per_s
+        ),
+    }
 }
 
 fn rolled_out(r: &RolloutReport, chinese: bool) -> String {

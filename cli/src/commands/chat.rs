@@ -11,11 +11,11 @@ use crate::{
 };
 use api::{
     Problem, Problems, RunConfig,
-    chat::{Answer, FinishReason},
+    chat::Answer,
     data::Message,
     params::{self, ComputeType, GenerateParams, ModelParams},
 };
-use engine::loaded::Loaded;
+use engine::{generate::Engine, loaded::Loaded};
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,8 +36,10 @@ pub fn run(
     log::to_stderr("warn", LogFormat::Text);
     home::set_up(&environment.home)?;
     let loaded = Loaded::open(&model, &environment.places(), ComputeType::Auto).map_err(Failure::refused)?;
+    let engine = loaded.engine().map_err(Failure::refused)?;
     let mut conversation = Conversation {
-        loaded,
+        loaded: &loaded,
+        engine,
         params: generation,
         messages: system.into_iter().map(|text| Message::new("system", text)).collect(),
         busy: Arc::default(),
@@ -80,15 +82,16 @@ fn arguments(config: &RunConfig) -> Outcome<(ModelParams, GenerateParams)> {
     }
 }
 
-struct Conversation {
-    loaded: Loaded,
+struct Conversation<'a> {
+    loaded: &'a Loaded,
+    engine: Engine<'a>,
     params: GenerateParams,
     messages: Vec<Message>,
     busy: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
 }
 
-impl Conversation {
+impl Conversation<'_> {
     /// Answers and remembers both; new text goes to `tell` as it comes.
     fn answer(&mut self, prompt: String, tell: &mut dyn FnMut(&str)) -> Outcome<Answer> {
         self.messages.push(Message::new("user", prompt));
@@ -103,23 +106,23 @@ impl Conversation {
         answer.map_err(|e| Failure::failed(e.into_problem()))
     }
 
-    fn generate(&self, tell: &mut dyn FnMut(&str)) -> engine::Result<Answer> {
-        let mut generation = self.loaded.answer(&self.messages, self.params.clone())?;
-        let finish_reason = loop {
-            if self.stop.load(Ordering::Relaxed) {
-                break FinishReason::Cancelled;
-            }
-            tell(&generation.advance(self.loaded.model.as_ref())?);
-            if let Some(reason) = generation.finished {
-                break reason;
+    fn generate(&mut self, tell: &mut dyn FnMut(&str)) -> engine::Result<Answer> {
+        let request = self.loaded.answer(&self.messages, None, self.params.clone())?;
+        // Of several answers the first is shown as it comes.
+        let mut tell = |index: usize, text: &str| {
+            if index == 0 {
+                tell(text)
             }
         };
+        let (answers, usage) = self.engine.answer(request, &self.stop, &mut tell)?;
+        let first = answers.into_iter().next();
+        let first = first.ok_or_else(|| engine::Error::Internal("there is no answer".into()))?;
         Ok(Answer {
-            text: generation.answer()?,
-            ids: generation.ids.clone(),
-            prompt_tokens: generation.prompt_tokens() as u64,
-            completion_tokens: generation.ids.len() as u64,
-            finish_reason,
+            text: first.text,
+            completion_tokens: first.ids.len() as u64,
+            ids: first.ids,
+            prompt_tokens: usage.prompt_tokens,
+            finish_reason: first.reason,
         })
     }
 }

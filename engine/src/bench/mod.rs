@@ -9,7 +9,7 @@ mod subject;
 mod train;
 
 pub use data::{DataBench, DataReport, EncodeReport, data};
-pub use generate::{GenerateBench, GenerateReport, generate};
+pub use generate::{ChatsReport, GenerateBench, GenerateReport, generate};
 pub use methods::{MethodBench, MethodReport, method, methods};
 pub use packing::{PackingReport, packing};
 pub use rollouts::{RolloutBench, RolloutReport, rollouts};

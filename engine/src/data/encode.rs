@@ -203,6 +203,17 @@ impl Encoder {
         Ok(self.encode(text, false)?.get_ids().to_vec())
     }
 
+    /// A plain text to go on with: with what the tokenizer puts before a text (often a first token), not with what it puts
+    /// behind it.
+    pub fn plain_ids(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.encode(text, true)?.get_ids().to_vec();
+        let ends = self.special.eos.as_ref().is_some_and(|(_, eos)| ids.last() == Some(eos));
+        if ends && !self.rendered_ids(text)?.ends_with(&ids[ids.len() - 1..]) {
+            ids.pop();
+        }
+        Ok(ids)
+    }
+
     /// A plain text, whole, all trained: with what the tokenizer puts around a text (often a first token), and a last token
     /// that ends it.
     pub fn text(&self, text: &str) -> Result<Sequence> {

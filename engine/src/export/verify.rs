@@ -9,10 +9,7 @@ use crate::{
     data::Encoder,
     generate::batch::{Ask, answers},
     loaded::Loaded,
-    model::{
-        Batch, Model, Network,
-        encoder_decoder::{Beams, EarlyStopping},
-    },
+    model::{Batch, Model, Network},
 };
 use api::{
     Problem, Text,
@@ -173,15 +170,14 @@ impl Verification {
 
     fn too_far(&self) -> Option<Text> {
         let (relative, change) = (self.relative_logit_difference, self.change());
-        // Written so that what is no number fails.
-        match self.tolerance.logits {
-            Some(most) if !(relative <= most) => {
-                return Some(Text::new(
-                    format!("its logits differ by {relative:.2e} of their spread, at most {most:.2e} is rounding"),
-                    format!("其 logits 相差为其离散程度的 {relative:.2e}，舍入误差最多为 {most:.2e}"),
-                ));
-            }
-            _ => {}
+        // What is no number isn't near.
+        let most = self.tolerance.logits.unwrap_or(f64::INFINITY);
+        let rounding = relative <= most;
+        if !rounding {
+            return Some(Text::new(
+                format!("its logits differ by {relative:.2e} of their spread, at most {most:.2e} is rounding"),
+                format!("其 logits 相差为其离散程度的 {relative:.2e}，舍入误差最多为 {most:.2e}"),
+            ));
         }
         let most = self.tolerance.perplexity;
         let near = if self.tolerance.logits.is_some() { change.abs() <= most } else { change <= most };
@@ -304,15 +300,10 @@ fn context(loaded: &Loaded) -> usize {
 }
 
 fn greedy(loaded: &Loaded, prompts: &[Vec<u32>], stop: &AtomicBool) -> Result<Vec<Vec<u32>>> {
-    if let Some(model) = loaded.model.encoder_decoder() {
-        let early_stopping = EarlyStopping::default();
-        let beams = Beams { num_beams: 1, length_penalty: 1.0, early_stopping, max_new_tokens: NEW };
-        return prompts.iter().map(|prompt| model.generate(prompt, &beams)).collect();
-    }
     let params =
         GenerateParams { do_sample: false, max_new_tokens: NEW, repetition_penalty: 1.0, ..GenerateParams::default() };
     let asks: Vec<Ask> = prompts.iter().map(|prompt| Ask { prompt: prompt.clone(), seeds: vec![0] }).collect();
-    let made = answers(loaded.model.decoder()?, &asks, &loaded.eos, &params, stop)?;
+    let made = answers(loaded.model.as_ref(), &asks, &loaded.eos, &params, stop)?;
     let made = made.ok_or_else(|| Error::Internal("stopped".into()))?;
     Ok(made.into_iter().flatten().map(|answer| answer.ids).collect())
 }

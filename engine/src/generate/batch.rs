@@ -1,21 +1,16 @@
-//! Many answers at once, for the stages that learn from what the model itself says: all sequences go through the model
-//! together, a prompt is computed once for all its answers, and an answer that has ended leaves the batch.
+//! Many answers at once, for the stages that learn from what the model itself says: all go through the engine together, and
+//! a prompt is computed once for all its answers.
 
-use super::sample::choose;
-use crate::{
-    Error, Result,
-    model::{Cache, Model},
-    random::Random,
+use super::engine::{Engine, Request, Said};
+use crate::{Error, Result, model::Network};
+use api::{chat::FinishReason, params::GenerateParams};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
-use api::{Problem, params::GenerateParams};
-use rayon::prelude::*;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Stream of the random numbers that choose tokens.
-const STREAM: u64 = 0x6E1;
-
-/// Sequences that advance together at most.
-pub const TOGETHER: usize = 64;
 
 /// A prompt, and a seed for each answer that is wanted.
 #[derive(Clone, Debug)]
@@ -34,116 +29,55 @@ pub struct Answer {
     pub whole: bool,
 }
 
-/// An answer in the making.
-struct Active {
-    ask: usize,
-    answer: usize,
-    random: Random,
-    ids: Vec<u32>,
-}
-
 /// Answers to each of `asks`, in the order of their seeds; nothing if `stop` was heard. `eos` are the tokens that end an
 /// answer; the seed of `params` counts for nothing.
 pub fn answers(
-    model: &Model,
+    model: &dyn Network,
     asks: &[Ask],
     eos: &[u32],
     params: &GenerateParams,
     stop: &AtomicBool,
 ) -> Result<Option<Vec<Vec<Answer>>>> {
-    let mut all = Vec::with_capacity(asks.len());
-    let mut rest = asks;
-    while !rest.is_empty() {
-        let mut sum = 0;
-        let fit = rest.iter().take_while(|ask| {
-            sum += ask.seeds.len();
-            sum <= TOGETHER
-        });
-        let (some, others) = rest.split_at(fit.count().max(1));
-        rest = others;
-        match together(model, some, eos, params, stop)? {
-            Some(answers) => all.extend(answers),
-            None => return Ok(None),
-        }
-    }
-    Ok(Some(all))
-}
-
-fn together(
-    model: &Model,
-    asks: &[Ask],
-    eos: &[u32],
-    params: &GenerateParams,
-    stop: &AtomicBool,
-) -> Result<Option<Vec<Vec<Answer>>>> {
-    let context = model.context();
-    if let Some(ask) = asks.iter().find(|ask| ask.prompt.is_empty() || ask.prompt.len() >= context) {
-        return Err(Error::Internal(format!("a prompt has {} tokens, the context {context}", ask.prompt.len())));
+    let mut engine = Engine::new(vec![model])?;
+    let (params, eos): (Arc<GenerateParams>, Arc<[u32]>) = (Arc::new(params.clone()), eos.into());
+    let mut places = HashMap::new();
+    for (place, ask) in asks.iter().enumerate().filter(|(_, ask)| !ask.seeds.is_empty()) {
+        let request = Request {
+            prompt: ask.prompt.clone(),
+            model: 0,
+            params: params.clone(),
+            seeds: ask.seeds.clone(),
+            eos: eos.clone(),
+            tokenizer: None,
+            surely: false,
+        };
+        places.insert(engine.add(request)?, place);
     }
     let mut done: Vec<Vec<Answer>> = asks.iter().map(|ask| vec![Answer::default(); ask.seeds.len()]).collect();
-    let mut cache = Cache::of(model.config.layers, asks.len());
-    let prompts: Vec<&[u32]> = asks.iter().map(|ask| ask.prompt.as_slice()).collect();
-    let logits = model.step_all(&prompts, &mut cache)?;
-    let each = asks.iter().enumerate().flat_map(|(ask, asked)| (0..asked.seeds.len()).map(move |answer| (ask, answer)));
-    let active = each.map(|(ask, answer)| {
-        let random = Random::new(asks[ask].seeds[answer], STREAM);
-        Active { ask, answer, random, ids: Vec::new() }
-    });
-    let mut active: Vec<Active> = active.collect();
-    cache.choose(&active.iter().map(|one| one.ask).collect::<Vec<_>>())?;
-    let mut logits: Vec<Vec<f32>> = active.iter().map(|one| logits[one.ask].clone()).collect();
-    while !active.is_empty() {
+    while !engine.is_idle() {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let chosen = active.par_iter_mut().zip(&mut logits).map(|(one, logits)| {
-            if logits.iter().any(|l| l.is_nan()) {
-                return Err(not_finite());
-            }
-            let seen = asks[one.ask].prompt.iter().chain(&one.ids).copied();
-            let next = choose(logits, params, seen, &mut one.random);
-            one.ids.push(next);
-            Ok(())
-        });
-        chosen.collect::<Result<(), Problem>>()?;
-        let mut going = Vec::new();
-        for (i, one) in active.iter_mut().enumerate() {
-            let whole = one.ids.last().is_some_and(|id| eos.contains(id));
-            let length = asks[one.ask].prompt.len() + one.ids.len();
-            match whole || one.ids.len() >= params.max_new_tokens || length >= context {
-                true => done[one.ask][one.answer] = Answer { ids: std::mem::take(&mut one.ids), whole },
-                false => going.push(i),
+        for (ticket, said) in engine.step() {
+            match said {
+                Said::Ended(answer) => {
+                    let place = *places.get(&ticket).ok_or_else(|| Error::Internal("an answer to nothing".into()))?;
+                    let ids = answer.ids.into_iter().chain(answer.eos).collect();
+                    done[place][answer.index] = Answer { ids, whole: answer.reason == FinishReason::Stop };
+                }
+                Said::Failed(problem) => return Err(problem.into()),
+                Said::Text { .. } | Said::Done(_) => {}
             }
         }
-        if going.len() < active.len() {
-            cache.choose(&going)?;
-            // Those that ended have given their ids away.
-            active.retain(|one| !one.ids.is_empty());
-        }
-        if active.is_empty() {
-            break;
-        }
-        let pieces: Vec<&[u32]> = active.iter().map(|one| &one.ids[one.ids.len() - 1..]).collect();
-        logits = model.step_all(&pieces, &mut cache)?;
     }
     Ok(Some(done))
-}
-
-fn not_finite() -> Problem {
-    Problem::new(
-        "diverged",
-        "The model gives no numbers any more while it generates: its weights have diverged.",
-        "模型生成时已不再给出有效数值：其权重已发散。",
-    )
-    .hint("Resume from the last checkpoint with a lower learning_rate.", "请调低 learning_rate，从最近的检查点继续。")
-    .field("learning_rate")
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::model::{Source, Store, build, families::family};
+    use crate::model::{Model, Source, Store, build, families::family};
     use candle_core::{DType, Device};
     use serde_json::json;
 

@@ -1,50 +1,71 @@
-//! The choice of the next token, in transformers' order: repetition penalty, temperature, top k, top p.
+//! The choice of the next token by its scores, in transformers' order: temperature, top k, top p, min p.
 
 use crate::random::Random;
 use api::params::GenerateParams;
 
-/// The next token for logits (vocab); `seen` are the tokens so far.
-pub fn choose(
-    logits: &mut [f32],
-    params: &GenerateParams,
-    seen: impl Iterator<Item = u32>,
-    random: &mut Random,
-) -> u32 {
-    if params.repetition_penalty != 1.0 {
-        penalise(logits, params.repetition_penalty as f32, seen);
+/// The next token for scores (vocab).
+pub fn choose(scores: &[f32], params: &GenerateParams, random: &mut Random) -> u32 {
+    if !samples(params) || params.top_k == 1 {
+        return likeliest(scores);
     }
-    if !params.do_sample || params.temperature <= 0.0 || params.top_k == 1 {
-        return likeliest(logits);
+    if params.top_k == 0 && params.top_p >= 1.0 && params.min_p <= 0.0 {
+        return any(scores, params.temperature as f32, random);
     }
-    let temperature = params.temperature as f32;
-    if params.top_k == 0 && params.top_p >= 1.0 {
-        return any(logits, temperature, random);
-    }
-    let mut candidates: Vec<(u32, f32)> =
-        logits.iter().enumerate().map(|(i, l)| (i as u32, l / temperature)).filter(|(_, l)| l.is_finite()).collect();
-    let mut ordered = lead(&mut candidates, if params.top_k > 0 { params.top_k } else { FEW });
-    if params.top_k > 0 {
-        candidates.truncate(ordered);
-    }
-    let Some(&(_, max)) = candidates.first() else { return 0 };
+    let candidates = leading(scores, params, 1);
+    let Some(&(first, max)) = candidates.first() else { return 0 };
     let share = |candidate: &(u32, f32)| f64::from(candidate.1 - max).exp();
-    let wanted = params.top_p * candidates.iter().map(share).sum::<f64>();
-    let (mut n, mut kept) = (0, 0.0);
-    while n < candidates.len() && (n == 0 || kept < wanted) {
-        if n == ordered {
-            ordered += lead(&mut candidates[n..], 8 * n);
-        }
-        kept += share(&candidates[n]);
-        n += 1;
-    }
-    let mut point = random.uniform() * kept;
-    for candidate in &candidates[..n] {
+    let mut point = random.uniform() * candidates.iter().map(share).sum::<f64>();
+    for candidate in &candidates {
         point -= share(candidate);
         if point < 0.0 {
             return candidate.0;
         }
     }
-    candidates[n - 1].0
+    candidates.last().map_or(first, |last| last.0)
+}
+
+/// Whether tokens are drawn at random.
+pub fn samples(params: &GenerateParams) -> bool {
+    params.do_sample && params.temperature > 0.0
+}
+
+/// Scores as they are drawn from: divided by the temperature, and none for tokens that top k, top p or min p take out,
+/// which leave at least `keep`.
+pub fn warp(scores: &mut [f32], params: &GenerateParams, keep: usize) {
+    let candidates = leading(scores, params, keep);
+    scores.fill(f32::NEG_INFINITY);
+    for (token, score) in candidates {
+        scores[token as usize] = score;
+    }
+}
+
+/// The tokens that can be drawn, the likeliest first, with their scores divided by the temperature.
+fn leading(scores: &[f32], params: &GenerateParams, keep: usize) -> Vec<(u32, f32)> {
+    let (temperature, keep) = (params.temperature as f32, keep.max(1));
+    let mut candidates: Vec<(u32, f32)> =
+        scores.iter().enumerate().map(|(i, l)| (i as u32, l / temperature)).filter(|(_, l)| l.is_finite()).collect();
+    let most = if params.top_k > 0 { params.top_k.max(keep) } else { candidates.len() };
+    let mut ordered = lead(&mut candidates, if params.top_k > 0 { most } else { FEW });
+    candidates.truncate(most);
+    let Some(&(_, max)) = candidates.first() else { return candidates };
+    let share = |candidate: &(u32, f32)| f64::from(candidate.1 - max).exp();
+    let all = params.top_p >= 1.0;
+    let wanted = if all { f64::INFINITY } else { params.top_p * candidates.iter().map(share).sum::<f64>() };
+    let (mut n, mut kept) = (0, 0.0);
+    while n < candidates.len() && (n < keep || kept < wanted) {
+        if n == ordered {
+            ordered += lead(&mut candidates[n..], 8 * n);
+        }
+        let own = share(&candidates[n]);
+        // Less likely ones follow.
+        if n >= keep && own < params.min_p {
+            break;
+        }
+        kept += own;
+        n += 1;
+    }
+    candidates.truncate(n);
+    candidates
 }
 
 /// One of all tokens, by their shares alone: nothing needs to be put in order.
@@ -78,7 +99,7 @@ fn lead(candidates: &mut [(u32, f32)], n: usize) -> usize {
     n
 }
 
-fn likeliest(logits: &[f32]) -> u32 {
+pub fn likeliest(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (i, logit) in logits.iter().enumerate() {
         if *logit > logits[best] {
@@ -86,18 +107,6 @@ fn likeliest(logits: &[f32]) -> u32 {
         }
     }
     best as u32
-}
-
-/// Keskar et al., 2019: positive logits of seen tokens are divided by the penalty, negative ones multiplied.
-fn penalise(logits: &mut [f32], penalty: f32, seen: impl Iterator<Item = u32>) {
-    let mut seen: Vec<u32> = seen.collect();
-    seen.sort_unstable();
-    seen.dedup();
-    for id in seen {
-        if let Some(logit) = logits.get_mut(id as usize) {
-            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
-        }
-    }
 }
 
 #[cfg(test)]
@@ -108,8 +117,8 @@ mod tests {
         let mut random = Random::new(5, 0);
         let mut counts = vec![0; 4];
         for _ in 0..10_000 {
-            let mut logits = [0.5f32.ln(), 0.3f32.ln(), 0.15f32.ln(), 0.05f32.ln()];
-            counts[choose(&mut logits, params, std::iter::empty(), &mut random) as usize] += 1;
+            let logits = [0.5f32.ln(), 0.3f32.ln(), 0.15f32.ln(), 0.05f32.ln()];
+            counts[choose(&logits, params, &mut random) as usize] += 1;
         }
         counts
     }
@@ -125,6 +134,11 @@ mod tests {
         close(&counts(&plain), [0.5, 0.3, 0.15, 0.05]);
         close(&counts(&GenerateParams { top_k: 2, ..plain.clone() }), [0.625, 0.375, 0.0, 0.0]);
         close(&counts(&GenerateParams { top_p: 0.6, ..plain.clone() }), [0.625, 0.375, 0.0, 0.0]);
+        close(&counts(&GenerateParams { min_p: 0.55, ..plain.clone() }), [0.625, 0.375, 0.0, 0.0]);
+        close(
+            &counts(&GenerateParams { min_p: 0.55, top_k: 3, top_p: 0.9, ..plain.clone() }),
+            [0.625, 0.375, 0.0, 0.0],
+        );
         close(&counts(&GenerateParams { top_p: 0.0, ..plain.clone() }), [1.0, 0.0, 0.0, 0.0]);
         close(&counts(&GenerateParams { do_sample: false, ..plain.clone() }), [1.0, 0.0, 0.0, 0.0]);
         close(&counts(&GenerateParams { temperature: 0.0, ..plain }), [1.0, 0.0, 0.0, 0.0]);
@@ -150,14 +164,15 @@ mod tests {
         let params = GenerateParams { temperature: 1.0, top_p: 0.5, top_k: 0, ..GenerateParams::default() };
         let mut random = Random::new(4, 0);
         // Of equal logits the first ids come first: half of them are kept.
-        let highest = (0..3000).map(|_| choose(&mut [0.0; 1000], &params, std::iter::empty(), &mut random)).max();
+        let highest = (0..3000).map(|_| choose(&[0.0; 1000], &params, &mut random)).max();
         assert!((490..500).contains(&highest.unwrap_or_default()), "{highest:?}");
     }
 
     #[test]
-    fn seen_tokens_become_less_likely() {
-        let params = GenerateParams { do_sample: false, repetition_penalty: 2.0, ..GenerateParams::default() };
-        let mut random = Random::new(0, 0);
-        assert_eq!(choose(&mut [1.0, 0.9, -1.0], &params, [0].into_iter(), &mut random), 1);
+    fn beams_are_drawn_from_enough_tokens() {
+        let params = GenerateParams { temperature: 2.0, top_p: 0.0, top_k: 1, min_p: 0.9, ..GenerateParams::default() };
+        let mut scores = [1.0, 4.0, 3.0, 2.0];
+        warp(&mut scores, &params, 3);
+        assert_eq!(scores, [f32::NEG_INFINITY, 2.0, 1.5, 1.0]);
     }
 }

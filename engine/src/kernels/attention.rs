@@ -16,6 +16,10 @@ use candle_core::{Shape as TensorShape, Tensor};
 use rayon::prelude::*;
 use std::ops::Range;
 
+mod paged;
+
+pub use paged::{Paged, paged};
+
 /// Queries up to which nothing is packed.
 const FEW: usize = 4;
 
@@ -59,7 +63,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], shape: Shap
         let mut y = room::<T>(tokens * width);
         let to = T::target(&mut y, width, false);
         parts(spans, shape).par_iter().for_each(|(span, kv)| {
-            Part { q: qs.values(), k: ks.values(), v: vs.values(), kv: *kv, span, shape, unit: Unit::new(q.dtype()) }.forward(to);
+            Part::new(qs.values(), ks.values(), vs.values(), *kv, span, shape, Unit::new(q.dtype())).forward(to);
         });
         Ok(T::tensor(y, TensorShape::from((tokens, width)))?)
     })
@@ -87,7 +91,7 @@ pub fn attention_backward(
             T::target(&mut dv, kv_width, false),
         ];
         parts(spans, shape).par_iter().for_each(|(span, kv)| {
-            Part { q: qs.values(), k: ks.values(), v: vs.values(), kv: *kv, span, shape, unit: Unit::new(q.dtype()) }
+            Part::new(qs.values(), ks.values(), vs.values(), *kv, span, shape, Unit::new(q.dtype()))
                 .backward(ds.values(), to);
         });
         let tensor = |values, like: &Tensor| T::tensor(values, like.shape().clone());
@@ -111,9 +115,16 @@ struct Part<'a> {
     span: &'a Span,
     shape: Shape,
     unit: Unit,
+    /// Values of a row of k and v, and where in it those of the head begin.
+    pitch: usize,
+    column: usize,
 }
 
-impl Part<'_> {
+impl<'a> Part<'a> {
+    fn new(q: Values<'a>, k: Values<'a>, v: Values<'a>, kv: usize, span: &'a Span, shape: Shape, unit: Unit) -> Self {
+        Part { q, k, v, kv, span, shape, unit, pitch: shape.kv_heads * shape.dim, column: kv * shape.dim }
+    }
+
     fn forward(&self, to: Target) {
         if self.span.queries.len() <= FEW {
             return each!(self.q, q => each!(self.k, k => each!(self.v, v => self.forward_few(q, k, v, to))));
@@ -136,10 +147,9 @@ impl Part<'_> {
 
     /// Without packing, which would cost more than it saves: the tokens of a generation.
     fn forward_few<Q: Element, K: Element, V: Element>(&self, q: &[Q], k: &[K], v: &[V], to: Target) {
-        let (dim, width, shape, heads) =
-            (self.shape.dim, self.shape.kv_heads * self.shape.dim, self.shape, self.heads());
+        let (dim, width, shape, heads) = (self.shape.dim, self.pitch, self.shape, self.heads());
         let ahead = self.span.keys.len() - self.span.queries.len();
-        let first = self.span.keys.start * width + self.kv * dim;
+        let first = self.span.keys.start * width + self.column;
         let (mut scores, mut slopes, mut out) = (Vec::new(), Vec::new(), vec![0.0; dim]);
         for row in 0..self.span.queries.len() {
             let (seen, token) = (shape.visible(ahead, row), self.span.queries.start + row);
@@ -157,6 +167,7 @@ impl Part<'_> {
                         softmax(scores, cap);
                     }
                 }
+                out.fill(0.0);
                 weigh_rows(&mut out, scores, &v[start..], width);
                 to.part(token, head * dim, 1, dim).write(0..1, dim, &out);
             }
@@ -246,8 +257,7 @@ impl Part<'_> {
 
     /// The sequence's rows of k or v, (keys, dim).
     fn keys<'b>(&self, values: Values<'b>) -> Matrix<'b> {
-        let dim = self.shape.dim;
-        Matrix::new(values, self.shape.kv_heads * dim).at(self.span.keys.start, self.kv * dim)
+        Matrix::new(values, self.pitch).at(self.span.keys.start, self.column)
     }
 
     fn panels(&self, b: Matrix, depth: usize, columns: usize) -> Vec<Line> {
@@ -328,9 +338,8 @@ fn panels<'a>(lines: &'a mut Vec<Line>, unit: Unit, b: Matrix, depth: usize, col
 }
 
 simd! {
-    /// Sum of rows of values, `width` values apart, each multiplied by its weight.
+    /// Adds rows of values, `width` values apart, each multiplied by its weight.
     fn weigh_rows[V: Element](out: &mut [f32], weights: &[f32], values: &[V], width: usize) {
-        out.fill(0.0);
         for (weight, row) in weights.iter().zip(values.chunks(width)) {
             out.iter_mut().zip(row).for_each(|(out, v)| *out = v.get().mul_add(*weight, *out));
         }

@@ -1,14 +1,14 @@
 //! Who answers: the model of this computer, or whatever the caller connects. The engine itself reaches no network.
 
 use super::Arguments;
-use crate::{Error, Places, Result, loaded::Loaded};
+use crate::{Error, Places, Result, generate::Request, loaded::Loaded};
 use api::{
     Problem,
     chat::FinishReason,
     data::Message,
     params::{ComputeType, GenerateParams, MakeParams, ModelParams},
 };
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 /// How an answer is made.
 #[derive(Clone, Debug)]
@@ -94,16 +94,12 @@ impl Teacher for Local {
     }
 
     fn answer(&mut self, messages: &[Message], options: &Options, stop: &AtomicBool) -> Result<Said> {
-        let mut generation = self.loaded.answer(messages, options.generate.clone())?;
-        if options.surely {
-            generation.keep_confidence();
-        }
-        while generation.finished.is_none() && !stop.load(Ordering::Relaxed) {
-            generation.advance(self.loaded.model.as_ref())?;
-        }
-        let text = generation.answer()?;
-        let whole = generation.finished == Some(FinishReason::Stop);
-        Ok(Said { text, confidence: generation.confidence(), whole })
+        let request = self.loaded.answer(messages, None, options.generate.clone())?;
+        let request = Request { surely: options.surely, ..request };
+        let (answers, _) = self.loaded.engine()?.answer(request, stop, &mut |_, _| {})?;
+        let answer = answers.into_iter().next().ok_or_else(|| Error::Internal("no answer".into()))?;
+        let whole = answer.reason == FinishReason::Stop;
+        Ok(Said { text: answer.text, confidence: answer.confidence, whole })
     }
 }
 

@@ -34,6 +34,18 @@ pub enum Source<'a> {
     Random {
         seed: u64,
     },
+    /// Those of a model that is loaded already, shared as long as neither changes them.
+    Model(&'a Model),
+}
+
+impl<'a> Source<'a> {
+    /// What a loaded model holds under this name.
+    fn held(&self, name: &str) -> Option<&'a Parameter> {
+        match self {
+            Self::Model(model) => model.parameters().into_iter().find(|parameter| parameter.name == name),
+            Self::Files(_) | Self::Random { .. } => None,
+        }
+    }
 }
 
 /// What a tuning type adds while a model is built. Everything does nothing by default.
@@ -220,8 +232,13 @@ impl Builder<'_> {
         let (name, transposed) = (weight(name), self.config.transposed);
         let shape = if transposed { [*inp, *out] } else { [*out, *inp] };
         let quantisation = quantisation.filter(|_| !self.how.trains(&name));
-        let weight = match (self.kept(&name, &shape)?, quantisation) {
-            (Some(blocks), _) => Parameter::quantised(&name, blocks, false),
+        // As the other model or the file has it, turned round or in few bits.
+        let kept = match self.shared(&name) {
+            Some(shared) => Some(shared),
+            None => self.kept(&name, &shape)?.map(|blocks| Parameter::quantised(&name, blocks, false)),
+        };
+        let weight = match (kept, quantisation) {
+            (Some(kept), _) => kept,
             (_, Some(kind)) => Parameter::quantised(&name, self.quantised(&name, &shape, kind)?, transposed),
             _ if transposed => {
                 let stored = self.value(&name, &shape, Value::Normal)?;
@@ -276,6 +293,7 @@ impl Builder<'_> {
             Source::Random { seed } => {
                 random(name, shape, seed, Value::Normal, self.config.initializer_range, &Device::Cpu)?
             }
+            Source::Model(_) => return Err(missing(name)),
         };
         let value = if self.config.transposed { value.t()?.contiguous()? } else { value };
         Quantised::new(quantisation, &value, self.how.device)
@@ -294,7 +312,16 @@ impl Builder<'_> {
         })
     }
 
+    /// A parameter of the model that this one is made of: whatever this one changes of it is its own.
+    fn shared(&self, name: &str) -> Option<Arc<Parameter>> {
+        let held = self.how.source.held(name).filter(|_| !self.how.trains(name))?;
+        Some(Parameter::holding(name, held.value(), held.transposed))
+    }
+
     fn parameter(&mut self, name: &str, shape: &[usize], begin: Value) -> Result<Arc<Parameter>> {
+        if let Some(shared) = self.shared(name) {
+            return Ok(shared);
+        }
         let value = self.value(name, shape, begin)?;
         Ok(match self.how.trains(name) {
             true => self.store.add(name, value),
@@ -310,8 +337,16 @@ impl Builder<'_> {
                 let value = random(name, shape, seed, begin, self.config.initializer_range, self.how.device)?;
                 Ok(cast(&value, dtype)?)
             }
+            Source::Model(_) => {
+                let held = self.how.source.held(name).ok_or_else(|| missing(name))?;
+                cast(&held.stored(held.get())?, dtype)
+            }
         }
     }
+}
+
+fn missing(name: &str) -> Error {
+    Error::Internal(format!("the loaded model has no {name}"))
 }
 
 fn weight(name: &str) -> String {

@@ -2,9 +2,10 @@
 
 use super::{
     blocks::{Block, Layer, Linear, Norm, Recompute},
+    cache::{Cache, VIRTUAL},
     config::DecoderConfig,
     parameter::{Grads, Parameter},
-    pass::{Cache, Keep, Pass, Weights},
+    pass::{Cached, Keep, Pass, Weights},
     rope::{RopeConfig, RopeTable},
     virtual_tokens::{Ahead, VirtualTokens},
 };
@@ -21,7 +22,7 @@ use crate::{
     },
 };
 use candle_core::{DType, Device, Tensor};
-use std::{ops::Range, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 pub struct Model {
     pub config: DecoderConfig,
@@ -54,6 +55,15 @@ pub struct Batch {
     pub targets: Vec<u32>,
     /// What the data says of each sequence besides its tokens; empty where it says nothing.
     pub marks: Vec<f32>,
+}
+
+/// One more piece of a sequence of a cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    pub sequence: usize,
+    pub ids: &'a [u32],
+    /// Whether the logits behind it are wanted.
+    pub wanted: bool,
 }
 
 impl Batch {
@@ -266,32 +276,65 @@ impl Model {
         Ok(Head { h: scaled(h, self.config.logit_scale)?, w: self.head.get(), cap: self.config.logit_softcap })
     }
 
-    /// Logits (vocab) after one more piece of the only sequence of a cache, whose keys and values join it.
+    /// Logits (vocab) after one more piece of the first sequence of a cache, which begins if there is none.
     pub fn step(&self, ids: &[u32], cache: &mut Cache) -> Result<Vec<f32>> {
-        let mut all = self.step_all(&[ids], cache)?;
-        all.pop().ok_or_else(|| Error::Internal("a step of no sequence".into()))
+        if cache.is_empty() {
+            cache.begin(0);
+        }
+        let all = self.step_all(&[Piece { sequence: 0, ids, wanted: true }], cache)?;
+        all.into_iter().flatten().next().ok_or_else(|| Error::Internal("a step of no sequence".into()))
     }
 
-    /// Logits (vocab) of each sequence of a cache after one more piece of it. All go through the model together.
-    pub fn step_all(&self, pieces: &[&[u32]], cache: &mut Cache) -> Result<Vec<Vec<f32>>> {
-        on_worker(|| self.step_here(pieces, cache))
-    }
-
-    fn step_here(&self, pieces: &[&[u32]], cache: &mut Cache) -> Result<Vec<Vec<f32>>> {
-        if pieces.len() != cache.len() || pieces.iter().any(|piece| piece.is_empty()) {
+    /// Logits (vocab) behind each piece where they are wanted. All go through the model together; keys and values join the
+    /// cache.
+    pub fn step_all(&self, pieces: &[Piece], cache: &mut Cache) -> Result<Vec<Option<Vec<f32>>>> {
+        if pieces.iter().any(|piece| piece.ids.is_empty()) {
             return Err(Error::Internal("a step needs a piece of each sequence".into()));
         }
-        let lengths: Vec<usize> = pieces.iter().map(|piece| piece.len()).collect();
-        let mut pass = self.continuing(&lengths, cache)?;
-        pass.cache = Some(cache);
-        let last: Vec<u32> = pass.spans.iter().map(|span| span.queries.end as u32 - 1).collect();
+        on_worker(|| {
+            // Virtual tokens stand before what begins and before nothing else.
+            let begins = |piece: &&Piece| self.virtual_tokens.is_some() && cache.length(piece.sequence) == 0;
+            let (first, others): (Vec<&Piece>, Vec<&Piece>) = pieces.iter().partition(begins);
+            let ahead = match &self.virtual_tokens {
+                Some(tokens) if !first.is_empty() => {
+                    let lengths: Vec<usize> = first.iter().map(|piece| piece.ids.len()).collect();
+                    Some(Ahead::new(tokens, &lengths, None, &self.device)?)
+                }
+                _ => None,
+            };
+            let found = [self.step_here(&first, ahead, cache)?, self.step_here(&others, None, cache)?].concat();
+            let places = first.iter().chain(&others).map(|piece| piece.sequence);
+            let mut by_sequence: HashMap<usize, Option<Vec<f32>>> = places.zip(found).collect();
+            Ok(pieces.iter().map(|piece| by_sequence.remove(&piece.sequence).flatten()).collect())
+        })
+    }
+
+    /// Lets an empty sequence begin with what the cache knows of a prompt; how many of its tokens that is.
+    pub fn share(&self, cache: &mut Cache, sequence: usize, prompt: &[u32]) -> Result<usize> {
+        let ahead = self.virtual_tokens.as_ref().map_or(0, |tokens| tokens.count);
+        let all: Vec<u32> = std::iter::repeat_n(VIRTUAL, ahead).chain(prompt.iter().copied()).collect();
+        Ok(cache.share(sequence, &all, ahead + 1)?.saturating_sub(ahead))
+    }
+
+    fn step_here(&self, pieces: &[&Piece], ahead: Option<Ahead>, cache: &mut Cache) -> Result<Vec<Option<Vec<f32>>>> {
+        if pieces.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pass = self.continuing(pieces, ahead, cache)?;
+        pass.cache = Some(Cached { tables: cache.tables()?, cache });
+        let wanted = pieces.iter().zip(&pass.spans).filter(|(piece, _)| piece.wanted);
+        let last: Vec<u32> = wanted.map(|(_, span)| span.queries.end as u32 - 1).collect();
         let mut keep = Keep::nothing();
-        let x = self.hidden(&pieces.concat(), &pass, &mut keep)?;
-        let x = x.index_select(&Tensor::new(last, &self.device)?, 0)?;
-        let x = self.norm.forward(&x, &pass, &mut keep)?;
-        let logits = self.head_logits(&x)?.to_vec2()?;
-        cache.advance();
-        Ok(logits)
+        let ids: Vec<u32> = pieces.iter().flat_map(|piece| piece.ids).copied().collect();
+        let x = self.hidden(&ids, &pass, &mut keep)?;
+        let mut logits = Vec::new();
+        if !last.is_empty() {
+            let x = x.index_select(&Tensor::new(last, &self.device)?, 0)?;
+            logits = self.head_logits(&self.norm.forward(&x, &pass, &mut keep)?)?.to_vec2()?;
+        }
+        cache.advance()?;
+        let mut logits = logits.into_iter();
+        Ok(pieces.iter().map(|piece| if piece.wanted { logits.next() } else { None }).collect())
     }
 
     /// Every linear that an adapter may change, with its name, for example `model.layers.0.self_attn.q_proj`.
@@ -333,34 +376,35 @@ impl Model {
         Ok(Pass { ahead, weights, random, ..self.pass_at(&sequences, spans)? })
     }
 
-    /// A pass over one more piece of each sequence of a cache. The first pieces have the virtual tokens before them; those
-    /// that are keys join the cache at once.
-    fn continuing(&self, lengths: &[usize], cache: &mut Cache) -> Result<Pass<'_>> {
-        let begins = (0..cache.len()).all(|i| cache.length(i) == 0);
-        let tokens = self.virtual_tokens.as_ref().filter(|_| begins);
-        let ahead = tokens.map(|tokens| Ahead::new(tokens, lengths, None, &self.device)).transpose()?;
+    /// A pass over one more piece of some sequences of a cache, with virtual tokens `ahead` of those that begin; keys among
+    /// these join the cache at once.
+    fn continuing<'a>(&self, pieces: &[&Piece], ahead: Option<Ahead<'a>>, cache: &mut Cache) -> Result<Pass<'a>> {
         let (inputs, keys) = ahead.as_ref().map_or((0, 0), |ahead| (ahead.inputs(), ahead.keys()));
         if let Some(ahead) = ahead.as_ref().filter(|_| keys > 0) {
-            cache.expect(&vec![keys; lengths.len()])?;
-            let each = |t: Tensor| Tensor::cat(&vec![t; lengths.len()], 0);
+            let virtual_keys = vec![VIRTUAL; keys];
+            let each: Vec<_> = pieces.iter().map(|piece| (piece.sequence, virtual_keys.as_slice())).collect();
+            cache.expect(&each)?;
+            let all = |t: Tensor| Tensor::cat(&vec![t; pieces.len()], 0);
             for layer in 0..self.layers.len() {
                 if let Some((k, v)) = ahead.layer(layer, self.compute)? {
-                    cache.extend(layer, each(k)?, each(v)?)?;
+                    cache.extend(layer, &all(k)?, &all(v)?)?;
                 }
             }
-            cache.advance();
+            cache.advance()?;
         }
-        let new: Vec<usize> = lengths.iter().map(|length| inputs + length).collect();
-        cache.expect(&new)?;
-        let held = (0..cache.len()).map(|i| cache.length(i));
-        let sequences: Vec<(usize, usize)> = held.zip(&new).map(|(from, new)| (from, from + new)).collect();
+        let new: Vec<Vec<u32>> =
+            pieces.iter().map(|piece| [vec![VIRTUAL; inputs], piece.ids.to_vec()].concat()).collect();
+        let each: Vec<_> = pieces.iter().zip(&new).map(|(piece, new)| (piece.sequence, new.as_slice())).collect();
+        let held = each.iter().map(|(sequence, _)| cache.length(*sequence));
+        let sequences: Vec<(usize, usize)> = held.zip(&new).map(|(from, new)| (from, from + new.len())).collect();
         self.config.check_length(sequences.iter().map(|(_, to)| *to).max().unwrap_or(0), 0)?;
+        cache.expect(&each)?;
         let ahead = ahead.filter(|_| inputs > 0);
-        Ok(Pass { ahead, ..self.pass_at(&sequences, cache.spans())? })
+        Ok(Pass { ahead, ..self.pass_at(&sequences, cache.spans()?)? })
     }
 
     /// A pass with the first and the last position (and one more) of each sequence.
-    fn pass_at(&self, sequences: &[(usize, usize)], spans: Vec<Span>) -> Result<Pass<'_>> {
+    fn pass_at<'a>(&self, sequences: &[(usize, usize)], spans: Vec<Span>) -> Result<Pass<'a>> {
         let table = |rope: &Option<RopeConfig>| {
             rope.as_ref().map(|rope| RopeTable::new(rope, sequences, &self.device)).transpose()
         };

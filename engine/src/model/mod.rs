@@ -3,6 +3,7 @@
 
 pub mod blocks;
 mod build;
+mod cache;
 pub mod config;
 mod decoder;
 pub mod encoder_decoder;
@@ -16,11 +17,12 @@ mod rope;
 mod virtual_tokens;
 
 pub use build::{Attach, Source, build, build_as};
+pub use cache::{Cache, PAGE};
 pub use config::DecoderConfig;
-pub use decoder::{Batch, Model};
+pub use decoder::{Batch, Model, Piece};
 pub use layout::{LayerLayout, LinearLayout};
 pub use network::{Building, Layout, ModelConfig, Network};
 pub use parameter::{Grads, Parameter, Store, Value};
-pub use pass::{Cache, Keep, Pass, Weights};
+pub use pass::{Keep, Pass, Weights};
 pub use rope::{RopeConfig, RopeScaling};
 pub use virtual_tokens::{Encode, Place, VirtualTokens};

@@ -141,6 +141,10 @@ impl<'a> Building<'a> {
         let is_bf16 = match self.source {
             Source::Files(files) => files.is_bf16(name) || self.compute == DType::BF16,
             Source::Random { .. } => self.compute == DType::BF16,
+            Source::Model(model) => {
+                let held = model.parameters().into_iter().find(|parameter| parameter.name == name);
+                held.is_some_and(|parameter| !parameter.is_quantised() && parameter.get().dtype() == DType::BF16)
+            }
         };
         if shape.len() > 1 && is_bf16 && !self.trains(name) { DType::BF16 } else { DType::F32 }
     }

@@ -62,6 +62,11 @@ impl Parameter {
         Arc::new(Self { name: name.into(), trainable: false, transposed, value })
     }
 
+    /// A frozen weight (out, in) with the value of another.
+    pub fn holding(name: impl Into<String>, value: Value, transposed: bool) -> Arc<Self> {
+        Arc::new(Self { name: name.into(), trainable: false, transposed, value: RwLock::new(value) })
+    }
+
     /// A weight (out, in) that the file has as (in, out), the form of `stored`.
     pub fn from_transposed(name: impl Into<String>, stored: &Tensor, trainable: bool) -> Result<Arc<Self>> {
         let value = RwLock::new(Value::Dense(stored.t()?.contiguous()?));

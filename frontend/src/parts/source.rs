@@ -48,23 +48,19 @@ impl Source {
     pub fn load(self, store: Store) -> Option<LoadChat> {
         let Some(run) = self.run.get() else {
             let model = self.model.get();
-            return (!model.is_empty()).then_some(LoadChat {
-                model_name_or_path: model,
-                adapter_name_or_path: None,
-                template: None,
-            });
+            return (!model.is_empty()).then_some(LoadChat { model_name_or_path: model, ..LoadChat::default() });
         };
         let job = store.job(&run)?;
         let checkpoint = self.chosen(store)?;
         let template = job.config.text("template").map(str::to_owned);
         let base = job.config.text("model_name_or_path")?.to_owned();
         Some(if is_full(&job) {
-            LoadChat { model_name_or_path: checkpoint.path, adapter_name_or_path: None, template }
+            LoadChat { model_name_or_path: checkpoint.path, template, ..LoadChat::default() }
         } else {
             // It was trained on top of these.
             let model = params::read::<ModelParams>(&job.config).unwrap_or_default();
             let adapters = model.below().into_iter().chain([checkpoint.path.as_str()]).collect::<Vec<_>>().join(",");
-            LoadChat { model_name_or_path: base, adapter_name_or_path: Some(adapters), template }
+            LoadChat { model_name_or_path: base, adapter_name_or_path: Some(adapters), template, ..LoadChat::default() }
         })
     }
 

@@ -128,8 +128,10 @@ impl Block for Attention {
         if let Some(ahead) = &pass.ahead {
             (k, v) = ahead.join_keys(self.layer, k, v)?;
         }
-        if let Some(cache) = pass.cache {
-            (k, v) = cache.extend(self.layer, k, v)?;
+        if let Some(cached) = &pass.cache {
+            let (k, v) = cached.cache.extend(self.layer, &k, &v)?;
+            let y = time("attention", || attention::paged(&q, &k, &v, &cached.tables, self.shape))?;
+            return self.out.forward(&y, pass, keep);
         }
         let y = time("attention", || attention::attention(&q, &k, &v, &pass.spans, self.shape))?;
         for t in [&q, &k, &v] {

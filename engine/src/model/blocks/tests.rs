@@ -14,7 +14,7 @@ use crate::{
         plain,
     },
     model::{
-        Batch, Cache, Model, Parameter, Source, Store, Weights, build,
+        Batch, Cache, Model, PAGE, Parameter, Piece, Source, Store, Weights, build,
         families::family,
         rope::{RopeConfig, RopeScaling, RopeTable},
     },
@@ -631,6 +631,10 @@ fn packing_and_cache_change_nothing() {
     }
 }
 
+fn piece(sequence: usize, ids: &[u32]) -> Piece<'_> {
+    Piece { sequence, ids, wanted: true }
+}
+
 /// Sequences that advance together, begin and end at their own time and share what they have in common get the logits of
 /// each alone.
 #[test]
@@ -642,32 +646,48 @@ fn several_sequences_in_a_cache_are_each_for_itself() {
             let last = model.logits(ids, &[ids.len()]).unwrap().get(ids.len() - 1).unwrap();
             near("logits", &Tensor::new(logits, &Device::Cpu).unwrap(), &last);
         };
-        let mut cache = Cache::of(2, 2);
-        let first = model.step_all(&[&a, &b], &mut cache).unwrap();
-        check(&a, &first[0]);
-        check(&b, &first[1]);
+        let mut cache = Cache::new(2);
+        let step = |cache: &mut Cache, pieces: &[(usize, &[u32])]| -> Vec<Vec<f32>> {
+            let pieces: Vec<_> = pieces.iter().map(|(sequence, ids)| piece(*sequence, ids)).collect();
+            model.step_all(&pieces, cache).unwrap().into_iter().flatten().collect()
+        };
+        let (first, second) = (cache.begin(0), cache.begin(0));
+        let logits = step(&mut cache, &[(first, &a), (second, &b)]);
+        check(&a, &logits[0]);
+        check(&b, &logits[1]);
         // Two that go on from a, one from b.
-        cache.choose(&[0, 1, 0]).unwrap();
+        let third = cache.fork(first).unwrap();
         let mut texts = [a.clone(), b, a];
         for tokens in [[4u32, 6, 2], [1, 1, 9], [9, 0, 3]] {
-            let pieces: Vec<&[u32]> = tokens.iter().map(std::slice::from_ref).collect();
-            let logits = model.step_all(&pieces, &mut cache).unwrap();
+            let pieces: Vec<(usize, &[u32])> =
+                [first, second, third].into_iter().zip(tokens.iter().map(std::slice::from_ref)).collect();
+            let logits = step(&mut cache, &pieces);
             for ((text, token), logits) in texts.iter_mut().zip(tokens).zip(&logits) {
                 text.push(token);
                 check(text, logits);
             }
         }
-        // The first ends, the others go on in another order, one of them by several tokens.
-        cache.choose(&[2, 1]).unwrap();
+        // The first ends, the others go on in another order, one of them by many tokens, and another joins.
+        cache.release(first);
         let mut texts = [texts[2].clone(), texts[1].clone()];
         for _ in 0..3 {
-            let logits = model.step_all(&[&[8, 8, 1], &[5]], &mut cache).unwrap();
-            texts[0].extend([8, 8, 1]);
+            let logits = step(&mut cache, &[(third, &[8, 8, 1, 4, 4, 2, 9]), (second, &[5])]);
+            texts[0].extend([8, 8, 1, 4, 4, 2, 9]);
             texts[1].push(5);
             texts.iter().zip(&logits).for_each(|(text, logits)| check(text, logits));
         }
-        assert_eq!((cache.length(0), cache.length(1)), (texts[0].len(), texts[1].len()));
-        assert!(model.step_all(&[&[1]], &mut cache).is_err());
+        assert_eq!((cache.length(third), cache.length(second)), (texts[0].len(), texts[1].len()));
+        // One that begins like another takes over its pages and is none the worse for it.
+        let alike = cache.begin(0);
+        let shared = cache.share(alike, &texts[0], 0).unwrap();
+        assert_eq!(shared, PAGE);
+        let logits = step(&mut cache, &[(second, &[7]), (alike, &texts[0][shared..])]);
+        texts[1].push(7);
+        check(&texts[1], &logits[0]);
+        check(&texts[0], &logits[1]);
+        assert!(model.step_all(&[piece(first, &[1])], &mut cache).is_err(), "it is gone");
+        assert!(model.step_all(&[piece(second, &[])], &mut cache).is_err());
+        assert_eq!(cache.length(second), texts[1].len());
     }
 }
 

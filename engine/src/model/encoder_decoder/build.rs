@@ -116,6 +116,7 @@ impl Builder<'_> {
                 cast(&normal(name, shape, seed, deviation * self.config.initializer_factor, device)?, dtype)?
             }
             (Source::Random { .. }, None) => Tensor::ones(shape, dtype, device)?,
+            (Source::Model(_), _) => return Err(Error::Internal("an encoder-decoder made of a decoder".into())),
         };
         Ok(if self.how.trains(name) { self.store.add(name, value) } else { Parameter::new(name, value, false) })
     }

@@ -11,7 +11,7 @@ mod network;
 
 pub use attention::{Attention, Bias};
 pub use config::{ARCHITECTURES, EncoderDecoderConfig, cards};
-pub use generate::{Answering, Beams, EarlyStopping};
+pub use generate::Answering;
 pub use layer::Layer;
 
 use super::{

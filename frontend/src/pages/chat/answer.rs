@@ -82,13 +82,15 @@ impl Talk {
             let Ok(value) = js_sys::Reflect::get(&piece, &"value".into()) else { continue };
             for event in events.push(&js_sys::Uint8Array::new(&value).to_vec()) {
                 match serde_json::from_str::<Reply>(&event) {
-                    Ok(Reply::Text { text, .. }) => whole.push_str(&text),
-                    Ok(Reply::Done { finish_reason, usage, .. }) => {
+                    Ok(Reply::Text { index: 0, text, .. }) => whole.push_str(&text),
+                    Ok(Reply::Ended { finish_reason, .. }) => {
+                        answer.end.update(|end| end.reason = Some(finish_reason));
+                    }
+                    Ok(Reply::Done { usage, .. }) => {
                         answer.text.set(whole);
                         answer.end.update(|end| {
                             end.tokens = usage.completion_tokens;
                             end.seconds = usage.seconds;
-                            end.reason = Some(finish_reason);
                         });
                         return Ok(());
                     }
@@ -96,7 +98,8 @@ impl Talk {
                         answer.text.set(whole);
                         return Err(problem.into());
                     }
-                    Ok(Reply::Ready { .. } | Reply::Scores { .. }) | Err(_) => {}
+                    Ok(Reply::Text { .. } | Reply::Ready { .. } | Reply::Scores { .. } | Reply::Embeddings { .. })
+                    | Err(_) => {}
                 }
             }
             if now() - shown > 0.05 {

@@ -280,7 +280,7 @@ impl Talk {
         bottom(true);
         spawn_local(async move {
             let started = now();
-            let result = self.stream(&model.id, Generate { messages, params }, &answer).await;
+            let result = self.stream(&model.id, Generate { messages, params, ..Generate::default() }, &answer).await;
             self.abort.set_value(None);
             answer.end.update(|end| {
                 end.writing = false;

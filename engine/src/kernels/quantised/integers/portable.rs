@@ -77,8 +77,8 @@ fn dot(bits: usize, cell: &[u8], x: &[i8], from: usize, count: usize, begin: i32
     let mut sums = [begin; LANES];
     for column in (from..from + count).step_by(4) {
         for (lane, sum) in sums.iter_mut().enumerate() {
-            for i in column..column + 4 {
-                *sum += i32::from(code(bits, cell, lane, i)) * i32::from(x[i]);
+            for (i, x) in (column..).zip(&x[column..column + 4]) {
+                *sum += i32::from(code(bits, cell, lane, i)) * i32::from(*x);
             }
         }
     }
