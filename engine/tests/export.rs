@@ -231,6 +231,14 @@ fn llama_cpp_says_the_same() {
             fs::remove_dir_all(path.parent().unwrap()).unwrap();
         }
     }
+}
+
+/// The file that others made: Q4_1 with an embedding in Q8_0.
+#[test]
+#[ignore = "reads SmolLM2; a minute"]
+fn llama_cpp_says_the_same_on_its_own_file() {
+    let Some(oracle) = Oracle::open("llama_cpp_says_the_same_on_its_own_file") else { return };
+    let places = Places { home: oracle.work.path().into(), hub_cache: oracle.work.path().join("hub") };
     says_the_same(&oracle, &places, &oracle.path("smollm2.gguf"));
 }
 

@@ -36,7 +36,7 @@ impl Around {
     /// None where the template has another form than `system, (user, answer)*`.
     fn of(encoder: &Encoder) -> Result<Option<Self>> {
         let render = |messages: &[(&str, &str)]| {
-            let messages: Vec<Message> = messages.iter().map(|(role, text)| Message::new(*role, *text)).collect();
+            let messages: Vec<Message> = messages.iter().map(|(role, text)| Message::new(role, *text)).collect();
             encoder.template().render(&messages, None, true, &Map::new())
         };
         let whole = render(&[("system", SYSTEM), ("user", USER), ("assistant", ANSWER), ("user", USER)])?;
@@ -89,7 +89,7 @@ mod tests {
     fn around(source: &str, bos: &str, eos: &str) -> Option<Around> {
         let template = ChatTemplate::new(source, Some(bos), Some(eos)).unwrap();
         let render = |messages: &[(&str, &str)]| {
-            let messages: Vec<Message> = messages.iter().map(|(role, text)| Message::new(*role, *text)).collect();
+            let messages: Vec<Message> = messages.iter().map(|(role, text)| Message::new(role, *text)).collect();
             template.render(&messages, None, true, &Map::new()).unwrap()
         };
         let whole = render(&[("system", SYSTEM), ("user", USER), ("assistant", ANSWER), ("user", USER)]);

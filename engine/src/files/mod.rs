@@ -15,7 +15,7 @@ pub mod grow;
 pub mod locate;
 mod safetensors;
 mod shard;
-pub mod source;
+pub(crate) mod source;
 pub mod tensors;
 mod tokenizer;
 
