@@ -3,10 +3,9 @@
 use crate::{
     Error, Places, Result,
     adapters::{Base, Precision},
-    evaluate,
-    files::export,
+    evaluate, export,
+    files::write_tokenizer,
     make::{self, Connect},
-    merge,
     model::{Building, Source, Store},
     prepare::{Prepared, prepare},
     provenance::Provenance,
@@ -49,7 +48,7 @@ pub fn run_prepared(
     sink(Event::Started { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").into() })?;
     let done = match spec.kind {
         JobKind::Train => train(spec, prepared, dir, places, connect, sink, stop),
-        JobKind::Export => merge::export(&spec.config, &spec.id, places, sink, stop).map(|o| (o, BTreeMap::new())),
+        JobKind::Export => export::export(&spec.config, &spec.id, dir, places, sink, stop),
         JobKind::Make => make::make(&spec.config, &spec.id, places, connect, sink, stop),
         JobKind::Evaluate => evaluate::evaluate(&spec.config, dir, places, sink, stop),
         JobKind::Pull => Err(Error::Internal("a pull is the server's job".into())),
@@ -190,7 +189,7 @@ fn train(
             tuning.save(dir, model.as_ref(), &tuned, &run.base, Precision::Storage)?;
             objective.save(dir)
         })?;
-        export::write_tokenizer(dir, files)?;
+        write_tokenizer(dir, files)?;
         provenance.conclude(dir)?;
         let bytes = checkpoint::folder_bytes(dir);
         (run.sink)(Event::Artifact { path: dir.display().to_string(), bytes })?;

@@ -13,8 +13,8 @@ use common::{
 };
 use engine::{
     adapters::{Base, Precision, Tuning, adapter, lora::LoraTuning},
+    export,
     files::ModelFiles,
-    merge,
     model::{Attach, Batch, Cache, Grads, Model, Source, Store, build, families::family},
 };
 use serde::Deserialize;
@@ -324,7 +324,9 @@ fn a_merged_export_has_the_logits_of_the_adapter() {
         });
         let config: RunConfig = serde_json::from_value(config).unwrap();
         let places = places(home.path());
-        let done = merge::export(&config, "export", &places, &mut |_| Ok(()), &AtomicBool::new(false)).unwrap();
+        let done = export::export(&config, "export", home.path(), &places, &mut |_| Ok(()), &AtomicBool::new(false))
+            .unwrap()
+            .0;
         assert_eq!(done, Outcome::Succeeded);
         assert!(!out.join("model.safetensors").exists(), "30 KB at most a file: in shards");
         let model = open_folder(&out, &(), &mut Store::default());

@@ -14,9 +14,9 @@ use common::{Oracle, distance, read_tensors, relative_distance};
 use engine::{
     Places,
     adapters::{Base, Precision, Tuning, lora::LoraTuning},
+    export,
     files::ModelFiles,
     loaded::Loaded,
-    merge,
     model::{Attach, Batch, Grads, Model, Source, Store, build, families::family},
 };
 use serde_json::json;
@@ -136,7 +136,8 @@ fn a_merged_export_says_the_same_in_transformers() {
             "model_name_or_path": base, "adapter_name_or_path": adapter, "export_dir": out, "export_dtype": dtype,
         });
         let config: RunConfig = serde_json::from_value(config).unwrap();
-        merge::export(&config, "export", &places, &mut |_| Ok(()), &AtomicBool::new(false)).unwrap();
+        export::export(&config, "export", oracle.work.path(), &places, &mut |_| Ok(()), &AtomicBool::new(false))
+            .unwrap();
         let merged = ModelParams { model_name_or_path: out.display().to_string(), ..ModelParams::default() };
         let loaded = Loaded::open(if whole { &merged } else { &with_adapter }, &places, ComputeType::Fp32).unwrap();
         let expected = oracle.ask("generate.py", &[&out, Path::new("32"), &question]);

@@ -483,27 +483,3 @@ impl Default for GenerateParams {
         }
     }
 }
-
-/// Parameters of an export besides those of the model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct ExportParams {
-    /// Folder for the merged model. Empty: a folder of its own in the data folder of Lathe.
-    #[schemars(extend("ui" = main_ui(["Folder", "文件夹"], "合并后的模型放在哪里。留空则在 Lathe 的数据文件夹中新建。", ["", ""])))]
-    pub export_dir: Option<String>,
-    /// Largest file; bigger models are split.
-    #[schemars(range(min = 0.000001, max = 1000.0), extend("ui" = main_ui(["Largest file", "单文件上限"], "单个文件的上限，更大的模型会分片。", ["", ""]), "unit" = "GB"))]
-    pub export_size: f64,
-    /// Storage type of the weights. Empty: as the base model has it.
-    #[schemars(extend("ui" = main_ui(["Precision", "精度"], "权重的存储类型。留空则与基础模型相同。", ["float32 is exact and twice as large", "float32 精确，体积翻倍"]), "enum" = ["float32", "bfloat16", "float16", null]))]
-    pub export_dtype: Option<String>,
-    /// Write PyTorch .bin files. Lathe writes safetensors only.
-    #[schemars(extend("ui" = ui(["Legacy format", "旧格式"], "写 PyTorch .bin 文件。Lathe 只写 safetensors。", ["", ""])))]
-    pub export_legacy_format: bool,
-}
-
-impl Default for ExportParams {
-    fn default() -> Self {
-        Self { export_dir: None, export_size: 5.0, export_dtype: None, export_legacy_format: false }
-    }
-}

@@ -3,6 +3,7 @@
 
 mod compute;
 mod eval;
+mod export;
 mod groups;
 mod ignored;
 mod make;
@@ -11,6 +12,7 @@ mod quantization;
 
 pub use compute::{COMPUTE_SWITCHES, ComputeType};
 pub use eval::*;
+pub use export::*;
 pub use groups::*;
 pub use ignored::ignored;
 pub use make::*;

@@ -13,7 +13,7 @@ use api::JobKind;
 
 pub fn run(words: &[String], environment: &Environment, say: &Say) -> Outcome {
     let config = config::read(words)?;
-    engine::merge::arguments(&config).map_err(Failure::refused)?;
+    engine::export::arguments(&config).map_err(Failure::refused)?;
     home::set_up(&environment.home)?;
     work(RunFolder::make(JobKind::Export, config, &environment.places())?, None, environment, say)
 }

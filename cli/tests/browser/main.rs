@@ -176,9 +176,32 @@ async fn export(browser: &Browser, run: &str) {
     source.select_by_value(&format!("run:{run}")).await.unwrap();
     browser.click("[data-testid=export-start]").await;
     let folder = browser.text("[data-testid=export-result]", 60).await;
-    for file in ["model.safetensors", "config.json", "tokenizer.json"] {
+    for file in ["model.safetensors", "config.json", "tokenizer.json", "Modelfile", "README.md"] {
         assert!(Path::new(&folder).join(file).is_file(), "{folder} has no {file}");
     }
+    verified(browser, &folder).await;
+    // Again for llama.cpp: the newest export is the first of the list.
+    let format = browser.find("#f-export_format").await;
+    format.select_by_label("gguf").await.unwrap();
+    let kind = browser.find("#f-export_quantization").await;
+    kind.select_by_label("q8_0").await.unwrap();
+    browser.click("[data-testid=export-start]").await;
+    let old = format!(
+        "const e = document.querySelector('[data-testid=export-result]'); return e && e.innerText !== {folder:?}"
+    );
+    browser.until("another export", 60, &old).await;
+    let folder = browser.text("[data-testid=export-result]", 60).await;
+    assert!(Path::new(&folder).join("model.gguf").is_file(), "{folder} has no model.gguf");
+    verified(browser, &folder).await;
+}
+
+/// The page has the figures of the report that stands in the folder.
+async fn verified(browser: &Browser, folder: &str) {
+    let report = std::fs::read(Path::new(folder).join("verification.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["passed"], true, "{report}");
+    let shown = browser.text("[data-testid=export-verified]", 30).await;
+    assert!(shown.contains(&format!("{} of 20", report["same_answers"])), "{shown}");
 }
 
 #[tokio::test]

@@ -75,23 +75,30 @@ pub fn write_model(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<PathBuf>> {
     let dir = std::path::absolute(dir.as_ref()).map_err(Error::io(dir.as_ref()))?;
-    check_place(&dir, files)?;
-    atomic::clear_beside(&dir);
-    let folder = atomic::folder_beside(&dir)?;
-    let written = write_into(&folder, files, weights, shard_bytes, dtype, tensors, progress)
-        .and_then(|()| write_tokenizer(&folder, files))
-        .and_then(|()| atomic::replace_dir(&folder, &dir));
-    if let Err(error) = written {
-        // The first error is the one to tell; a leftover is only litter.
-        let _ = disk::remove_dir(&folder);
-        return Err(error);
-    }
+    placed(&dir, files.path(), |folder| {
+        write_into(folder, files, weights, shard_bytes, dtype, tensors, progress)?;
+        write_tokenizer(folder, files)
+    })?;
     let mut paths: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(&dir).map_err(Error::io(&dir))? {
         paths.push(entry.map_err(Error::io(&dir))?.path());
     }
     paths.sort();
     Ok(paths)
+}
+
+/// Makes the folder `dir` of an export of `model`: `fill` is given an empty one beside it, which takes the place of `dir` when
+/// it has succeeded. An earlier export there is replaced; a folder with anything else in it is refused.
+pub fn placed(dir: &Path, model: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    check_place(dir, model)?;
+    atomic::clear_beside(dir);
+    let folder = atomic::folder_beside(dir)?;
+    let written = fill(&folder).and_then(|()| atomic::replace_dir(&folder, dir));
+    if written.is_err() {
+        // The first error is the one to tell; a leftover is only litter.
+        let _ = disk::remove_dir(&folder);
+    }
+    written
 }
 
 /// As [`write_model`], into the existing folder `dir` (a run's, a checkpoint that is being made) and without the
@@ -231,14 +238,14 @@ fn write_made_tokenizer(dir: &Path, files: &ModelFiles) -> Result<()> {
 }
 
 /// Refuses a place that holds anything but an earlier export: it would be deleted.
-fn check_place(dir: &Path, files: &ModelFiles) -> Result<()> {
+fn check_place(dir: &Path, model: &Path) -> Result<()> {
     let shown = dir.display();
     let refuse = |en: String, zh: String| -> Result<()> {
         let problem = Problem::new("export_place", en, zh).field("export_dir");
         Err(problem.hint("Choose a new folder.", "请选择一个新文件夹。").into())
     };
     let same = |path: &Path| matches!((path.canonicalize(), dir.canonicalize()), (Ok(a), Ok(b)) if a.starts_with(&b));
-    if dir.file_name().is_none() || same(files.path()) {
+    if dir.file_name().is_none() || same(model) {
         return refuse(
             format!("{shown} can't be the place of the export: the model itself stands there."),
             format!("{shown} 不能作为导出位置：模型本身就在那里。"),
@@ -254,7 +261,8 @@ fn check_place(dir: &Path, files: &ModelFiles) -> Result<()> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let ours = TOKENIZER_FILES.contains(&name.as_str())
             || matches!(name.as_str(), "config.json" | "generation_config.json" | "model.safetensors.index.json")
-            || matches!(name.as_str(), "Modelfile" | "README.md")
+            || matches!(name.as_str(), "Modelfile" | "README.md" | "verification.json" | "adapter_config.json")
+            || matches!(name.as_str(), "model.gguf" | "adapter.gguf" | "adapter_model.safetensors")
             || (name.starts_with("model") && name.ends_with(".safetensors"));
         if !ours || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
             return refuse(

@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// An architecture that GGUF files of decoders carry.
-struct Architecture {
+pub struct Architecture {
     /// `general.architecture`.
-    gguf: &'static str,
-    model_type: &'static str,
+    pub gguf: &'static str,
+    pub model_type: &'static str,
     class: &'static str,
     /// The rows of q and k stand interleaved in the file (llama.cpp's rotary embedding turns neighbours).
     permuted: bool,
@@ -19,7 +19,7 @@ struct Architecture {
 }
 
 /// Mistral models come as `llama`; those with a sliding window are told by it.
-const ARCHITECTURES: [Architecture; 3] = [
+static ARCHITECTURES: [Architecture; 3] = [
     Architecture { gguf: "llama", model_type: "llama", class: "LlamaForCausalLM", permuted: true, bias_key: true },
     Architecture { gguf: "qwen2", model_type: "qwen2", class: "Qwen2ForCausalLM", permuted: false, bias_key: false },
     Architecture { gguf: "qwen3", model_type: "qwen3", class: "Qwen3ForCausalLM", permuted: false, bias_key: true },
@@ -28,30 +28,68 @@ const ARCHITECTURES: [Architecture; 3] = [
 /// Factors that stretch the rotary embedding, one for each pair of a head; Llama 3.1 and later have them.
 pub const ROPE_FACTORS: &str = "rope_freqs.weight";
 
+/// Modules outside the layers, and those of a layer.
+const ENDS: [(&str, &str); 3] =
+    [("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+const PARTS: [(&str, &str); 11] = [
+    ("attn_norm", "input_layernorm"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+/// The tensor's name in GGUF, the other way round.
+pub fn gguf_name(hugging_face: &str) -> Option<String> {
+    let (stem, kind) = hugging_face.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "weight" | "bias"))?;
+    if let Some((name, _)) = ENDS.iter().find(|(_, name)| *name == stem) {
+        return Some(format!("{name}.{kind}"));
+    }
+    let (layer, part) = stem.strip_prefix("model.layers.")?.split_once('.')?;
+    let layer: u32 = layer.parse().ok()?;
+    let (name, _) = PARTS.iter().find(|(_, name)| *name == part)?;
+    Some(format!("blk.{layer}.{name}.{kind}"))
+}
+
+/// What models of a `model_type` are in GGUF.
+pub fn architecture_of(model_type: &str) -> Option<&'static Architecture> {
+    let model_type = if model_type == "mistral" { "llama" } else { model_type };
+    ARCHITECTURES.iter().find(|architecture| architecture.model_type == model_type)
+}
+
+/// The `model_type`s that [`architecture_of`] knows.
+pub fn known() -> String {
+    let all: Vec<&str> = ARCHITECTURES.iter().map(|architecture| architecture.model_type).chain(["mistral"]).collect();
+    all.join(", ")
+}
+
+impl Architecture {
+    /// How many heads the rows of this tensor are interleaved over in GGUF, if they are.
+    pub fn heads_of(&self, gguf_name: &str, heads: usize, kv_heads: usize) -> Option<usize> {
+        match gguf_name {
+            _ if !self.permuted => None,
+            name if name.contains(".attn_q.") => Some(heads),
+            name if name.contains(".attn_k.") => Some(kv_heads),
+            _ => None,
+        }
+    }
+}
+
 /// The tensor's name in Hugging Face's layout; `None` if decoders here have no such tensor.
 pub fn hugging_face_name(gguf: &str) -> Option<String> {
     let (stem, kind) = gguf.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "weight" | "bias"))?;
     let name = match stem {
-        "token_embd" => "model.embed_tokens".to_string(),
-        "output_norm" => "model.norm".to_string(),
-        "output" => "lm_head".to_string(),
+        _ if let Some((_, name)) = ENDS.iter().find(|(gguf, _)| *gguf == stem) => (*name).to_string(),
         _ => {
             let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
             let layer: u32 = layer.parse().ok()?;
-            let part = match part {
-                "attn_norm" => "input_layernorm",
-                "ffn_norm" => "post_attention_layernorm",
-                "attn_q" => "self_attn.q_proj",
-                "attn_k" => "self_attn.k_proj",
-                "attn_v" => "self_attn.v_proj",
-                "attn_output" => "self_attn.o_proj",
-                "attn_q_norm" => "self_attn.q_norm",
-                "attn_k_norm" => "self_attn.k_norm",
-                "ffn_gate" => "mlp.gate_proj",
-                "ffn_up" => "mlp.up_proj",
-                "ffn_down" => "mlp.down_proj",
-                _ => return None,
-            };
+            let (_, part) = PARTS.iter().find(|(gguf, _)| *gguf == part)?;
             format!("model.layers.{layer}.{part}")
         }
     };
@@ -77,7 +115,7 @@ pub fn config(path: &Path, header: &Header, rope_factors: Option<&[f32]>) -> Res
     let shown = path.display();
     let name = header.text("general.architecture").unwrap_or_default();
     let Some(architecture) = ARCHITECTURES.iter().find(|a| a.gguf == name) else {
-        let known = ARCHITECTURES.map(|a| a.gguf).join(", ");
+        let known = ARCHITECTURES.iter().map(|a| a.gguf).collect::<Vec<_>>().join(", ");
         return Err(Problem::new(
             "gguf_architecture",
             format!("{shown} is a model of the architecture {name:?}; as GGUF these can be read: {known}."),

@@ -17,9 +17,12 @@ use std::{
 pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
 
 /// Kinds of tokens in `tokenizer.ggml.token_type`.
-const UNKNOWN: i64 = 2;
-const CONTROL: i64 = 3;
-const USER_DEFINED: i64 = 4;
+pub(super) const NORMAL: i64 = 1;
+pub(super) const UNKNOWN: i64 = 2;
+pub(super) const CONTROL: i64 = 3;
+pub(super) const USER_DEFINED: i64 = 4;
+pub(super) const UNUSED: i64 = 5;
+pub(super) const BYTE: i64 = 6;
 
 /// Builds the tokenizer. Errors: kinds of tokenizers that can't be made exactly, names the kind.
 pub fn open(path: &Path, header: &Header) -> Result<ModelTokenizer> {
@@ -227,7 +230,7 @@ fn is_llama3(header: &Header) -> bool {
     matches!(header.text("tokenizer.ggml.pre"), Some("llama-bpe" | "llama3" | "llama-v3"))
 }
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -236,15 +239,22 @@ const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}
 /// How a text falls into words before merging, by `tokenizer.ggml.pre`; the words of one expression go through the
 /// next one.
 fn splits(pre: &str) -> Option<&'static [&'static str]> {
-    Some(match pre {
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => &[r"\p{N}", GPT2],
-        "gpt-2" | "gpt2" | "phi-2" | "olmo" | "mpt" | "jais" | "default" => &[GPT2],
-        "llama-bpe" | "llama3" | "llama-v3" => &[LLAMA3],
-        "qwen2" | "deepseek-r1-qwen" | "megrez" => &[QWEN2],
-        "tekken" => &[TEKKEN],
-        _ => return None,
-    })
+    PRES.iter().find(|(names, _)| names.contains(&pre)).map(|(_, splits)| *splits)
 }
+
+/// The name for these expressions, which llama.cpp knows too.
+pub(super) fn pre_of(splits: &[String]) -> Option<&'static str> {
+    PRES.iter().find(|(_, own)| *own == splits).and_then(|(names, _)| names.first().copied())
+}
+
+/// Names with their expressions.
+const PRES: [(&[&str], &[&str]); 5] = [
+    (&["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"], &[r"\p{N}", GPT2]),
+    (&["gpt-2", "gpt2", "phi-2", "olmo", "mpt", "jais", "default"], &[GPT2]),
+    (&["llama-bpe", "llama3", "llama-v3"], &[LLAMA3]),
+    (&["qwen2", "deepseek-r1-qwen", "megrez"], &[QWEN2]),
+    (&["tekken"], &[TEKKEN]),
+];
 
 pub(super) fn missing(path: &Path, key: &str) -> crate::Error {
     let shown = path.display();

@@ -56,6 +56,12 @@ impl ModelFiles {
         self.set_rows(rows);
     }
 
+    /// Whether its tokenizer or its rows are others than its files have.
+    pub(super) fn has_grown(&self) -> bool {
+        let growth = &self.growth;
+        !growth.tokens.is_empty() || growth.tokenizer.is_some() || growth.rows.is_some()
+    }
+
     fn set_rows(&mut self, rows: u64) {
         self.growth.rows = Some(rows as usize);
         self.config["vocab_size"] = rows.into();

@@ -7,13 +7,15 @@ pub mod disk;
 pub mod export;
 mod folder;
 pub mod gguf;
-mod gguf_config;
+pub mod gguf_config;
 mod gguf_tokenizer;
+mod gguf_vocabulary;
+pub mod gguf_write;
 pub mod grow;
 pub mod locate;
 mod safetensors;
 mod shard;
-mod source;
+pub(crate) mod source;
 pub mod tensors;
 mod tokenizer;
 

@@ -2,10 +2,7 @@
 //! a prompt is computed once for all its answers.
 
 use super::engine::{Engine, Request, Said};
-use crate::{
-    Error, Result,
-    model::{Model, Network},
-};
+use crate::{Error, Result, model::Network};
 use api::{chat::FinishReason, params::GenerateParams};
 use std::{
     collections::HashMap,
@@ -35,13 +32,13 @@ pub struct Answer {
 /// Answers to each of `asks`, in the order of their seeds; nothing if `stop` was heard. `eos` are the tokens that end an
 /// answer; the seed of `params` counts for nothing.
 pub fn answers(
-    model: &Model,
+    model: &dyn Network,
     asks: &[Ask],
     eos: &[u32],
     params: &GenerateParams,
     stop: &AtomicBool,
 ) -> Result<Option<Vec<Vec<Answer>>>> {
-    let mut engine = Engine::new(vec![model as &dyn Network])?;
+    let mut engine = Engine::new(vec![model])?;
     let (params, eos): (Arc<GenerateParams>, Arc<[u32]>) = (Arc::new(params.clone()), eos.into());
     let mut places = HashMap::new();
     for (place, ask) in asks.iter().enumerate().filter(|(_, ask)| !ask.seeds.is_empty()) {
@@ -80,7 +77,7 @@ pub fn answers(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::model::{Source, Store, build, families::family};
+    use crate::model::{Model, Source, Store, build, families::family};
     use candle_core::{DType, Device};
     use serde_json::json;
 

@@ -24,5 +24,5 @@ pub use layout::{LayerLayout, LinearLayout};
 pub use network::{Building, Layout, ModelConfig, Network};
 pub use parameter::{Grads, Parameter, Store, Value};
 pub use pass::{Keep, Pass, Weights};
-pub use rope::RopeConfig;
+pub use rope::{RopeConfig, RopeScaling};
 pub use virtual_tokens::{Encode, Place, VirtualTokens};

@@ -381,16 +381,21 @@ words! {
     stream_ended_hint: "Load the model again and ask once more.", "请重新加载模型后再问一次。";
 
     // Export
-    export_lead: "Take the model with you: base and adapter become one folder that others can load.", "带走模型：基础模型与适配器合并为一个文件夹，可供其他程序加载。";
+    export_lead: "Take the model with you: base and adapter become one folder or file that others can load.", "带走模型：基础模型与适配器合并为一个文件夹或文件，可供其他程序加载。";
     what: "What", "内容";
     how: "How", "方式";
     export_do: "Export", "导出";
-    export_merged: "A full model folder in Hugging Face’s format, for transformers, vLLM, llama.cpp’s converter and further training.", "Hugging Face 格式的完整模型文件夹，可用于 transformers、vLLM、llama.cpp 转换及继续训练。";
+    export_merged: "hf for transformers, vLLM and further training; gguf for llama.cpp and Ollama. Each export is loaded again and compared before it counts as done.", "hf 可用于 transformers、vLLM 及继续训练；gguf 可用于 llama.cpp 与 Ollama。每次导出都会重新加载并比较，通过后才算完成。";
     adapter_only: "The adapter alone is already on the disk, as PEFT loads it:", "适配器本身已在磁盘上，可由 PEFT 直接加载：";
     earlier_exports: "Exports", "导出记录";
     no_exports: "No export yet", "还没有导出";
     no_exports_help: "Each export is listed here with its folder.", "每次导出都会连同文件夹列在这里。";
     exporting: "Exporting…", "正在导出…";
+    verified: "Verified", "已校验";
+    verified_help: "Loaded again and compared with the model that it was made of; verification.json in the folder has every answer.", "已重新加载并与原模型比较；文件夹中的 verification.json 含有每个回答。";
+    same_answers: "{n} of {all} answers the same", "{all} 个回答中 {n} 个相同";
+    perplexity_from_to: "perplexity {before} → {after}", "困惑度 {before} → {after}";
+    logits_apart: "logits {n} apart at most", "logits 最多相差 {n}";
     exported_to: "Written to", "已写入";
     delete_job_help: "It leaves the list. The exported folder stays.", "它会从列表中移除，导出的文件夹会保留。";
     nothing_to_export: "A full model is exported as it is.", "完整模型将按原样导出。";

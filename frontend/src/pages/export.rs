@@ -22,6 +22,9 @@ use api::{Job, JobKind, RunConfig, job::NewJob, routes};
 use leptos::{prelude::*, task::spawn_local};
 use leptos_router::hooks::use_query_map;
 
+/// Settings of LLaMA-Factory that others here say, too.
+const HIDDEN: [&str; 2] = ["export_legacy_format", "export_dtype"];
+
 /// What is chosen and set. Lives as long as the page.
 #[derive(Clone, Copy)]
 pub struct ExportForm {
@@ -93,11 +96,11 @@ pub fn Export() -> impl IntoView {
     let fields = move || {
         let schema = store.catalog.with(|c| c.as_ref().and_then(|c| c.export.as_ref().map(|g| g.schema.clone())))?;
         let values = form.values;
-        let shown = settings(&schema).into_iter().filter(|s| s.key != "export_legacy_format" && !s.is_placed());
+        let shown = settings(&schema).into_iter().filter(|s| !HIDDEN.contains(&s.key.as_str()) && !s.is_placed());
         Some(shown.map(|setting| view! { <Field setting values /> }).collect_view())
     };
     let problems = move || {
-        let known = ["export_dir", "export_size", "export_dtype"];
+        let known = ["export_format", "export_quantization", "export_dir", "export_size"];
         let all = form.values.problems.get().into_iter();
         all.filter(|p| !p.field.as_deref().is_some_and(|f| known.contains(&f)))
             .map(|problem| view! { <ProblemNote problem /> })
@@ -203,6 +206,13 @@ fn row(job: Job, newest: bool, ask: impl Fn(String) + Copy + Send + 'static) -> 
             </div>
         }
     });
+    let report = verified(&job).map(|figures| {
+        view! {
+            <p class="s soft" title=w.verified_help data-testid=newest.then_some("export-verified")>
+                <b>{w.verified}</b>": "{figures}
+            </p>
+        }
+    });
     let problem = job.problem.clone().map(|problem| view! { <ProblemNote problem /> });
     let id = job.id.clone();
     let delete = (!active).then(|| {
@@ -212,7 +222,21 @@ fn row(job: Job, newest: bool, ask: impl Fn(String) + Copy + Send + 'static) -> 
         <div class="export">
             <div class="row"><b class="clip">{job.id.clone()}</b>{badge(job.state, share(&job.progress))}<span class="push">{delete}</span></div>
             <p class="xs muted clip" title=source.clone()>{format!("{} · {about}", format::last_part(&source))}</p>
-            {progress}{result}{problem}
+            {progress}{result}{report}{problem}
         </div>
     }
+}
+
+/// What the verification of an export found, in a line.
+fn verified(job: &Job) -> Option<String> {
+    let w = ui::words();
+    let figure = |name: &str| job.summary.get(name).copied();
+    let count = |value: f64| format::count(value as u64);
+    let (same, all) = (figure("same_answers")?, figure("prompts")?);
+    let (before, after) = (figure("perplexity_before")?, figure("perplexity_after")?);
+    let answers = fill(w.same_answers, &[("n", &count(same)), ("all", &count(all))]);
+    let (before, after) = (format::measure(before), format::measure(after));
+    let perplexity = fill(w.perplexity_from_to, &[("before", &before), ("after", &after)]);
+    let apart = figure("max_logit_difference").map(|n| fill(w.logits_apart, &[("n", &format!("{n:.1e}"))]));
+    Some([Some(answers), Some(perplexity), apart].into_iter().flatten().collect::<Vec<_>>().join(" · "))
 }
