@@ -1,6 +1,6 @@
 """What OpenAI's own Python client makes of a served model: every case that its users rely on, one line each.
 
-    python clients.py http://127.0.0.1:8000 KEY MODEL
+    python clients.py http://127.0.0.1:8000 KEY MODEL [CASE…]
 
 Needs the packages openai and websockets.
 """
@@ -17,7 +17,8 @@ import urllib.request
 import openai
 import websockets
 
-ADDRESS, KEY, MODEL = sys.argv[1:]
+ADDRESS, KEY, MODEL = sys.argv[1:4]
+WANTED = sys.argv[4:]
 client = openai.OpenAI(base_url=f"{ADDRESS}/v1", api_key=KEY, max_retries=0)
 HELLO = [{"role": "user", "content": "Say hello in one short sentence."}]
 TOOL = {
@@ -37,7 +38,8 @@ CASES = []
 
 
 def case(test):
-    CASES.append(test)
+    if not WANTED or test.__name__ in WANTED:
+        CASES.append(test)
     return test
 
 
