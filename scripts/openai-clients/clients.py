@@ -28,7 +28,7 @@ TOOL = {
         "description": "The weather in a city",
         "parameters": {
             "type": "object",
-            "properties": {"city": {"type": "string", "enum": ["Rome", "Oslo"]}, "days": {"type": "integer"}},
+            "properties": {"city": {"type": "string", "enum": ["Rome", "Oslo"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
             "required": ["city", "days"],
             "additionalProperties": False,
         },
@@ -242,7 +242,7 @@ def many_at_once():
 
 def get(path, **query):
     request = urllib.request.Request(f"{ADDRESS}{path}?{urllib.parse.urlencode(query)}", headers={"Authorization": f"Bearer {KEY}"})
-    return json.load(urllib.request.urlopen(request, timeout=120))
+    return json.load(urllib.request.urlopen(request, timeout=300))
 
 
 @case
@@ -252,8 +252,10 @@ def answer_by_transformers_parameters():
     greedy = dict(prompt=prompt, max_length=20, min_length=0, do_sample="False", num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0)
     plain = get("/answer", **greedy)["generated_text"]
     assert plain.startswith(prompt) and plain == get("/answer", **greedy)["generated_text"]
-    assert len(get("/answer", **greedy | {"max_length": 12})["generated_text"]) < len(plain)
-    assert get("/answer", prompt=prompt)["generated_text"].startswith(prompt), "beams and sampling, as by default"
+    short, long = (get("/answer", **greedy | more)["generated_text"] for more in ({"max_length": 12}, {"min_length": 18}))
+    assert len(short) < len(long), (short, long)
+    beams = get("/answer", prompt=prompt, max_length=30, min_length=20)
+    assert beams["generated_text"].startswith(prompt), "beams and sampling, as by default"
     said = get("/answer", **greedy | {"chat": "true", "max_length": 60})["generated_text"]
     assert said and not said.startswith(prompt)
     try:
