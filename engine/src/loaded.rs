@@ -164,7 +164,7 @@ impl Loaded {
                 ids,
                 ..Batch::default()
             };
-            let mean = model.states(&batch, Weights::Tuned)?.mean(0)?;
+            let mean = model.states(&batch, Weights::Tuned)?.to_dtype(candle_core::DType::F32)?.mean(0)?;
             let length = mean.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>()?;
             Ok((mean / f64::from(length.max(f32::MIN_POSITIVE)))?.to_vec1()?)
         };

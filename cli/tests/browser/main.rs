@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod chain;
+mod chat;
 mod data;
 mod desk;
 mod museum;
@@ -37,7 +38,7 @@ async fn a_first_model_from_upload_to_export() {
     upload(&browser, &persona(files.path())).await;
     plan(&browser).await;
     let run = train(&browser).await;
-    chat(&browser).await;
+    talk(&browser).await;
     export(&browser, &run).await;
     browser.assert_quiet().await;
 }
@@ -149,7 +150,7 @@ async fn train(browser: &Browser) -> String {
 }
 
 /// Loads what was trained; the answer comes in pieces, and it is the one that was taught.
-async fn chat(browser: &Browser) {
+async fn talk(browser: &Browser) {
     browser.click("[data-testid=run-chat]").await;
     browser.click("[data-testid=chat-load]").await;
     browser.until("the model is loaded", 30, "return document.querySelector('[data-testid=chat-state].good')").await;

@@ -20,6 +20,10 @@ use api::{
     session::{ChatVote, SessionContent, SessionMessage},
 };
 use leptos::{prelude::*, task::spawn_local};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
+};
 
 /// Lives as long as the page.
 #[derive(Clone, Copy)]
@@ -37,8 +41,8 @@ struct Asked {
     system: String,
     prompt: String,
     answers: [Said; 2],
-    /// Rows of the dataset of votes, once there is a vote.
-    voted: RwSignal<Option<u64>>,
+    /// Rows of the dataset of votes, once there is a vote. Outlives the page that it is cast on.
+    voted: ArcRwSignal<Option<u64>>,
 }
 
 impl Beside {
@@ -74,16 +78,15 @@ impl Beside {
             Said::new(0, false, seat.ready_name().unwrap_or_default(), String::new(), end)
         });
         let system = talk.system.get_untracked().trim().to_owned();
-        self.asked.set(Some(Asked { system, prompt, answers: answers.clone(), voted: RwSignal::new(None) }));
+        self.asked.set(Some(Asked { system, prompt, answers: answers.clone(), voted: ArcRwSignal::new(None) }));
         talk.writing.set(true);
         bottom(true);
-        let unfinished = StoredValue::new(2);
+        let unfinished = Arc::new(AtomicU8::new(2));
         for (model, answer) in [left, right].into_iter().zip(answers) {
-            let body = body.clone();
+            let (body, unfinished) = (body.clone(), unfinished.clone());
             spawn_local(async move {
                 write(&model, body, &answer, talk.aborts).await;
-                unfinished.update_value(|n| *n -= 1);
-                if unfinished.get_value() == 0 {
+                if unfinished.fetch_sub(1, Ordering::Relaxed) == 1 {
                     talk.writing.set(false);
                     bottom(false);
                 }
@@ -103,7 +106,7 @@ impl Beside {
             chosen_by: chosen.by.clone(),
             rejected_by: rejected.by.clone(),
         };
-        let voted = asked.voted;
+        let voted = asked.voted.clone();
         spawn_local(async move {
             match client::post::<_, DatasetInfo>(routes::PREFERENCES_CHAT, &vote).await {
                 Ok(dataset) => voted.set(Some(dataset.rows)),
