@@ -66,7 +66,7 @@ ORACLES := $(abspath $(or $(LATHE_ORACLES),$(TARGET)/oracles))
 
 test-smollm2:
 	scripts/oracle-venv.sh $(ORACLES)
-	LATHE_ORACLES=$(ORACLES) $(CARGO) test --locked -p engine --test smollm2 -- --nocapture --test-threads 1
+	LATHE_ORACLES=$(ORACLES) $(CARGO) test --locked -p engine --test smollm2 --test decoding -- --nocapture --test-threads 1
 	LATHE_ORACLES=$(ORACLES) $(CARGO) test --locked -p cli --test identity_smollm2 -- --ignored --nocapture
 
 # A minute of cargo-fuzz for each target (FUZZ_SECONDS), with nightly Rust; where that can't be had, of plain changes to the

@@ -6,12 +6,13 @@ mod common;
 
 use api::{
     RunConfig,
+    chat::FinishReason,
     params::{self, ComputeType, GenerateParams, ModelParams},
 };
 use common::{Oracle, read_json};
 use engine::{
     Places,
-    generate::{Answer, Engine, Request},
+    generate::{Answer, Engine, Request, Said},
     loaded::Loaded,
     model::Network,
 };
@@ -86,6 +87,92 @@ fn a_tiny_model_says_what_it_says_in_transformers() {
             assert_eq!(&found.collect::<Vec<Vec<u32>>>(), answers, "{}, {prompt:?}", case.settings);
         }
     }
+}
+
+/// The starter model with its own tokenizer.
+fn starter() -> Loaded {
+    let home = std::env::temp_dir();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/starter");
+    let named = ModelParams { model_name_or_path: folder.display().to_string(), ..ModelParams::default() };
+    Loaded::open(&named, &Places { home: home.clone(), hub_cache: home }, ComputeType::Fp32).unwrap()
+}
+
+fn ask(loaded: &Loaded, settings: Value) -> engine::Result<(Vec<Said>, String)> {
+    let mut config: RunConfig = serde_json::from_value(settings).unwrap();
+    if config.get("max_new_tokens").is_none() {
+        config.set("max_new_tokens", 24u64);
+    }
+    let request = loaded.completion("Tell me something.", params::read(&config).unwrap())?;
+    let mut engine = loaded.engine()?;
+    engine.add(request)?;
+    let (mut said, mut text) = (Vec::new(), String::new());
+    while !engine.is_idle() {
+        for (_, one) in engine.step() {
+            if let Said::Text { text: new, index: 0, .. } = &one {
+                text += new;
+            }
+            said.push(one);
+        }
+    }
+    Ok((said, text))
+}
+
+#[test]
+fn answers_have_the_format_that_was_asked_for() {
+    let loaded = starter();
+    let schema = json!({
+        "type": "object", "additionalProperties": false, "required": ["name", "colour", "sizes"],
+        "properties": {
+            "name": {"type": "string", "maxLength": 12},
+            "colour": {"enum": ["red", "green"]},
+            "sizes": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99}, "maxItems": 3}
+        }
+    });
+    let format = json!({"type": "json_schema", "json_schema": {"name": "thing", "schema": schema}});
+    for seed in 0..6 {
+        let settings = json!({"response_format": format, "seed": seed, "temperature": 2.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 200});
+        let (said, text) = ask(&loaded, settings).unwrap();
+        let ended = said.iter().any(|s| matches!(s, Said::Ended(a) if a.reason == FinishReason::Stop));
+        assert!(ended, "{text}");
+        let value: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        assert!(value["name"].as_str().unwrap().chars().count() <= 12, "{text}");
+        assert!(["red", "green"].contains(&value["colour"].as_str().unwrap()), "{text}");
+        assert!(value["sizes"].as_array().unwrap().iter().all(|size| size.as_u64().unwrap() < 100), "{text}");
+    }
+    let (_, text) = ask(&loaded, json!({"response_format": {"type": "json_object"}, "do_sample": false})).unwrap();
+    assert!(text.starts_with('{'), "{text}");
+    let refused = |format: Value| ask(&loaded, json!({"response_format": format})).unwrap_err().into_problem().code;
+    assert_eq!(refused(json!({"type": "xml"})), "bad_format");
+    assert_eq!(refused(json!({"type": "json_schema"})), "bad_format");
+    let wrong = json!({"type": "json_schema", "json_schema": {"schema": {"type": "nothing"}}});
+    assert_eq!(refused(wrong), "bad_schema");
+}
+
+#[test]
+fn probabilities_are_told_and_stop_texts_end_an_answer() {
+    let loaded = starter();
+    let (said, whole) = ask(&loaded, json!({"do_sample": false, "logprobs": 3, "min_new_tokens": 16})).unwrap();
+    let mut tokens = Vec::new();
+    for one in &said {
+        if let Said::Text { logprobs, .. } = one {
+            tokens.extend(logprobs.clone());
+        }
+    }
+    let Some(Said::Ended(answer)) = said.iter().find(|s| matches!(s, Said::Ended(_))) else { panic!("no end") };
+    assert!(tokens.len() == answer.ids.len() && tokens.len() >= 16, "{} tokens", tokens.len());
+    let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.token.bytes.clone()).collect();
+    // A special token has a name but no text.
+    assert_eq!(String::from_utf8(bytes).unwrap().replace("<|im_start|>", ""), whole, "the tokens are the text");
+    for token in &tokens {
+        assert_eq!(token.top.len(), 3);
+        // The likeliest was said, or the next where the end was not allowed yet.
+        assert!(token.top[..2].contains(&token.token), "{token:?}");
+        assert!(token.top.windows(2).all(|pair| pair[0].logprob >= pair[1].logprob) && token.token.logprob <= 0.0);
+    }
+    let middle: String = whole.chars().skip(whole.chars().count() / 2).take(4).collect();
+    let (said, text) = ask(&loaded, json!({"do_sample": false, "stop": [middle], "min_new_tokens": 16})).unwrap();
+    assert_eq!(text, whole.split(middle.as_str()).next().unwrap());
+    assert!(said.iter().any(|s| matches!(s, Said::Ended(a) if a.reason == FinishReason::Stop)));
 }
 
 /// Slow, so it waits for an environment that has transformers and SmolLM2.

@@ -141,12 +141,10 @@ impl<'a> Engine<'a> {
         match self.advance() {
             Ok(said) => told.extend(said),
             Err(error) => {
-                // A model that can't go on fails all that run: what they hold is in doubt.
+                // A model that can't go on fails all that run: what the cache holds is in doubt.
                 let problem = error.into_problem();
-                for (ticket, task) in self.running.drain(..) {
-                    task.release(&mut self.held);
-                    told.push((ticket, Said::Failed(problem.clone())));
-                }
+                told.extend(self.running.drain(..).map(|(ticket, _)| (ticket, Said::Failed(problem.clone()))));
+                self.held.clear();
             }
         }
         told

@@ -20,6 +20,14 @@ impl Held {
         })
     }
 
+    /// Lets go of all sequences and of what is kept of earlier ones.
+    pub fn clear(&mut self) {
+        match self {
+            Self::Decoder(cache) => *cache = Cache::new(cache.layers()),
+            Self::EncoderDecoder(slots) => slots.clear(),
+        }
+    }
+
     /// A new sequence for a prompt, and how many of its tokens are there already.
     pub fn begin(&mut self, model: &dyn Network, number: usize, prompt: &[u32]) -> Result<(usize, usize)> {
         match self {

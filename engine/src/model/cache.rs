@@ -133,6 +133,10 @@ impl Cache {
         self.sequences.get(id).and_then(Option::as_ref).map_or(0, |sequence| sequence.length)
     }
 
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
     /// Sequences.
     pub fn len(&self) -> usize {
         self.sequences.iter().flatten().count()
@@ -166,7 +170,9 @@ impl Cache {
 
     /// Places that are set aside for `sequences` of `length` tokens each, at most.
     pub fn room(sequences: usize, length: usize) -> usize {
-        grown(sequences * length.div_ceil(PAGE)) * PAGE
+        let pages = sequences * length.div_ceil(PAGE);
+        // What ended is kept besides.
+        grown(pages + pages.min(KEPT)) * PAGE
     }
 
     /// Makes room for more tokens of some sequences; what [`tables`](Self::tables) and [`extend`](Self::extend) go by.
