@@ -257,7 +257,7 @@ fn says_the_same(oracle: &Oracle, places: &Places, path: &Path) {
         asked.iter().map(|text| loaded.encoder.prompt(&[Message::new("user", *text)], None).unwrap()).collect();
     let greedy = GenerateParams { do_sample: false, max_new_tokens: 32, ..GenerateParams::default() };
     let file = oracle.write_json("prompts.json", &json!(prompts));
-    let theirs = oracle.ask("llama_cpp.py", &[Path::new("greedy"), path, &file]);
+    let theirs = oracle.ask("llama.py", &[Path::new("greedy"), path, &file]);
     for ((prompt, text), theirs) in prompts.iter().zip(asked).zip(theirs.as_array().unwrap()) {
         let ask = Ask { prompt: prompt.clone(), seeds: vec![0] };
         let made = answers(loaded.model.decoder().unwrap(), &[ask], &loaded.eos, &greedy, &AtomicBool::new(false));

@@ -1,7 +1,7 @@
 """What llama.cpp makes of a GGUF file, for comparisons with Lathe.
 
-    python engine/tests/oracle/llama_cpp.py greedy MODEL.gguf PROMPTS.json [--new 32]
-    python engine/tests/oracle/llama_cpp.py speed MODEL.gguf [--prompt 512] [--new 128] [--threads 2]
+    python engine/tests/oracle/llama.py greedy MODEL.gguf PROMPTS.json [--new 32]
+    python engine/tests/oracle/llama.py speed MODEL.gguf [--prompt 512] [--new 128] [--threads 2]
 
 `greedy` reads a list of lists of token ids and prints, for each, the ids of the likeliest continuation; `speed` prints tokens per
 second. Needs llama-cpp-python (0.3.36 was used).
