@@ -1,5 +1,6 @@
 //! Exports: every format is loaded again and held against what it was made of, and one that is another is taken back. With
 //! `LATHE_ORACLES`, llama.cpp says the same as Lathe on each GGUF.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -8,7 +9,7 @@ use api::{
     data::Message,
     params::{ComputeType, GenerateParams, ModelParams},
 };
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use common::Oracle;
 use engine::{
     Places, Result,
@@ -242,6 +243,8 @@ fn llama_cpp_says_the_same_on_its_own_file() {
     says_the_same(&oracle, &places, &oracle.path("smollm2.gguf"));
 }
 
+/// Greedy text of both. Where llama.cpp itself says something else with a cache in float16 than with one in float32, two tokens
+/// are as likely: such a question decides nothing, and most must not be of that kind.
 fn says_the_same(oracle: &Oracle, places: &Places, path: &Path) {
     let params = ModelParams { model_name_or_path: path.display().to_string(), ..ModelParams::default() };
     let loaded = Loaded::open(&params, places, ComputeType::Auto).unwrap();
@@ -252,20 +255,27 @@ fn says_the_same(oracle: &Oracle, places: &Places, path: &Path) {
         "Explain in one sentence why the sky is blue.",
         "Write a Python function that reverses a string.",
         "What is 17 plus 25?",
+        "Who are you?",
+        "Name a city in Japan.",
     ];
     let prompts: Vec<Vec<u32>> =
         asked.iter().map(|text| loaded.encoder.prompt(&[Message::new("user", *text)], None).unwrap()).collect();
     let greedy = GenerateParams { do_sample: false, max_new_tokens: 32, ..GenerateParams::default() };
     let file = oracle.write_json("prompts.json", &json!(prompts));
-    let theirs = oracle.ask("llama_cpp.py", &[Path::new("greedy"), path, &file]);
-    for ((prompt, text), theirs) in prompts.iter().zip(asked).zip(theirs.as_array().unwrap()) {
+    let theirs: Vec<Vec<Vec<u32>>> =
+        serde_json::from_value(oracle.ask("llama.py", &[Path::new("greedy"), path, &file])).unwrap();
+    let mut decided = 0;
+    for (i, (prompt, text)) in prompts.iter().zip(asked).enumerate() {
         let ask = Ask { prompt: prompt.clone(), seeds: vec![0] };
-        let made = answers(loaded.model.decoder().unwrap(), &[ask], &loaded.eos, &greedy, &AtomicBool::new(false));
+        let made = answers(loaded.model.as_ref(), &[ask], &loaded.eos, &greedy, &AtomicBool::new(false));
         let ours = &made.unwrap().unwrap()[0][0].ids;
         let read = |ids: &[u32]| loaded.encoder.tokenizer().decode(ids, true).unwrap();
-        let theirs: Vec<u32> = serde_json::from_value(theirs.clone()).unwrap();
-        println!("{text}: {}", read(ours));
-        assert_eq!(ours, &theirs, "{}, {text}: llama.cpp says {:?}", path.display(), read(&theirs));
+        let (half, single) = (&theirs[0][i], &theirs[1][i]);
+        println!("{text} {}, {}: {}", ours == half, ours == single, read(ours));
+        if half == single {
+            decided += 1;
+            assert_eq!(ours, half, "{}, {text}: llama.cpp says {:?}", path.display(), read(half));
+        }
     }
-    assert_eq!(loaded.files.tensor("model.norm.weight", DType::F32, &Device::Cpu).unwrap().dims(), [576]);
+    assert!(2 * decided > asked.len(), "{decided} of {} questions decide", asked.len());
 }

@@ -1,9 +1,10 @@
 """What llama.cpp makes of a GGUF file, for comparisons with Lathe.
 
-    python engine/tests/oracle/llama_cpp.py greedy MODEL.gguf PROMPTS.json [--new 32]
-    python engine/tests/oracle/llama_cpp.py speed MODEL.gguf [--prompt 512] [--new 128] [--threads 2]
+    python engine/tests/oracle/llama.py greedy MODEL.gguf PROMPTS.json [--new 32]
+    python engine/tests/oracle/llama.py speed MODEL.gguf [--prompt 512] [--new 128] [--threads 2]
 
-`greedy` reads a list of lists of token ids and prints, for each, the ids of the likeliest continuation; `speed` prints tokens per
+`greedy` reads a list of lists of token ids and prints, with a cache in float16 and in float32,
+for each the ids of the likeliest continuation; `speed` prints tokens per
 second. Needs llama-cpp-python (0.3.36 was used).
 """
 
@@ -15,9 +16,20 @@ import time
 from llama_cpp import Llama
 
 
-def open_model(path, context, threads):
+# ggml's numbers of float32 and float16.
+F32, F16 = 0, 1
+
+
+def open_model(path, context, threads, cache=F16):
     return Llama(
-        path, n_ctx=context, n_batch=512, n_threads=threads, n_threads_batch=threads, logits_all=False, verbose=False
+        path,
+        n_ctx=context,
+        n_batch=512,
+        n_threads=threads,
+        n_threads_batch=threads,
+        type_k=cache,
+        type_v=cache,
+        verbose=False,
     )
 
 
@@ -63,8 +75,11 @@ def main():
         with open(asked.prompts, encoding="utf-8") as file:
             prompts = json.load(file)
         new = asked.new or 32
-        model = open_model(asked.model, max(map(len, prompts)) + new + 8, asked.threads)
-        print(json.dumps([greedy(model, prompt, new) for prompt in prompts]))
+        made = []
+        for cache in (F16, F32):
+            model = open_model(asked.model, max(map(len, prompts)) + new + 8, asked.threads, cache)
+            made.append([greedy(model, prompt, new) for prompt in prompts])
+        print(json.dumps(made))
     else:
         new = asked.new or 128
         model = open_model(asked.model, asked.prompt + new + 8, asked.threads)
