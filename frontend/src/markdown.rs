@@ -69,7 +69,7 @@ mod tests {
             "<p>I am <strong>Ada</strong>.</p>\n<ul>\n<li>one</li>\n<li>two</li>\n</ul>\n"
         );
         let code = html("```rust\nlet x = 1 < 2;\n```");
-        assert!(code.contains("1 &lt; 2") && code.contains("data-copy>Copy</button><pre>"), "{code}");
+        assert!(code.contains("1 &lt; 2") && code.contains("data-copy>Copy</button>\n<pre>"), "{code}");
         assert!(html("| a | b |\n|--:|:-:|\n| 1 | 2 |").contains("<td>1</td>"));
     }
 

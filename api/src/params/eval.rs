@@ -1,5 +1,6 @@
 //! Parameters of an evaluation, besides those of the model, of the data and of generation.
 
+use super::ComputeType;
 use crate::catalog::{main_ui, ui};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,9 @@ pub struct EvalParams {
     /// Rows of each dataset, or questions of the exam, at most. Empty: all.
     #[schemars(range(min = 1), extend("ui" = main_ui(["Most rows", "最多行数"], "每个数据集最多取多少行，或考试最多取多少题。留空为全部。", ["", ""])))]
     pub max_samples: Option<usize>,
+    /// Numbers that products are computed in. auto: bf16 where the processor is faster in it, otherwise fp32.
+    #[schemars(extend("ui" = ui(["Compute type", "计算精度"], "矩阵运算使用的数值类型。auto：处理器支持快速 bf16 时用 bf16，否则用 fp32。", ["fp32 is exact and slower; fp16 and pure_bf16 need a GPU", "fp32 更精确也更慢；fp16 与 pure_bf16 需要 GPU"])))]
+    pub compute_type: ComputeType,
     /// Where the results go, too, as one JSON file.
     #[schemars(extend("ui" = ui(["File of results", "结果文件"], "另将结果写入此 JSON 文件。", ["", ""])))]
     pub output_file: Option<String>,
@@ -61,6 +65,7 @@ impl Default for EvalParams {
             eval_dataset: Vec::new(),
             predict_with_generate: true,
             max_samples: None,
+            compute_type: ComputeType::Auto,
             output_file: None,
         }
     }

@@ -12,7 +12,7 @@ mod subjects;
 use crate::{Error, Places, Result, data::Registry, files::atomic, generate::Held, loaded::Loaded, run::Sink};
 use api::{
     Event, Outcome, Problem, Problems, RunConfig, Text,
-    params::{self, ComputeType, EvalParams, GenerateParams, ModelParams},
+    params::{self, EvalParams, GenerateParams, ModelParams},
 };
 use exam::{Exam, ExamReport, Examinee};
 use predict::{Compared, DataReport, Prediction};
@@ -104,7 +104,7 @@ pub fn evaluate(
     }
     let mut work = Work { sink, stop, told: None };
     work.tell(Text::new("Loading the model", "正在加载模型"), 0, 0)?;
-    let loaded = Loaded::open(&arguments.model, places, ComputeType::Auto)?;
+    let loaded = Loaded::open(&arguments.model, places, eval.compute_type)?;
     let mut report = Report::default();
     if let Some(exam) = exam {
         let Some(taken) = take(&exam, &loaded, &arguments, &mut work)? else { return Ok(stopped()) };

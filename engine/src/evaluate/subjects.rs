@@ -69,7 +69,7 @@ impl Subjects {
 
 fn category(exam: &Exam, subject: &str) -> Option<&'static str> {
     let has = |names: &&str| names.split(' ').any(|name| name == subject);
-    exam.iter().position(|names| has(&names)).and_then(|i| CATEGORIES.get(i).copied())
+    exam.iter().position(has).and_then(|i| CATEGORIES.get(i).copied())
 }
 
 #[cfg(test)]
