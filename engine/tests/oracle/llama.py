@@ -69,7 +69,8 @@ def main():
     parser.add_argument("prompts", nargs="?")
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--new", type=int, default=None)
-    parser.add_argument("--threads", type=int, default=2)
+    # Greedy text on one: two wait for each other where other programs run.
+    parser.add_argument("--threads", type=int)
     asked = parser.parse_args()
     if asked.what == "greedy":
         with open(asked.prompts, encoding="utf-8") as file:
@@ -77,12 +78,12 @@ def main():
         new = asked.new or 32
         made = []
         for cache in (F16, F32):
-            model = open_model(asked.model, max(map(len, prompts)) + new + 8, asked.threads, cache)
+            model = open_model(asked.model, max(map(len, prompts)) + new + 8, asked.threads or 1, cache)
             made.append([greedy(model, prompt, new) for prompt in prompts])
         print(json.dumps(made))
     else:
         new = asked.new or 128
-        model = open_model(asked.model, asked.prompt + new + 8, asked.threads)
+        model = open_model(asked.model, asked.prompt + new + 8, asked.threads or 2)
         print(json.dumps(speed(model, asked.prompt, new)))
 
 
