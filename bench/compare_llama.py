@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times generation with a GGUF file in Lathe and in llama.cpp, alternating, and prints the ratios.
 
-usage: python bench/llama_cpp.py LATHE MODEL.gguf [--prompt 512] [--new 64] [--rounds 3] [--threads 2] [--chats 0]
+usage: python bench/compare_llama.py LATHE MODEL.gguf [--prompt 512] [--new 64] [--rounds 3] [--threads 2] [--chats 0]
 
 Needs llama-cpp-python. Both read a prompt of random tokens in one piece and write tokens after it, always the likeliest, on
 as many threads; each measurement is a process of its own, and medians over the rounds are compared.
